@@ -1,0 +1,20 @@
+"""The exceptions of ldm_batch: three kinds of trouble, told apart by who has to act.
+
+    LdmBatchError
+    ├── JobError      the job cannot run or go on; the user must act (exit code 2)
+    └── ShardError    one shard could not be made; tried again elsewhere, then recorded (exit code 1)
+
+A bad row is not an exception but a value: `ldm_batch.records.Rejection`.
+"""
+
+
+class LdmBatchError(Exception):
+    """Base of all errors that ldm_batch raises on purpose; the message is for the user."""
+
+
+class JobError(LdmBatchError):
+    """The job cannot run: bad configuration, no input, a model that does not load, other plan."""
+
+
+class ShardError(LdmBatchError):
+    """One shard could not be made: damaged input, storage trouble, a pipeline that raised."""

@@ -1,0 +1,125 @@
+"""The values that flow through a job: files, shards, rows, requests, images, rejections, receipts.
+
+Frozen, plain, without behaviour beyond their own names; this module imports no third party and
+must not know where a value came from or where it goes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+class Reason(StrEnum):
+    """Why a row could not become images: the closed list of reason codes."""
+
+    NULL_PROMPT = "null_prompt"
+    EMPTY_PROMPT = "empty_prompt"
+    PROMPT_TOO_LARGE = "prompt_too_large"
+    TOO_MANY_TOKENS = "too_many_tokens"
+    INVALID_TEXT = "invalid_text"
+    WRONG_TYPE = "wrong_type"
+    OUT_OF_RANGE = "out_of_range"
+    INVALID_ID = "invalid_id"
+    DUPLICATE_ID = "duplicate_id"
+    NULL_IMAGE = "null_image"
+    UNDECODABLE_IMAGE = "undecodable_image"
+    IMAGE_TOO_LARGE = "image_too_large"
+    UNSUPPORTED_IMAGE = "unsupported_image"
+    NOT_FINITE = "not_finite"
+    CONSTANT_IMAGE = "constant_image"
+
+
+@dataclass(frozen=True, slots=True)
+class InputFile:
+    """One planned Parquet file, with what tells whether it is still the same file."""
+
+    name: str
+    """Path relative to the source's root, `/`-separated; part of derived keys, unique in a plan."""
+    uri: str
+    size_bytes: int
+    version: str
+    """The store's own version token (a local file's modification time, an S3 object's ETag)."""
+    num_rows: int
+    footer_sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """A row range of one input file: the unit of work, retry and commit."""
+
+    index: int
+    file: InputFile
+    row_start: int
+    num_rows: int
+
+    @property
+    def id(self) -> str:
+        """The shard's name in every path and message, e.g. `00017`."""
+        return f"{self.index:05d}"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Call:
+    """The arguments of a pipeline call; rows with an equal call may share a batch."""
+
+    num_inference_steps: int
+    guidance_scale: float
+    eta: float
+    height: int
+    width: int
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One valid input row.
+
+    `index` is its place in the shard, `input_row` its place in the input file, both 0-based.
+    """
+
+    index: int
+    input_row: int
+    key: str
+    prompt: str
+    negative_prompt: str
+    call: Call
+    seed: int | None
+    carry: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One image to make: image `image_index` of a row, all that a pipeline may know of it."""
+
+    prompt: str
+    negative_prompt: str
+    seed: int
+    call: Call
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """A row (or its images) that could not be made, with the reason, for the user to read."""
+
+    key: str
+    input_row: int
+    reason: Reason
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What a pipeline returns in place of pixels when an image came out unusable."""
+
+    reason: Reason
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class PromptCount:
+    """How many tokens a prompt has (special tokens included) and whether the encoder cuts it."""
+
+    num_tokens: int
+    is_truncated: bool
