@@ -1,0 +1,1 @@
+"""The demo world: captions, scenes, a checker, and two small models trained on them."""
