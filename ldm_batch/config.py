@@ -6,7 +6,8 @@ Hydra, torch nor Ray.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import difflib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
@@ -28,6 +29,11 @@ PROMPT_COLUMNS = (
     "height",
     "width",
 )
+STEPS_RANGE = (1, 1000)
+GUIDANCE_RANGE = (0.0, 100.0)
+ETA_RANGE = (0.0, 1.0)
+SIDE_RANGE = (8, 4096)
+SIDE_MULTIPLE = 8
 SECRET_WORDS = ("secret", "password", "token", "credential", "access_key", "api_key")
 
 
@@ -83,9 +89,9 @@ class SourceConfig:
 
     uri: Any = None
     """A Parquet file, a glob, a folder (recursive), or a list of these."""
-    columns: dict[str, str] = field(default_factory=dict)
+    columns: dict[str, str | None] = field(default_factory=dict)
     """Field -> column name, e.g. `{prompt: caption}`; unmapped fields use a column of their name
-    where the input has one."""
+    where the input has one; `null` ignores such a column."""
     carry: list[str] = field(default_factory=list)
     """Extra columns copied unchanged to the output."""
     max_prompt_chars: int = 4096
@@ -163,3 +169,132 @@ class JobConfig:
     """Make the shards named in `shards` again, replacing what is committed."""
     dry_run: bool = False
     """Print the plan and generate nothing."""
+
+
+def validate(job: JobConfig) -> None:
+    """Check every value of a job.
+
+    Raises:
+        JobError: names every field with a bad value, one line each, and what it may be.
+    """
+    problems = [
+        *_check_names(job),
+        *_check_numbers(job),
+        *_check_call(job.call),
+        *_check_source(job.source),
+        *_check_model(job.model),
+        *(f"{path}: refused, {why}" for path, why in _find_forbidden(job)),
+    ]
+    if job.sink.uri is None:
+        problems.append("sink.uri: not set; name the folder of the dataset, e.g. sink.uri=out/cats")
+    if job.overwrite and not job.shards:
+        problems.append("overwrite: needs the shards to make again, e.g. shards=[17]")
+    if problems:
+        raise JobError("\n".join(problems))
+
+
+def _check_names(job: JobConfig) -> Iterator[str]:
+    if not job.name or not all(c.isalnum() or c in "_-." for c in job.name):
+        yield f"name: {job.name!r} may hold letters, digits, '_', '-' and '.'"
+    yield from _one_of("model.pipeline", job.model.pipeline, PIPELINES)
+    yield from _one_of("model.dtype", job.model.dtype, DTYPES)
+    yield from _one_of("model.device", job.model.device, ("auto", "cpu", "cuda"))
+    yield from _one_of("image.format", job.image.format, IMAGE_FORMATS)
+    yield from _one_of("cluster.executor", job.cluster.executor, EXECUTORS)
+    yield from _one_of("source.long_prompts", job.source.long_prompts, LONG_PROMPT_POLICIES)
+
+
+def _check_numbers(job: JobConfig) -> Iterator[str]:
+    cluster = job.cluster
+    yield from _within("seed", job.seed, 0, 2**63 - 1)
+    yield from _within("num_images_per_prompt", job.num_images_per_prompt, 1, 1000)
+    yield from _within("batch_size", job.batch_size, 1, 4096)
+    yield from _within("num_threads", job.num_threads, 1, 1024)
+    yield from _within("rows_per_shard", job.rows_per_shard, 1, 1_000_000)
+    yield from _within("max_object_bytes", job.max_object_bytes, 64 * 1024, 4 * 1024**3)
+    yield from _within("max_rejected_fraction", job.max_rejected_fraction, 0, 1)
+    yield from _within("source.max_prompt_chars", job.source.max_prompt_chars, 1, 1_000_000)
+    yield from _within("cluster.num_workers", cluster.num_workers, 1, 100_000)
+    yield from _within("cluster.cpus_per_worker", cluster.cpus_per_worker, 0, 1024)
+    yield from _within("cluster.gpus_per_worker", cluster.gpus_per_worker, 0, 64)
+    yield from _within("cluster.shards_in_flight", cluster.shards_in_flight, 1, 16)
+    yield from _within("cluster.max_attempts", cluster.max_attempts, 1, 100)
+    for index in job.shards:
+        yield from _within("shards", index, 0, 10**9)
+
+
+def _check_call(call: CallConfig) -> Iterator[str]:
+    yield from _within("call.num_inference_steps", call.num_inference_steps, *STEPS_RANGE)
+    yield from _within("call.guidance_scale", call.guidance_scale, *GUIDANCE_RANGE)
+    yield from _within("call.eta", call.eta, *ETA_RANGE)
+    for name, pixels in (("call.height", call.height), ("call.width", call.width)):
+        yield from _within(name, pixels, *SIDE_RANGE)
+        if pixels is not None and pixels % SIDE_MULTIPLE:
+            yield f"{name}: {pixels} is not a multiple of {SIDE_MULTIPLE}"
+
+
+def _check_source(source: SourceConfig) -> Iterator[str]:
+    uris = source.uri if isinstance(source.uri, list) else [source.uri]
+    if source.uri is None or not uris:
+        yield "source.uri: not set; name a Parquet file, a glob, a folder, or a list of these"
+    elif not all(isinstance(uri, str) and uri for uri in uris):
+        yield f"source.uri: {source.uri!r} is not a path or a list of paths"
+    for name in source.columns:
+        if name not in PROMPT_COLUMNS:
+            yield f"source.columns.{name}: unknown field{suggest(name, PROMPT_COLUMNS)}"
+    repeated = {name for name in source.carry if source.carry.count(name) > 1}
+    if repeated:
+        yield f"source.carry: {sorted(repeated)} named twice"
+
+
+def _check_model(model: ModelConfig) -> Iterator[str]:
+    if model.pipeline == "null":
+        return
+    if model.path is None and model.repo_id is None:
+        yield "model.path: not set; name a local folder, or set model.repo_id and model.revision"
+    if model.path is not None and model.repo_id is not None:
+        yield "model.path: set together with model.repo_id; keep one of the two"
+    if model.path is None and model.repo_id is not None and not is_commit_sha(model.revision):
+        yield (
+            f"model.revision: {model.revision!r} is not a full commit sha (40 hexadecimal digits); "
+            "a branch or tag can change between two runs"
+        )
+
+
+def is_commit_sha(revision: str | None) -> bool:
+    """Tell whether a hub revision is pinned for good."""
+    return revision is not None and len(revision) == 40 and set(revision) <= set("0123456789abcdef")
+
+
+def suggest(name: str, known: Sequence[str]) -> str:
+    """Say which of the known names was probably meant, or list them."""
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
+
+
+def _one_of(path: str, value: str, known: Sequence[str]) -> Iterator[str]:
+    if value not in known:
+        yield f"{path}: unknown value {value!r}{suggest(str(value), known)}"
+
+
+def _within(path: str, value: float | None, low: float, high: float) -> Iterator[str]:
+    if value is not None and not low <= value <= high:
+        yield f"{path}: {value} is not between {low} and {high}"
+
+
+def _find_forbidden(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """Find code (`_target_`) and secrets at any depth of a document."""
+    if is_dataclass(value) and not isinstance(value, type):
+        value = {f.name: getattr(value, f.name) for f in fields(value)}
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            here = f"{path}.{key}" if path else str(key)
+            if str(key).startswith("_") and str(key).endswith("_"):
+                yield here, "a configuration holds values, never code"
+            elif any(word in str(key).lower() for word in SECRET_WORDS):
+                yield here, "secrets do not belong in a configuration; use the environment"
+            else:
+                yield from _find_forbidden(inner, here)
+    elif isinstance(value, list):
+        for i, inner in enumerate(value):
+            yield from _find_forbidden(inner, f"{path}[{i}]")

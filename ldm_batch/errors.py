@@ -1,8 +1,10 @@
-"""The exceptions of ldm_batch: three kinds of trouble, told apart by who has to act.
+"""The exceptions of ldm_batch, told apart by who has to act.
 
     LdmBatchError
-    ├── JobError      the job cannot run or go on; the user must act (exit code 2)
-    └── ShardError    one shard could not be made; tried again elsewhere, then recorded (exit code 1)
+    ├── JobError        the job cannot run or go on; the user must act (exit code 2)
+    ├── ShardError      one shard could not be made; tried again, then recorded (exit code 1)
+    └── StorageError    storage did not do what was asked: a job error where the driver meets it,
+                        a shard error where a worker does
 
 A bad row is not an exception but a value: `ldm_batch.records.Rejection`.
 """
@@ -17,4 +19,8 @@ class JobError(LdmBatchError):
 
 
 class ShardError(LdmBatchError):
-    """One shard could not be made: damaged input, storage trouble, a pipeline that raised."""
+    """One shard could not be made: damaged input, out of memory, a pipeline that raised."""
+
+
+class StorageError(LdmBatchError):
+    """A file could not be listed, read or written: permissions, a full disk, an outage."""

@@ -1,0 +1,189 @@
+"""Parquet footers of input files: what they hold, and which column stands for which field.
+
+Reads footers only, never rows; must not know shards or the sink.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ldm_batch.config import PROMPT_COLUMNS, SourceConfig, suggest
+from ldm_batch.errors import JobError, StorageError
+from ldm_batch.storage import open_file
+
+TAIL_BYTES = 64 * 1024
+MAX_FOOTER_BYTES = 128 * 1024 * 1024
+MAX_COLUMNS = 10_000
+MAX_CHUNK_BYTES = 2 * 1024**3
+MAX_SIDE = 4096
+MAGIC = b"PAR1"
+TEXT_FIELDS = ("prompt", "negative_prompt")
+
+
+@dataclass(frozen=True, slots=True)
+class Footer:
+    """What a Parquet file says of itself; `sha256` is of the footer's own bytes."""
+
+    metadata: Any
+    schema: Any
+    num_rows: int
+    sha256: str
+
+
+def read_footer(uri: str, size_bytes: int) -> Footer:
+    """Read the footer of a Parquet file with one or two range reads.
+
+    Raises:
+        JobError: the file is not Parquet, is cut off, or declares more than a worker could hold.
+    """
+    try:
+        with open_file(uri) as file:
+            raw = _footer_bytes(file, uri, size_bytes)
+        framed = MAGIC + raw + len(raw).to_bytes(4, "little") + MAGIC
+        parsed = pq.ParquetFile(pa.BufferReader(framed))
+        footer = Footer(
+            metadata=parsed.metadata,
+            schema=parsed.schema_arrow,
+            num_rows=parsed.metadata.num_rows,
+            sha256=hashlib.sha256(raw).hexdigest(),
+        )
+    except (pa.ArrowException, OSError) as error:
+        raise JobError(f"{uri}: not a readable Parquet file: {_first_line(error)}") from error
+    except StorageError as error:
+        raise JobError(str(error)) from error
+    if footer.metadata.num_columns > MAX_COLUMNS:
+        raise JobError(f"{uri}: {footer.metadata.num_columns} columns, at most {MAX_COLUMNS}")
+    return footer
+
+
+def _footer_bytes(file: BinaryIO, uri: str, size_bytes: int) -> bytes:
+    file.seek(max(0, size_bytes - TAIL_BYTES))
+    tail = file.read(TAIL_BYTES)
+    length = int.from_bytes(tail[-8:-4], "little")
+    if tail[-4:] != MAGIC or length + 8 > size_bytes:
+        raise JobError(f"{uri}: not a Parquet file, or cut off: it does not end in a footer")
+    if length > MAX_FOOTER_BYTES:
+        raise JobError(f"{uri}: a footer of {length} bytes, at most {MAX_FOOTER_BYTES}")
+    if length + 8 > len(tail):
+        file.seek(size_bytes - 8 - length)
+        tail = file.read(length + 8)
+    return tail[-8 - length : -8]
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def resolve_columns(footer: Footer, source: SourceConfig, uri: str) -> dict[str, str]:
+    """Tell which column stands for which field; a field without a column is left out.
+
+    Raises:
+        JobError: a mapped or carried column is missing, or a column has a type that cannot hold
+            its field.
+    """
+    names = footer.schema.names
+    columns: dict[str, str] = {}
+    for field in PROMPT_COLUMNS:
+        wanted = source.columns.get(field, field)
+        if wanted in names:
+            columns[field] = str(wanted)
+        elif wanted is not None and (field in source.columns or field == "prompt"):
+            raise JobError(
+                f"{uri}: no column {wanted!r} for {field} (source.columns.{field})"
+                f"{suggest(wanted, names)}"
+            )
+    for name in (*columns.values(), *source.carry):
+        if name not in names:
+            raise JobError(f"{uri}: no column {name!r} (source.carry){suggest(name, names)}")
+        if names.count(name) > 1:
+            raise JobError(f"{uri}: two columns are named {name!r}")
+    for field, name in columns.items():
+        _check_type(field, name, footer.schema.field(name).type, uri)
+    _check_size(footer.metadata, {*columns.values(), *source.carry}, uri)
+    return columns
+
+
+def _check_type(field: str, column: str, declared: Any, uri: str) -> None:
+    kind = plain_type(declared)
+    if field in TEXT_FIELDS:
+        fits, wanted = is_text(kind), "text"
+    elif field == "id":
+        fits, wanted = is_text(kind) or pa.types.is_integer(kind), "text or whole numbers"
+    else:
+        fits = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind)
+        wanted = "numbers"
+    if not fits:
+        raise JobError(
+            f"{uri}: column {column!r} has type {declared}, {field} needs {wanted}; "
+            f"map another column with source.columns.{field}, or null to ignore it"
+        )
+
+
+def _check_size(metadata: Any, names: set[str], uri: str) -> None:
+    for group in range(metadata.num_row_groups):
+        row_group = metadata.row_group(group)
+        for i in range(row_group.num_columns):
+            chunk = row_group.column(i)
+            top_level = chunk.path_in_schema.split(".")[0]
+            if top_level in names and chunk.total_uncompressed_size > MAX_CHUNK_BYTES:
+                raise JobError(
+                    f"{uri}: column {top_level!r} of row group {group} unpacks to "
+                    f"{chunk.total_uncompressed_size} bytes, at most {MAX_CHUNK_BYTES}; "
+                    "write the file with smaller row groups"
+                )
+
+
+def plain_type(declared: Any) -> Any:
+    """The value type of a dictionary-encoded type, any other type as it is."""
+    return declared.value_type if pa.types.is_dictionary(declared) else declared
+
+
+def is_text(kind: Any) -> bool:
+    """Tell whether a type holds text (or, as null, nothing)."""
+    return bool(
+        pa.types.is_string(kind)
+        or pa.types.is_large_string(kind)
+        or pa.types.is_string_view(kind)
+        or pa.types.is_null(kind)
+    )
+
+
+def carried_types(footer: Footer, source: SourceConfig) -> dict[str, str]:
+    """Types of the carried columns, as text."""
+    return {name: str(plain_type(footer.schema.field(name).type)) for name in source.carry}
+
+
+def largest_value(footer: Footer, column: str) -> float | None:
+    """Largest value of a column by the footer's statistics, None where these do not tell."""
+    position = {
+        footer.metadata.schema.column(i).path: i for i in range(footer.metadata.num_columns)
+    }
+    largest: list[float] = []
+    for group in range(footer.metadata.num_row_groups):
+        statistics = footer.metadata.row_group(group).column(position[column]).statistics
+        if statistics is None or not statistics.has_min_max:
+            return None
+        largest.append(statistics.max)
+    return max(largest, default=None)
+
+
+def row_group_ends(footer: Footer) -> list[int]:
+    """Row at which each row group ends."""
+    ends, total = [], 0
+    for group in range(footer.metadata.num_row_groups):
+        total += footer.metadata.row_group(group).num_rows
+        ends.append(total)
+    return ends
+
+
+def in_words(columns: Mapping[str, str]) -> str:
+    """The used columns in words, for the plan's notes."""
+    return ", ".join(
+        field if field == name else f"{field} (column {name!r})" for field, name in columns.items()
+    )

@@ -1,0 +1,175 @@
+"""The stored plan: all shards of a dataset and what identifies its images.
+
+`plan.json` is created once; shards stand in segments that are only ever added, so a plan grows
+without rewriting anything and two drivers cannot disagree on a shard's index.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ldm_batch import identity
+from ldm_batch.errors import JobError
+from ldm_batch.records import InputFile, Shard
+from ldm_batch.storage import Store
+
+PLAN_FORMAT = 1
+SEGMENT_SCHEMA = pa.schema(
+    [
+        ("shard", pa.int64()),
+        ("row_start", pa.int64()),
+        ("num_rows", pa.int64()),
+        ("file", pa.string()),
+        ("uri", pa.string()),
+        ("size_bytes", pa.int64()),
+        ("version", pa.string()),
+        ("file_rows", pa.int64()),
+        ("footer_sha256", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All shards of a dataset, in the order of their indices, and what identifies its images."""
+
+    document: Mapping[str, Any]
+    shards: tuple[Shard, ...]
+    num_segments: int
+    new_shards: tuple[Shard, ...] = ()
+    gone_files: frozenset[str] = frozenset()
+    """Planned files that the source does not hold any more."""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of everything that can change an image or the row set."""
+        return str(self.document["fingerprint"])
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of all planned shards."""
+        return sum(shard.num_rows for shard in self.shards)
+
+
+def load_plan(store: Store) -> Plan | None:
+    """Read the plan that a dataset holds; None where it has none.
+
+    Raises:
+        JobError: the plan is damaged or of a format that this version does not know.
+    """
+    raw = store.read(identity.PLAN_PATH)
+    if raw is None:
+        return None
+    try:
+        document = json.loads(raw)
+        known = document["format"] == PLAN_FORMAT
+    except (ValueError, KeyError, TypeError) as error:
+        raise JobError(f"{store.uri(identity.PLAN_PATH)}: damaged plan: {error}") from error
+    if not known:
+        raise JobError(f"{store.uri(identity.PLAN_PATH)}: made by another version of ldm_batch")
+    names = sorted(
+        n for n in store.names(identity.PLAN_FOLDER) if identity.shard_index(n) is not None
+    )
+    shards = [shard for name in names for shard in _read_segment(store, name)]
+    if [shard.index for shard in shards] != list(range(len(shards))):
+        raise JobError(f"{store.uri(identity.PLAN_FOLDER)}: damaged plan: shards are missing")
+    return Plan(document=document, shards=tuple(shards), num_segments=len(names))
+
+
+def _read_segment(store: Store, name: str) -> Iterator[Shard]:
+    path = f"{identity.PLAN_FOLDER}/{name}"
+    raw = store.read(path)
+    try:
+        table = pq.read_table(pa.BufferReader(raw or b""), page_checksum_verification=True)
+        rows = table.select(SEGMENT_SCHEMA.names).to_pylist()
+    except (pa.ArrowException, KeyError, OSError) as error:
+        raise JobError(f"{store.uri(path)}: damaged plan: {error}") from error
+    files: dict[str, InputFile] = {}
+    for row in rows:
+        file = files.get(row["file"]) or InputFile(
+            name=row["file"],
+            uri=row["uri"],
+            size_bytes=row["size_bytes"],
+            version=row["version"],
+            num_rows=row["file_rows"],
+            footer_sha256=row["footer_sha256"],
+        )
+        files[file.name] = file
+        yield Shard(row["shard"], file, row["row_start"], row["num_rows"])
+
+
+def plan_document(
+    images: Mapping[str, Any], *, config: Mapping[str, Any], environment: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The document that a plan stores.
+
+    Args:
+        images: everything that can change an image or the row set; this is the fingerprint.
+        config: the resolved job.
+        environment: versions and command, recorded and not compared.
+    """
+    return {
+        "format": PLAN_FORMAT,
+        "fingerprint": identity.fingerprint(images),
+        "images": images,
+        "config": config,
+        "environment": environment,
+    }
+
+
+def save_plan(store: Store, plan: Plan) -> bool:
+    """Store what is new of a plan.
+
+    Returns:
+        False if another driver stored its plan first: load it and plan again.
+    """
+    raw = json.dumps(plan.document, indent=2, sort_keys=True).encode()
+    if plan.num_segments == 0 and not store.publish(identity.PLAN_PATH, raw, exclusive=True):
+        stored = load_plan(store)
+        if stored is None or stored.num_segments > 0:
+            return False
+        refuse_other_fingerprint(stored.document, plan.document, store)
+    if not plan.new_shards:
+        return True
+    path = f"{identity.PLAN_FOLDER}/{plan.num_segments:05d}.parquet"
+    return store.publish(path, _segment_bytes(plan.new_shards), exclusive=True)
+
+
+def _segment_bytes(shards: Sequence[Shard]) -> bytes:
+    columns = {
+        "shard": [s.index for s in shards],
+        "row_start": [s.row_start for s in shards],
+        "num_rows": [s.num_rows for s in shards],
+        "file": [s.file.name for s in shards],
+        "uri": [s.file.uri for s in shards],
+        "size_bytes": [s.file.size_bytes for s in shards],
+        "version": [s.file.version for s in shards],
+        "file_rows": [s.file.num_rows for s in shards],
+        "footer_sha256": [s.file.footer_sha256 for s in shards],
+    }
+    buffer = io.BytesIO()
+    table = pa.table(columns, schema=SEGMENT_SCHEMA)
+    pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
+    return buffer.getvalue()
+
+
+def refuse_other_fingerprint(
+    planned: Mapping[str, Any], document: Mapping[str, Any], store: Store
+) -> None:
+    """Refuse to go on with a plan that was made with other settings, naming what differs."""
+    if planned["fingerprint"] == document["fingerprint"]:
+        return
+    differing = identity.differing_fields(planned["images"], document["images"])
+    raise JobError(
+        f"sink.uri: {store.root} was planned with other settings, its images would not match:\n  "
+        + "\n  ".join(differing)
+        + "\nUse the planned settings, or write to a new sink."
+    )

@@ -1,0 +1,273 @@
+"""One shard of Parquet -> rows and rejections, in bounded memory.
+
+Must not know pipelines, images or the sink. Only the shard's rows are ever held.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ldm_batch import footer as footers
+from ldm_batch.config import (
+    ETA_RANGE,
+    GUIDANCE_RANGE,
+    SIDE_MULTIPLE,
+    SIDE_RANGE,
+    STEPS_RANGE,
+    CallConfig,
+    SourceConfig,
+)
+from ldm_batch.errors import JobError, ShardError
+from ldm_batch.identity import derive_key
+from ldm_batch.records import Call, Reason, Rejection, Row, Shard
+from ldm_batch.storage import open_file
+
+ROWS_PER_READ = 256
+MAX_ID_CHARS = 512
+MAX_CARRIED_BYTES = 1024 * 1024
+MAX_SEED = 2**63 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class ShardRows:
+    """The rows of a shard in input order, valid ones and rejections apart."""
+
+    rows: list[Row] = field(default_factory=list)
+    rejections: list[Rejection] = field(default_factory=list)
+
+
+class _Invalid(Exception):
+    """A value that makes its row a rejection."""
+
+    def __init__(self, reason: Reason, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+def read_shard(shard: Shard, source: SourceConfig, call: CallConfig) -> ShardRows:
+    """Read and check the rows of one shard.
+
+    Args:
+        shard: a row range of a planned file.
+        source: column mapping and limits.
+        call: defaults of the call's arguments; height and width must be set.
+
+    Raises:
+        ShardError: the file is gone, is damaged, or is not the one that was planned.
+    """
+    found = ShardRows()
+    seen: set[str] = set()
+    for number, values in enumerate(_read_values(shard, source)):
+        place = shard.row_start + number
+        key = derive_key(shard.file.name, place)
+        try:
+            key = _parse_key(values, key)
+            if key in seen:
+                raise _Invalid(Reason.DUPLICATE_ID, f"id {key!r} stands twice in this shard")
+            seen.add(key)
+            found.rows.append(_parse_row(values, number, place, key, source, call))
+        except _Invalid as invalid:
+            found.rejections.append(Rejection(key, place, invalid.reason, str(invalid)))
+    if len(found.rows) + len(found.rejections) != shard.num_rows:
+        raise ShardError(f"{shard.file.uri}: fewer rows than its footer says")
+    return found
+
+
+def _read_values(shard: Shard, source: SourceConfig) -> Iterator[Mapping[str, Any]]:
+    """Raw values of each row by field; carried columns under their own name as Arrow scalars."""
+    uri = shard.file.uri
+    try:
+        footer = footers.read_footer(uri, shard.file.size_bytes)
+        if footer.sha256 != shard.file.footer_sha256:
+            raise ShardError(f"{uri}: changed after it was planned (its footer differs)")
+        columns = footers.resolve_columns(footer, source, uri)
+        wanted = list(dict.fromkeys([*columns.values(), *source.carry]))
+        for batch in _read_batches(shard, footer, wanted):
+            yield from _batch_values(batch, columns, source.carry)
+    except (pa.ArrowException, OSError) as error:
+        raise ShardError(f"{uri}: cannot be read: {str(error).splitlines()[0]}") from error
+    except JobError as error:
+        raise ShardError(str(error)) from error
+
+
+def _read_batches(shard: Shard, footer: footers.Footer, columns: Sequence[str]) -> Iterator[Any]:
+    """Record batches of exactly the shard's rows."""
+    ends = footers.row_group_ends(footer)
+    first, last = shard.row_start, shard.row_start + shard.num_rows
+    starts = [0, *ends[:-1]]
+    groups = [i for i in range(len(ends)) if starts[i] < last and ends[i] > first]
+    position = starts[groups[0]]
+    with open_file(shard.file.uri) as file:
+        parquet = pq.ParquetFile(
+            file, metadata=footer.metadata, page_checksum_verification=True, pre_buffer=False
+        )
+        batches = parquet.iter_batches(ROWS_PER_READ, row_groups=groups, columns=list(columns))
+        for batch in batches:
+            begin, end = max(first - position, 0), min(last - position, batch.num_rows)
+            position += batch.num_rows
+            if begin < end:
+                yield batch.slice(begin, end - begin)
+            if position >= last:
+                return
+
+
+def _batch_values(
+    batch: Any, columns: Mapping[str, str], carry: Sequence[str]
+) -> Iterator[Mapping[str, Any]]:
+    lists: dict[str, Sequence[Any]] = {}
+    for name_in_row, column in columns.items():
+        values = _plain(batch.column(column))
+        if footers.is_text(values.type):
+            values = values.cast(pa.large_binary())
+        lists[name_in_row] = values.to_pylist()
+    for column in carry:
+        lists[f"carry.{column}"] = list(_plain(batch.column(column)))
+    for i in range(batch.num_rows):
+        yield {name: values[i] for name, values in lists.items()}
+
+
+def _plain(column: Any) -> Any:
+    if pa.types.is_dictionary(column.type):
+        return column.dictionary_decode()
+    return column
+
+
+def _parse_row(
+    values: Mapping[str, Any],
+    number: int,
+    place: int,
+    key: str,
+    source: SourceConfig,
+    call: CallConfig,
+) -> Row:
+    negative = _text(values, "negative_prompt", source.max_prompt_chars)
+    return Row(
+        index=number,
+        input_row=place,
+        key=key,
+        prompt=_parse_prompt(values, source),
+        negative_prompt=call.negative_prompt if negative is None else negative,
+        call=_parse_call(values, call),
+        seed=_whole(values, "seed", None, 0, MAX_SEED),
+        carry={name: _parse_carried(values[f"carry.{name}"], name) for name in source.carry},
+    )
+
+
+def _parse_key(values: Mapping[str, Any], derived: str) -> str:
+    if "id" not in values:
+        return derived
+    value = values["id"]
+    if value is None:
+        raise _Invalid(Reason.INVALID_ID, "the id is null")
+    if isinstance(value, int):
+        return str(value)
+    if not value or len(value) > MAX_ID_CHARS:
+        raise _Invalid(
+            Reason.INVALID_ID, f"the id has {len(value)} bytes, it may have 1 to {MAX_ID_CHARS}"
+        )
+    return _decode(value, "id")
+
+
+def _parse_prompt(values: Mapping[str, Any], source: SourceConfig) -> str:
+    prompt = _text(values, "prompt", source.max_prompt_chars)
+    if prompt is None:
+        raise _Invalid(Reason.NULL_PROMPT, "the prompt is null")
+    if not prompt.strip():
+        raise _Invalid(Reason.EMPTY_PROMPT, "the prompt is empty or blank")
+    return prompt
+
+
+def _text(values: Mapping[str, Any], name: str, max_chars: int) -> str | None:
+    value = values.get(name)
+    if value is None:
+        return None
+    if len(value) <= 4 * max_chars:
+        text = _decode(value, name)
+        if len(text) <= max_chars:
+            return text
+    raise _Invalid(
+        Reason.PROMPT_TOO_LARGE,
+        f"{name} has {len(value)} bytes; at most {max_chars} characters (source.max_prompt_chars)",
+    )
+
+
+def _decode(value: bytes, name: str) -> str:
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise _Invalid(Reason.INVALID_TEXT, f"{name} is not UTF-8: {error.reason}") from None
+
+
+def _parse_call(values: Mapping[str, Any], call: CallConfig) -> Call:
+    return Call(
+        num_inference_steps=_side_or_count(
+            values, "num_inference_steps", call.num_inference_steps, STEPS_RANGE
+        ),
+        guidance_scale=_number(values, "guidance_scale", call.guidance_scale, GUIDANCE_RANGE),
+        eta=_number(values, "eta", call.eta, ETA_RANGE),
+        height=_parse_side(values, "height", call.height),
+        width=_parse_side(values, "width", call.width),
+    )
+
+
+def _parse_side(values: Mapping[str, Any], name: str, default: int | None) -> int:
+    assert default is not None
+    pixels = _side_or_count(values, name, default, SIDE_RANGE)
+    if pixels % SIDE_MULTIPLE:
+        raise _Invalid(Reason.OUT_OF_RANGE, f"{name} {pixels} is not a multiple of {SIDE_MULTIPLE}")
+    return pixels
+
+
+def _side_or_count(
+    values: Mapping[str, Any], name: str, default: int, limits: tuple[int, int]
+) -> int:
+    value = _whole(values, name, default, *limits)
+    assert value is not None
+    return value
+
+
+def _whole(
+    values: Mapping[str, Any], name: str, default: int | None, low: int, high: int
+) -> int | None:
+    value = values.get(name)
+    if value is None:
+        return default
+    if isinstance(value, float) and not value.is_integer():
+        raise _Invalid(Reason.WRONG_TYPE, f"{name} {value} is not a whole number")
+    _refuse_outside(name, value, low, high)
+    return int(value)
+
+
+def _number(
+    values: Mapping[str, Any], name: str, default: float, limits: tuple[float, float]
+) -> float:
+    value = values.get(name)
+    if value is None:
+        return default
+    _refuse_outside(name, value, *limits)
+    return float(value)
+
+
+def _refuse_outside(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise _Invalid(Reason.OUT_OF_RANGE, f"{name} {value} is not between {low} and {high}")
+
+
+def _parse_carried(scalar: Any, name: str) -> Any:
+    kind = scalar.type
+    is_binary = pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+    if scalar.is_valid and (footers.is_text(kind) or is_binary):
+        num_bytes = len(scalar.as_buffer())
+        if num_bytes > MAX_CARRIED_BYTES:
+            raise _Invalid(
+                Reason.OUT_OF_RANGE,
+                f"carried column {name!r} holds {num_bytes} bytes, at most {MAX_CARRIED_BYTES}",
+            )
+        if not is_binary:
+            _decode(scalar.as_buffer().to_pybytes(), name)
+    return scalar
