@@ -1,0 +1,163 @@
+"""The arguments and results of a call from Python: checked, spread out, cut into batches.
+
+Must not know the model; text_to_image.py runs the batches.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ldm_batch.diffusion.noise import make_generator, make_noise
+from ldm_batch.diffusion.pixels import OUTPUT_TYPES, to_output
+from ldm_batch.records import Call
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One batch of a call, padded to the pipeline's fixed size."""
+
+    num_images: int
+    """Rows that are images; those after them are padding."""
+    prompts: list[str]
+    negative_prompts: list[str]
+    noise: torch.Tensor
+    generators: list[torch.Generator]
+
+
+def check_call(call: Call, multiple: int) -> None:
+    """Raise a ValueError for call arguments out of range; sizes must be multiples of `multiple`."""
+    if call.num_inference_steps < 1:
+        raise ValueError(f"num_inference_steps={call.num_inference_steps}: must be at least 1")
+    if not 0 <= call.guidance_scale < math.inf:
+        raise ValueError(f"guidance_scale={call.guidance_scale}: must be a number from 0")
+    if not 0 <= call.eta <= 1:
+        raise ValueError(f"eta={call.eta}: must be 0 to 1")
+    for name, value in (("height", call.height), ("width", call.width)):
+        if value < multiple or value % multiple:
+            raise ValueError(f"{name}={value}: must be one of the multiples of {multiple}")
+
+
+def plan_call(
+    prompt: str | Sequence[str],
+    negative_prompt: str | Sequence[str] | None,
+    num_images_per_prompt: int,
+    *,
+    shape: tuple[int, int, int],
+    batch_size: int,
+    seed: int | Sequence[int] | None,
+    generator: torch.Generator | Sequence[torch.Generator] | None,
+    latents: torch.Tensor | None,
+) -> list[Batch]:
+    """Check a call's arguments and cut its images into batches of `batch_size`.
+
+    Raises:
+        ValueError: an argument of the wrong length, shape or type.
+    """
+    prompts = _spread(_texts("prompt", prompt), num_images_per_prompt)
+    negatives = _negatives(negative_prompt, len(prompts), num_images_per_prompt)
+    generators = _generators(seed, generator, len(prompts))
+    noise = _noise(latents, generator, generators, (len(prompts), *shape))
+    return list(_cut(prompts, negatives, noise, generators, batch_size))
+
+
+def check_output_type(output_type: str) -> None:
+    """Raise a ValueError for an unknown output type, before anything is computed."""
+    if output_type not in OUTPUT_TYPES:
+        raise ValueError(f"output_type={output_type!r}: must be one of {', '.join(OUTPUT_TYPES)}")
+
+
+def make_output(images: torch.Tensor, output_type: str, *, return_dict: bool) -> Any:
+    """Wrap float32 `[N, 3, H, W]` in 0..1 as diffusers' pipelines do."""
+    from diffusers import ImagePipelineOutput
+
+    output = to_output(images, output_type)
+    return ImagePipelineOutput(images=output) if return_dict else (output,)
+
+
+def _texts(name: str, value: str | Sequence[str]) -> list[str]:
+    texts = [value] if isinstance(value, str) else list(value)
+    if not texts or not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"{name}: must be a text or a list of at least one text")
+    return texts
+
+
+def _spread(texts: list[str], num_images_per_prompt: int) -> list[str]:
+    if num_images_per_prompt < 1:
+        raise ValueError(f"num_images_per_prompt={num_images_per_prompt}: must be at least 1")
+    return [text for text in texts for _ in range(num_images_per_prompt)]
+
+
+def _negatives(
+    value: str | Sequence[str] | None, num_images: int, num_images_per_prompt: int
+) -> list[str]:
+    if value is None or isinstance(value, str):
+        return [value or ""] * num_images
+    texts = _spread(_texts("negative_prompt", value), num_images_per_prompt)
+    if len(texts) != num_images:
+        num_prompts = num_images // num_images_per_prompt
+        raise ValueError(f"negative_prompt: {len(value)} texts for {num_prompts} prompts")
+    return texts
+
+
+def _generators(
+    seed: int | Sequence[int] | None,
+    generator: torch.Generator | Sequence[torch.Generator] | None,
+    num_images: int,
+) -> list[torch.Generator]:
+    if generator is not None and seed is not None:
+        raise ValueError("seed and generator: give one of them, not both")
+    if isinstance(generator, torch.Generator):
+        return [generator] * num_images
+    if generator is not None:
+        if len(generator) != num_images:
+            raise ValueError(f"generator: {len(generator)} generators for {num_images} images")
+        return list(generator)
+    if seed is None:
+        seed = [secrets.randbits(64) for _ in range(num_images)]
+    if isinstance(seed, int):
+        seed = [seed + i for i in range(num_images)]
+    if len(seed) != num_images:
+        raise ValueError(f"seed: {len(seed)} seeds for {num_images} images")
+    return [make_generator(one) for one in seed]
+
+
+def _noise(
+    latents: torch.Tensor | None,
+    generator: torch.Generator | Sequence[torch.Generator] | None,
+    generators: list[torch.Generator],
+    shape: tuple[int, ...],
+) -> torch.Tensor:
+    if latents is not None:
+        if tuple(latents.shape) != shape:
+            raise ValueError(f"latents: shape {tuple(latents.shape)}, must be {shape}")
+        return latents.float()
+    if isinstance(generator, torch.Generator):
+        return torch.randn(shape, generator=generator, device=generator.device)
+    return make_noise(generators, shape[1:])
+
+
+def _cut(
+    prompts: list[str],
+    negatives: list[str],
+    noise: torch.Tensor,
+    generators: list[torch.Generator],
+    batch_size: int,
+) -> Iterator[Batch]:
+    """Yield the batches; padding repeats the last row, with generators of its own."""
+    for start in range(0, len(prompts), batch_size):
+        rows = slice(start, start + batch_size)
+        num_images = len(prompts[rows])
+        padding = batch_size - num_images
+        yield Batch(
+            num_images,
+            prompts[rows] + [prompts[rows][-1]] * padding,
+            negatives[rows] + [negatives[rows][-1]] * padding,
+            torch.cat([noise[rows], *[noise[rows][-1:]] * padding]),
+            generators[rows] + [make_generator(0) for _ in range(padding)],
+        )

@@ -1,0 +1,181 @@
+"""Turn a model's folder into components: safetensors only, nothing missing, nothing unexpected.
+
+Must not know how the components are used; the classes that may be built are a closed list, and no
+code of a model's repository is ever run.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ldm_batch.diffusion.files import read_index, read_json, verify_lock
+from ldm_batch.errors import JobError
+
+os.environ.setdefault("DIFFUSERS_DISABLE_REMOTE_CODE", "1")
+
+CLASSES = {
+    "bert": ("LDMBertModel",),
+    "unet": ("UNet2DConditionModel", "UNet2DModel"),
+    "vqvae": ("AutoencoderKL", "AutoencoderTiny", "VQModel"),
+    "tokenizer": ("BertTokenizer", "BertTokenizerFast"),
+}
+PIPELINES = {
+    "LDMTextToImagePipeline": ("bert", "tokenizer", "unet", "vqvae", "scheduler"),
+    "LDMSuperResolutionPipeline": ("unet", "vqvae", "scheduler"),
+}
+FORBIDDEN_SETTINGS = ("auto_map", "quantization_config")
+"""Keys of a component's config.json that would bring in code from elsewhere."""
+DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+@dataclass(frozen=True)
+class Components:
+    """The parts of one pipeline, ready for use; modules may be shared between pipelines."""
+
+    folder: Path
+    pipeline: str
+    """The pipeline's class name in `model_index.json`."""
+    modules: dict[str, Any] = field(repr=False)
+    """`bert`, `tokenizer`, `unet`, `vqvae`: in evaluation mode, without gradients."""
+    scheduler_settings: dict[str, Any] = field(repr=False)
+    """The model's own `scheduler_config.json`."""
+
+    def __getitem__(self, name: str) -> Any:
+        return self.modules[name]
+
+
+def load(
+    folder: Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    lock: Mapping[str, str] | None = None,
+    shared: Mapping[str, Any] | None = None,
+) -> Components:
+    """Load every component of the pipeline in `folder`.
+
+    Args:
+        folder: a pipeline in diffusers' layout.
+        dtype: of the weights; latents and scheduler arithmetic stay in float32 all the same.
+        lock: `{path: sha256}`; the files are checked against it before anything is loaded.
+        shared: components that are loaded already, by name; used in place of the folder's own.
+
+    Raises:
+        JobError: a file differs from the lock, a class is not of the closed list, weights are
+            missing, unexpected, of the wrong shape or not finite.
+    """
+    if lock is not None:
+        verify_lock(folder, lock)
+    pipeline = str(read_json(folder / "model_index.json").get("_class_name"))
+    if pipeline not in PIPELINES:
+        raise JobError(f"{folder}: pipeline {pipeline} is none of {', '.join(PIPELINES)}")
+    index = read_index(folder)
+    missing = set(PIPELINES[pipeline]) - set(index)
+    if missing:
+        raise JobError(f"{folder}: {pipeline} lacks the component {', '.join(sorted(missing))}")
+    modules = dict(shared or {})
+    for name in PIPELINES[pipeline]:
+        if name != "scheduler" and name not in modules:
+            modules[name] = _load_component(folder, name, index[name], dtype, device)
+    settings = read_json(folder / "scheduler" / "scheduler_config.json")
+    return Components(folder, pipeline, modules, settings)
+
+
+def _load_component(
+    folder: Path, name: str, class_name: str, dtype: torch.dtype, device: torch.device | str
+) -> Any:
+    if class_name not in CLASSES[name]:
+        raise JobError(
+            f"{folder}: {name} is a {class_name}; supported are {', '.join(CLASSES[name])}"
+        )
+    try:
+        if name == "tokenizer":
+            return _load_tokenizer(folder / name)
+        with _quiet_libraries():
+            module = _load_module(folder / name, class_name)
+            module = module.to(device=device, dtype=dtype)
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError) as error:
+        raise JobError(f"{folder}: {name} does not load: {error}") from error
+    return module.eval().requires_grad_(False)
+
+
+def _load_tokenizer(folder: Path) -> Any:
+    from transformers import BertTokenizer
+
+    return BertTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+
+
+def _load_module(folder: Path, class_name: str) -> torch.nn.Module:
+    """Load one torch module in float32 and check that its weights are whole."""
+    settings = read_json(folder / "config.json")
+    for key in FORBIDDEN_SETTINGS:
+        if key in settings:
+            raise JobError(f"{folder / 'config.json'}: {key} is not supported")
+    options: dict[str, Any] = {
+        "use_safetensors": True,
+        "local_files_only": True,
+        "output_loading_info": True,
+    }
+    if class_name != "LDMBertModel":
+        options["low_cpu_mem_usage"] = False  # the other way needs the package accelerate
+    with torch.random.fork_rng(devices=[]):
+        module, info = _module_class(class_name).from_pretrained(folder, **options)
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if info[kind]:
+            names = ", ".join(sorted(map(str, info[kind]))[:3])
+            raise JobError(f"{folder}: {len(info[kind])} {kind.replace('_', ' ')}: {names}")
+    for key, value in module.state_dict().items():
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise JobError(f"{folder}: weight {key} is not finite")
+    return module  # type: ignore[no-any-return]
+
+
+def _module_class(class_name: str) -> Any:
+    if class_name == "LDMBertModel":
+        from diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion import LDMBertModel
+
+        return LDMBertModel
+    import diffusers
+
+    return getattr(diffusers, class_name)
+
+
+@contextmanager
+def _quiet_libraries() -> Iterator[None]:
+    """Silence progress bars and weight reports: what matters of them is raised as an error."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    levels = (diffusers_logging.get_verbosity(), transformers_logging.get_verbosity())
+    bar = transformers_logging.is_progress_bar_enabled()
+    diffusers_logging.set_verbosity_error()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        diffusers_logging.set_verbosity(levels[0])
+        transformers_logging.set_verbosity(levels[1])
+        if bar:
+            transformers_logging.enable_progress_bar()
+
+
+def pick_device(name: str) -> torch.device:
+    """Turn `auto`, `cpu` or `cuda` into a device; JobError where CUDA is asked for and absent."""
+    if name not in ("auto", "cpu", "cuda"):
+        raise JobError(f"model.device={name}: must be auto, cpu or cuda")
+    has_cuda = torch.cuda.is_available()
+    if name == "cuda" and not has_cuda:
+        raise JobError("model.device=cuda: this worker has no CUDA device")
+    return torch.device("cuda" if has_cuda and name != "cpu" else "cpu")

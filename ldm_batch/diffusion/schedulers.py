@@ -1,0 +1,183 @@
+"""Schedulers by name: a closed list of diffusers classes, settings checked one by one.
+
+What the model was trained with (betas, prediction type) always comes from the model's own
+configuration; must not know how a scheduler is used (sampler.py does).
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from ldm_batch.errors import JobError
+
+logger = logging.getLogger(__name__)
+
+FROM_MODEL = "from_model"
+NAMES: dict[str, tuple[str, dict[str, Any]]] = {
+    "ddim": ("DDIMScheduler", {}),
+    "ddpm": ("DDPMScheduler", {}),
+    "pndm": ("PNDMScheduler", {"skip_prk_steps": True}),
+    "lms": ("LMSDiscreteScheduler", {}),
+    "euler": ("EulerDiscreteScheduler", {}),
+    "euler_a": ("EulerAncestralDiscreteScheduler", {}),
+    "heun": ("HeunDiscreteScheduler", {}),
+    "kdpm2": ("KDPM2DiscreteScheduler", {}),
+    "kdpm2_a": ("KDPM2AncestralDiscreteScheduler", {}),
+    "dpmpp_2m": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
+    "dpmpp_sde": ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}),
+    "dpmpp_2s": ("DPMSolverSinglestepScheduler", {"algorithm_type": "dpmsolver++"}),
+    "unipc": ("UniPCMultistepScheduler", {}),
+    "deis": ("DEISMultistepScheduler", {}),
+    "sa_solver": ("SASolverScheduler", {}),
+    "lcm": ("LCMScheduler", {}),
+    "tcd": ("TCDScheduler", {}),
+}
+"""Short name -> diffusers class, with the settings that the name stands for."""
+CLASSES = tuple(sorted({class_name for class_name, _ in NAMES.values()}))
+TRAINING_SETTINGS = (
+    "num_train_timesteps",
+    "beta_start",
+    "beta_end",
+    "beta_schedule",
+    "trained_betas",
+    "prediction_type",
+    "rescale_betas_zero_snr",
+)
+"""Facts of the model's training; taken over with their default values, too."""
+
+
+def make_scheduler(
+    model_settings: Mapping[str, Any], name: str = FROM_MODEL, settings: Mapping[str, Any] = {}
+) -> Any:
+    """Build the scheduler `name` for a model, `settings` laid over the model's own.
+
+    Args:
+        model_settings: the model's `scheduler_config.json`.
+        name: `from_model`, a short name of `NAMES` or a class name of `CLASSES`.
+        settings: the user's overrides, arguments of the class.
+
+    Raises:
+        JobError: unknown name or setting, wrong type or value, or a combination that cannot give
+            right images; the message names the field.
+    """
+    class_name, fixed = _find_class(model_settings, name)
+    scheduler_class = _load_class(class_name)
+    model_own = _own_settings(model_settings, scheduler_class)
+    _check_settings(scheduler_class, settings, model_settings)
+    _check_model_fits(scheduler_class, model_own, model_settings)
+    try:
+        scheduler = scheduler_class(**{**model_own, **fixed, **settings})
+        scheduler.set_timesteps(min(10, scheduler.config.num_train_timesteps))
+    except (ValueError, TypeError, NotImplementedError, ImportError) as error:
+        raise JobError(f"scheduler.settings={dict(settings)}: {class_name}: {error}") from error
+    return _load_class(class_name)(**{**model_own, **fixed, **settings})
+
+
+def effective_settings(scheduler: Any) -> dict[str, Any]:
+    """Return every setting the scheduler runs with, JSON-able, defaults included."""
+    return {k: v for k, v in sorted(scheduler.config.items()) if not k.startswith("_")}
+
+
+def _find_class(model_settings: Mapping[str, Any], name: str) -> tuple[str, dict[str, Any]]:
+    if name == FROM_MODEL:
+        name = str(model_settings.get("_class_name"))
+        if name not in CLASSES:
+            raise JobError(f"scheduler.name=from_model: the model ships {name}, not supported")
+    if name in CLASSES:
+        return name, {}
+    if name not in NAMES:
+        known = ", ".join([FROM_MODEL, *NAMES])
+        raise JobError(f"scheduler.name={name}: unknown; known are: {known}")
+    return NAMES[name]
+
+
+def _load_class(class_name: str) -> Any:
+    import diffusers
+
+    return getattr(diffusers, class_name)
+
+
+def _own_settings(model_settings: Mapping[str, Any], scheduler_class: Any) -> dict[str, Any]:
+    """Select what the model's configuration says to this class, its training facts completed."""
+    written = {k: v for k, v in model_settings.items() if not k.startswith("_")}
+    model_class = str(model_settings.get("_class_name"))
+    if model_class in CLASSES:
+        defaults = _parameters(_load_class(model_class))
+        facts = {k: defaults[k].default for k in TRAINING_SETTINGS if k in defaults}
+        written = {**facts, **written}
+    return {k: v for k, v in written.items() if k in _parameters(scheduler_class)}
+
+
+def _check_settings(
+    scheduler_class: Any, settings: Mapping[str, Any], model_settings: Mapping[str, Any]
+) -> None:
+    parameters = _parameters(scheduler_class)
+    hints = typing.get_type_hints(inspect.unwrap(scheduler_class.__init__))
+    for key, value in settings.items():
+        field = f"scheduler.settings.{key}={value!r}"
+        if key not in parameters:
+            known = ", ".join(parameters)
+            raise JobError(
+                f"{field}: {scheduler_class.__name__} has no such setting; it has {known}"
+            )
+        if not _is_of_type(value, hints.get(key, Any)):
+            raise JobError(f"{field}: must be {_describe(hints[key])}")
+    trained = model_settings.get("prediction_type")
+    if trained is not None and settings.get("prediction_type", trained) != trained:
+        raise JobError(
+            f"scheduler.settings.prediction_type={settings['prediction_type']}: the model "
+            f"predicts {trained} (its scheduler_config.json), so every image would be wrong"
+        )
+
+
+def _check_model_fits(
+    scheduler_class: Any, model_own: Mapping[str, Any], model_settings: Mapping[str, Any]
+) -> None:
+    """Refuse a class that cannot follow the model's training; warn where it goes its own way."""
+    name = scheduler_class.__name__
+    hints = typing.get_type_hints(inspect.unwrap(scheduler_class.__init__))
+    prediction_type = model_own.get("prediction_type", "epsilon")
+    if not _is_of_type(prediction_type, hints.get("prediction_type", str)):
+        raise JobError(f"scheduler.name: {name} cannot be used with {prediction_type} models")
+    if model_settings.get("rescale_betas_zero_snr") and "rescale_betas_zero_snr" not in model_own:
+        raise JobError(f"scheduler.name: {name} cannot follow the model's zero terminal SNR betas")
+    spacing = model_settings.get("timestep_spacing")
+    if spacing is not None and "timestep_spacing" not in model_own:
+        logger.warning("%s ignores the model's timestep_spacing=%s", name, spacing)
+
+
+def _parameters(scheduler_class: Any) -> dict[str, inspect.Parameter]:
+    parameters = dict(inspect.signature(scheduler_class.__init__).parameters)
+    del parameters["self"]
+    return parameters
+
+
+def _is_of_type(value: Any, hint: Any) -> bool:
+    """Tell whether a configuration value suits a type hint of a scheduler's argument."""
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(_is_of_type(value, option) for option in typing.get_args(hint))
+    if origin is typing.Literal:
+        return value in typing.get_args(hint)
+    if hint in (bool, int, str):
+        return type(value) is hint
+    if hint is float:
+        return type(value) in (int, float)
+    if hint in (None, types.NoneType):
+        return value is None
+    if origin is list:
+        return isinstance(value, list) and all(
+            _is_of_type(item, typing.get_args(hint)[0]) for item in value
+        )
+    return hint is Any
+
+
+def _describe(hint: Any) -> str:
+    if typing.get_origin(hint) is typing.Literal:
+        return "one of " + ", ".join(map(str, typing.get_args(hint)))
+    return getattr(hint, "__name__", None) or str(hint)

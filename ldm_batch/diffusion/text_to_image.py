@@ -1,0 +1,324 @@
+"""Text to image: prompts and seeds in, pictures out, each a function of its own request alone.
+
+The pipeline object holds the model and is used from one shard to the next; it must not know rows,
+shards or files of the dataset.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+import torch
+
+from ldm_batch.config import ModelConfig, SchedulerConfig
+from ldm_batch.diffusion.files import find_model
+from ldm_batch.diffusion.library import check_call, check_output_type, make_output, plan_call
+from ldm_batch.diffusion.load import DTYPES, Components, load, pick_device
+from ldm_batch.diffusion.noise import make_generator, make_noise
+from ldm_batch.diffusion.pixels import find_faults, to_uint8, to_unit_range
+from ldm_batch.diffusion.sampler import Denoiser, guide, sample
+from ldm_batch.diffusion.schedulers import effective_settings, make_scheduler
+from ldm_batch.diffusion.text_encoder import TextEncoder
+from ldm_batch.errors import JobError
+from ldm_batch.records import Call, Fault, PromptCount, Request
+
+
+class TextToImage:
+    """One loaded text-to-image pipeline; every batch runs at the same fixed shape."""
+
+    def __init__(
+        self, components: Components, scheduler: SchedulerConfig, *, batch_size: int
+    ) -> None:
+        """Put loaded components together.
+
+        Raises:
+            JobError: the components do not fit each other, or the scheduler settings are wrong.
+        """
+        if batch_size < 1:
+            raise JobError(f"batch_size={batch_size}: must be at least 1")
+        _check_fit(components)
+        self.batch_size = batch_size
+        self._components = components
+        self._scheduler = make_scheduler(
+            components.scheduler_settings, scheduler.name, scheduler.settings
+        )
+        self._unet, self._vqvae = components["unet"], components["vqvae"]
+        self._text = TextEncoder(components["tokenizer"], components["bert"], batch_size=batch_size)
+        self._lock = Lock()
+        self._float32: TextToImage | None = None
+        self._scheduler_config = scheduler
+
+        self.size_multiple = 2 ** (len(self._vqvae.config.block_out_channels) - 1)
+        """Height and width must be multiples of this: the first stage's downsampling factor f."""
+        side = self._unet.config.sample_size
+        height, width = side if isinstance(side, list | tuple) else (side, side)
+        self.default_height = int(height) * self.size_multiple
+        self.default_width = int(width) * self.size_multiple
+
+    @classmethod
+    def from_config(
+        cls,
+        model: ModelConfig,
+        scheduler: SchedulerConfig,
+        *,
+        batch_size: int,
+        lock: Mapping[str, str] | None = None,
+    ) -> TextToImage:
+        """Load the model that a job names; anything wrong with it is a JobError.
+
+        Args:
+            batch_size: images per model call; part of what an image's last bits depend on.
+            lock: `{path: sha256}` of `lock_model`; the files must be these.
+        """
+        if model.dtype not in DTYPES:
+            raise JobError(f"model.dtype={model.dtype}: must be one of {', '.join(DTYPES)}")
+        components = load(
+            find_model(model),
+            dtype=DTYPES[model.dtype],
+            device=pick_device(model.device),
+            lock=lock,
+        )
+        return cls(components, scheduler, batch_size=batch_size)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path_or_repo_id: str | Path,
+        *,
+        revision: str | None = None,
+        scheduler: str | SchedulerConfig = "from_model",
+        dtype: str = "float32",
+        device: str = "cpu",
+        batch_size: int = 8,
+    ) -> TextToImage:
+        """Load a pipeline for use from Python.
+
+        Args:
+            path_or_repo_id: a local folder, `demo:<name>`, or a hub repository with `revision`.
+            revision: full commit sha of the hub repository; without it the path must be local.
+        """
+        name = str(path_or_repo_id)
+        where = {"path": name} if revision is None else {"repo_id": name, "revision": revision}
+        model = ModelConfig(dtype=dtype, device=device, **where)
+        if isinstance(scheduler, str):
+            scheduler = SchedulerConfig(name=scheduler)
+        return cls.from_config(model, scheduler, batch_size=batch_size)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return self._unet.device  # type: ignore[no-any-return]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the model's weights."""
+        return self._unet.dtype  # type: ignore[no-any-return]
+
+    def count_tokens(self, prompts: Sequence[str]) -> list[PromptCount]:
+        """Count the tokens of prompts, special ones included; safe from any thread."""
+        return self._text.count(prompts)
+
+    def generate(self, requests: Sequence[Request]) -> list[np.ndarray | Fault]:
+        """Make one image per request, uint8 `[height, width, 3]`, or say why there is none.
+
+        The batch is padded to `batch_size`, so an image's bytes depend on its request alone. An
+        image that is not finite or of one colour is tried again once in float32.
+
+        Args:
+            requests: 1 to `batch_size` of them, all with the same call.
+
+        Raises:
+            ValueError: no or too many requests, or requests of different calls.
+        """
+        if not 1 <= len(requests) <= self.batch_size:
+            raise ValueError(f"{len(requests)} requests: must be 1 to {self.batch_size}")
+        if len({request.call for request in requests}) > 1:
+            raise ValueError("requests of one batch must have the same call")
+        with self._lock:
+            results = self._attempt(requests)
+            if self.dtype != torch.float32 and any(isinstance(r, Fault) for r in results):
+                again = self._in_float32().generate(requests)
+                results = [
+                    second if isinstance(first, Fault) else first
+                    for first, second in zip(results, again, strict=True)
+                ]
+        return results
+
+    def _attempt(self, requests: Sequence[Request]) -> list[np.ndarray | Fault]:
+        padded = [*requests, *[requests[-1]] * (self.batch_size - len(requests))]
+        generators = [make_generator(request.seed) for request in padded]
+        decoded = self._run(
+            [request.prompt for request in padded],
+            [request.negative_prompt for request in padded],
+            make_noise(generators, self._latent_shape(requests[0].call)),
+            generators,
+            requests[0].call,
+        )[: len(requests)]
+        pixels = to_uint8(to_unit_range(decoded).nan_to_num())
+        faults = find_faults(decoded, pixels)
+        return [fault or image for fault, image in zip(faults, pixels, strict=True)]
+
+    @torch.inference_mode()
+    def _run(
+        self,
+        prompts: Sequence[str],
+        negative_prompts: Sequence[str],
+        noise: torch.Tensor,
+        generators: Sequence[torch.Generator],
+        call: Call,
+    ) -> torch.Tensor:
+        """Denoise and decode one batch; returns float32 `[B, 3, H, W]`, nominally -1..1."""
+        latents = sample(
+            self._denoiser(prompts, negative_prompts, call.guidance_scale),
+            noise.to(self.device),
+            self._scheduler,
+            num_inference_steps=call.num_inference_steps,
+            generators=generators,
+            eta=call.eta,
+        )
+        latents = 1 / self._vqvae.config.scaling_factor * latents
+        return self._vqvae.decode(latents.to(self._vqvae.dtype)).sample.float()  # type: ignore[no-any-return]
+
+    def _denoiser(
+        self, prompts: Sequence[str], negative_prompts: Sequence[str], guidance_scale: float
+    ) -> Denoiser:
+        """Bind the UNet to its texts: one half of the batch at guidance 0 and 1, else both."""
+        if guidance_scale == 1:
+            return self._bind(prompts)
+        if guidance_scale == 0:
+            return self._bind(negative_prompts)
+        return guide(self._bind([*negative_prompts, *prompts]), guidance_scale)
+
+    def _bind(self, texts: Sequence[str]) -> Denoiser:
+        context = self._text.encode(texts)
+
+        def denoise(latents: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+            out = self._unet(
+                latents.to(self.dtype), timestep, encoder_hidden_states=context, return_dict=False
+            )
+            return out[0].float()  # type: ignore[no-any-return]
+
+        return denoise
+
+    def _latent_shape(self, call: Call) -> tuple[int, int, int]:
+        check_call(call, self.size_multiple)
+        factor = self.size_multiple
+        channels = int(self._unet.config.in_channels)
+        return channels, call.height // factor, call.width // factor
+
+    def _in_float32(self) -> TextToImage:
+        """Return this pipeline in float32, loaded again from its files when first needed."""
+        if self._float32 is None:
+            components = load(self._components.folder, device=self.device)
+            self._float32 = TextToImage(
+                components, self._scheduler_config, batch_size=self.batch_size
+            )
+        return self._float32
+
+    def describe(self) -> dict[str, Any]:
+        """Return what the images depend on besides their requests, JSON-able."""
+        import diffusers
+        import transformers
+
+        classes = {name: type(m).__name__ for name, m in sorted(self._components.modules.items())}
+        is_cuda = self.device.type == "cuda"
+        return {
+            "pipeline": self._components.pipeline,
+            "components": classes,
+            "scheduler": type(self._scheduler).__name__,
+            "scheduler_settings": effective_settings(self._scheduler),
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "device": self.device.type,
+            "device_name": torch.cuda.get_device_name(self.device) if is_cuda else "cpu",
+            "batch_size": self.batch_size,
+            "num_threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+            "diffusers": diffusers.__version__,
+            "transformers": transformers.__version__,
+        }
+
+    def __call__(
+        self,
+        prompt: str | Sequence[str],
+        *,
+        negative_prompt: str | Sequence[str] | None = None,
+        num_inference_steps: int = 50,
+        guidance_scale: float = 1.0,
+        eta: float = 0.0,
+        height: int | None = None,
+        width: int | None = None,
+        num_images_per_prompt: int = 1,
+        seed: int | Sequence[int] | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        latents: torch.Tensor | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+    ) -> Any:
+        """Make images from Python, with the arguments of diffusers' pipeline and a few more.
+
+        Args:
+            prompt: one text or a list of N; a list of N * num_images_per_prompt images comes back.
+            negative_prompt: one text for all or one per prompt; None is the null prompt.
+            num_inference_steps: steps of the scheduler, 1 or more.
+            guidance_scale: 1 is no guidance, 0 the unconditional image.
+            eta: eta of DDIM, 0 to 1.
+            height: pixels, a multiple of `size_multiple`; None: the model's own.
+            width: likewise.
+            num_images_per_prompt: images of one prompt stand next to each other.
+            seed: image i uses seed + i, or one seed per image; None: fresh ones.
+            generator: in place of `seed`: one for all (drawn from as diffusers does), or one each.
+            latents: standard normal noise `[images, C, h, w]` to start from, float32.
+            output_type: `pil`, `np` (float32 `[N, H, W, 3]`, 0..1) or `pt` (`[N, 3, H, W]`, 0..1).
+            return_dict: False: a tuple of the images.
+
+        Returns:
+            diffusers' `ImagePipelineOutput`.
+
+        Raises:
+            ValueError: an argument of the wrong length, shape or range.
+        """
+        check_output_type(output_type)
+        call = Call(
+            num_inference_steps,
+            float(guidance_scale),
+            float(eta),
+            self.default_height if height is None else height,
+            self.default_width if width is None else width,
+        )
+        batches = plan_call(
+            prompt,
+            negative_prompt,
+            num_images_per_prompt,
+            shape=self._latent_shape(call),
+            batch_size=self.batch_size,
+            seed=seed,
+            generator=generator,
+            latents=latents,
+        )
+        with self._lock:
+            decoded = [
+                self._run(b.prompts, b.negative_prompts, b.noise, b.generators, call)[
+                    : b.num_images
+                ]
+                for b in batches
+            ]
+        return make_output(to_unit_range(torch.cat(decoded)), output_type, return_dict=return_dict)
+
+
+def _check_fit(components: Components) -> None:
+    """Refuse components that would fail, or fail silently, in the middle of a job."""
+    unet, vqvae, bert = components["unet"], components["vqvae"], components["bert"]
+    if unet.config.in_channels != vqvae.config.latent_channels:
+        raise JobError(
+            f"{components.folder}: the UNet takes {unet.config.in_channels} channels, "
+            f"the first stage has {vqvae.config.latent_channels}"
+        )
+    if unet.config.cross_attention_dim != bert.config.d_model:
+        raise JobError(
+            f"{components.folder}: the UNet's cross_attention_dim "
+            f"{unet.config.cross_attention_dim} is not bert's d_model {bert.config.d_model}"
+        )
