@@ -116,6 +116,8 @@ class ImageConfig:
 
     format: str = "webp"
     """`webp` (lossless), `png` (level 1) or `jpeg` (quality 95, 4:4:4)."""
+    mark: bool = True
+    """Mark every file as made by a trained model (IPTC DigitalSourceType, XMP, 0.5 kB)."""
 
 
 @dataclass

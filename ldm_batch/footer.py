@@ -154,9 +154,9 @@ def is_text(kind: Any) -> bool:
     )
 
 
-def carried_types(footer: Footer, source: SourceConfig) -> dict[str, str]:
-    """Types of the carried columns, as text."""
-    return {name: str(plain_type(footer.schema.field(name).type)) for name in source.carry}
+def carried_fields(footer: Footer, source: SourceConfig) -> list[tuple[str, Any]]:
+    """Name and Arrow type of the carried columns."""
+    return [(name, plain_type(footer.schema.field(name).type)) for name in source.carry]
 
 
 def largest_value(footer: Footer, column: str) -> float | None:

@@ -90,7 +90,7 @@ def carry_schema(job: JobConfig) -> dict[str, str]:
         return {}
     footer = footers.read_footer(listed[0].uri, listed[0].size_bytes)
     footers.resolve_columns(footer, job.source, listed[0].uri)
-    return footers.carried_types(footer, job.source)
+    return {name: str(kind) for name, kind in footers.carried_fields(footer, job.source)}
 
 
 def select_shards(
@@ -153,7 +153,7 @@ def _plan_file(
 ) -> tuple[list[Shard], str]:
     """Shards of one new file, counted from 0, and the columns that it is read from, in words."""
     columns = footers.resolve_columns(footer, job.source, file.uri)
-    _refuse_other_types(footers.carried_types(footer, job.source), document, file.uri)
+    _refuse_other_types(footers.carried_fields(footer, job.source), document, file.uri)
     planned = InputFile(
         file.name, file.uri, file.size_bytes, file.version, footer.num_rows, footer.sha256
     )
@@ -236,10 +236,12 @@ def _rename_guard(gone: Sequence[InputFile]) -> Callable[[SourceFile, Footer], N
     return refuse_renamed
 
 
-def _refuse_other_types(types: Mapping[str, str], document: Mapping[str, Any], uri: str) -> None:
+def _refuse_other_types(
+    carried: Sequence[tuple[str, Any]], document: Mapping[str, Any], uri: str
+) -> None:
     planned = document["images"]["source"]["carry"]
-    for name, declared in types.items():
-        if declared != planned[name]:
+    for name, declared in carried:
+        if str(declared) != planned[name]:
             raise JobError(
                 f"{uri}: carried column {name!r} has type {declared}, planned {planned[name]}; "
                 "all files of a dataset need the same"

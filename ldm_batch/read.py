@@ -35,10 +35,14 @@ MAX_SEED = 2**63 - 1
 
 @dataclass(frozen=True, slots=True)
 class ShardRows:
-    """The rows of a shard in input order, valid ones and rejections apart."""
+    """The rows of a shard in input order, valid ones and rejections apart.
+
+    `carried` holds name and Arrow type of the columns that rows carry along.
+    """
 
     rows: list[Row] = field(default_factory=list)
     rejections: list[Rejection] = field(default_factory=list)
+    carried: list[tuple[str, Any]] = field(default_factory=list)
 
 
 class _Invalid(Exception):
@@ -62,7 +66,7 @@ def read_shard(shard: Shard, source: SourceConfig, call: CallConfig) -> ShardRow
     """
     found = ShardRows()
     seen: set[str] = set()
-    for number, values in enumerate(_read_values(shard, source)):
+    for number, values in enumerate(_read_values(shard, source, found.carried)):
         place = shard.row_start + number
         key = derive_key(shard.file.name, place)
         try:
@@ -78,7 +82,9 @@ def read_shard(shard: Shard, source: SourceConfig, call: CallConfig) -> ShardRow
     return found
 
 
-def _read_values(shard: Shard, source: SourceConfig) -> Iterator[Mapping[str, Any]]:
+def _read_values(
+    shard: Shard, source: SourceConfig, carried: list[tuple[str, Any]]
+) -> Iterator[Mapping[str, Any]]:
     """Raw values of each row by field; carried columns under their own name as Arrow scalars."""
     uri = shard.file.uri
     try:
@@ -86,6 +92,7 @@ def _read_values(shard: Shard, source: SourceConfig) -> Iterator[Mapping[str, An
         if footer.sha256 != shard.file.footer_sha256:
             raise ShardError(f"{uri}: changed after it was planned (its footer differs)")
         columns = footers.resolve_columns(footer, source, uri)
+        carried += footers.carried_fields(footer, source)
         wanted = list(dict.fromkeys([*columns.values(), *source.carry]))
         for batch in _read_batches(shard, footer, wanted):
             yield from _batch_values(batch, columns, source.carry)

@@ -123,3 +123,67 @@ class PromptCount:
 
     num_tokens: int
     is_truncated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedImage:
+    """Image `image_index` of a row, with its seed."""
+
+    row: Row
+    image_index: int
+    seed: int
+
+    @property
+    def request(self) -> Request:
+        """What a pipeline needs to make it."""
+        return Request(self.row.prompt, self.row.negative_prompt, self.seed, self.row.call)
+
+
+class Outcome(StrEnum):
+    """What became of an attempt at a shard that made its object."""
+
+    COMMITTED = "committed"
+    REPLACED = "replaced"
+    LOST_TO_SAME = "lost_to_same"
+    """Another attempt committed the same bytes first."""
+    LOST_TO_OTHER = "lost_to_other"
+    """Another attempt committed other bytes first; these stand."""
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What happened when a shard was made: counts, timings, where; never read to decide anything.
+
+    Times are in seconds, sizes in bytes.
+    """
+
+    shard: int
+    outcome: Outcome
+    num_rows: int
+    num_rows_with_images: int
+    num_images: int
+    rejected: Mapping[str, int]
+    object_bytes: int
+    object_sha256: str
+    attempt: str = ""
+    started_at: str = ""
+    laps: Mapping[str, float] = field(default_factory=dict)
+    """Seconds of each stage: `read_s`, `wait_s` (for the device), `generate_s`, `write_s`."""
+    host: str = ""
+    pipeline: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def num_rejected(self) -> int:
+        """Rows that became no image."""
+        return sum(self.rejected.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a shard could not be made, after all its attempts."""
+
+    shard: int
+    attempts: int
+    message: str
+    traceback: str = ""

@@ -1,0 +1,135 @@
+"""The commit of one shard: its object appears exclusively, its receipt follows.
+
+A shard is done exactly when its object exists. Rejections are published before it; the receipt
+comes after it and can always be rebuilt from it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ldm_batch import identity
+from ldm_batch.errors import JobError, ShardError
+from ldm_batch.records import Failure, Outcome, Receipt, Rejection, Shard
+from ldm_batch.storage import COPY_BYTES, Store
+from ldm_batch.write import METADATA_KEY, rejections_bytes
+
+
+def make_facts(shard: Shard, fingerprint: str, rejections: Sequence[Rejection]) -> dict[str, Any]:
+    """What an object says of its shard, so that a receipt can be rebuilt from it alone."""
+    return {
+        "shard": shard.id,
+        "fingerprint": fingerprint,
+        "num_rows": shard.num_rows,
+        "num_rows_with_images": shard.num_rows - len(rejections),
+        "rejected": dict(Counter(str(rejection.reason) for rejection in rejections)),
+    }
+
+
+def commit_shard(
+    store: Store,
+    shard: Shard,
+    content: BinaryIO,
+    rejections: Sequence[Rejection],
+    *,
+    max_bytes: int,
+    overwrite: bool,
+) -> tuple[Outcome, int, str]:
+    """Publish the rejections of a shard, then its object: that second call is the commit.
+
+    Returns:
+        What became of it, the size in bytes and the SHA-256 (hexadecimal) of `content`.
+
+    Raises:
+        ShardError: the object is larger than `max_bytes`.
+        StorageError: it could not be written; the shard is not committed.
+    """
+    size_bytes, digest = _measure(content)
+    if size_bytes > max_bytes:
+        raise ShardError(
+            f"shard {shard.id}: its object has {size_bytes} bytes, more than max_object_bytes "
+            f"({max_bytes}); plan a new sink with fewer rows_per_shard"
+        )
+    if rejections:
+        raw = rejections_bytes(rejections, shard.file.name)
+        store.publish(identity.rejected_path(shard.id), raw, exclusive=False)
+    path = identity.data_path(shard.id)
+    if store.publish(path, content, exclusive=not overwrite):
+        return (Outcome.REPLACED if overwrite else Outcome.COMMITTED), size_bytes, digest
+    with store.open(path) as other:
+        same = _measure(other) == (size_bytes, digest)
+    return (Outcome.LOST_TO_SAME if same else Outcome.LOST_TO_OTHER), size_bytes, digest
+
+
+def _measure(file: BinaryIO) -> tuple[int, str]:
+    file.seek(0)
+    sha256, size_bytes = hashlib.sha256(), 0
+    while block := file.read(COPY_BYTES):
+        sha256.update(block)
+        size_bytes += len(block)
+    return size_bytes, sha256.hexdigest()
+
+
+def write_receipt(store: Store, receipt: Receipt) -> None:
+    """Store the receipt of a shard that this attempt committed, and forget its failure."""
+    if receipt.outcome not in (Outcome.COMMITTED, Outcome.REPLACED):
+        return
+    shard_id = f"{receipt.shard:05d}"
+    raw = json.dumps(asdict(receipt), indent=2, sort_keys=True).encode()
+    store.publish(identity.receipt_path(shard_id), raw, exclusive=False)
+    store.remove(identity.failure_path(shard_id))
+
+
+def write_failure(store: Store, failure: Failure) -> None:
+    """Record why a shard could not be made."""
+    raw = json.dumps(asdict(failure), indent=2, sort_keys=True).encode()
+    store.publish(identity.failure_path(f"{failure.shard:05d}"), raw, exclusive=False)
+
+
+def read_receipt(store: Store, index: int) -> Receipt:
+    """The receipt of a committed shard, rebuilt from its object where it is missing or damaged.
+
+    Raises:
+        JobError: the object in `data/` is not one of ours, or is damaged.
+    """
+    raw = store.read(identity.receipt_path(f"{index:05d}"))
+    try:
+        if raw is not None:
+            fields = json.loads(raw)
+            return Receipt(**{**fields, "outcome": Outcome(fields["outcome"])})
+    except (ValueError, TypeError, KeyError):
+        pass  # a damaged receipt is as good as none: the object knows all that counts
+    return _rebuild_receipt(store, index)
+
+
+def _rebuild_receipt(store: Store, index: int) -> Receipt:
+    path = identity.data_path(f"{index:05d}")
+    with store.open(path) as file:
+        size_bytes, digest = _measure(file)
+        try:
+            metadata = pq.read_metadata(file)
+            facts: Mapping[str, Any] = json.loads(metadata.metadata[METADATA_KEY])
+        except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
+            raise JobError(
+                f"{store.uri(path)}: not an object of this dataset, or damaged; remove it and run "
+                "the job again to make it anew"
+            ) from error
+    return Receipt(
+        shard=index,
+        outcome=Outcome.COMMITTED,
+        num_rows=facts["num_rows"],
+        num_rows_with_images=facts["num_rows_with_images"],
+        num_images=metadata.num_rows,
+        rejected=facts["rejected"],
+        object_bytes=size_bytes,
+        object_sha256=digest,
+        notes=("rebuilt from the object",),
+    )

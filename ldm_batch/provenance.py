@@ -1,0 +1,105 @@
+"""What is recorded of each image: the columns beside its bytes.
+
+Pure, without a clock: time, host and attempt belong into the receipt, or an image made again
+could not be compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ldm_batch.records import PlannedImage, PromptCount
+
+COLUMNS: Mapping[str, str] = {
+    "key": "string",
+    "prompt": "string",
+    "negative_prompt": "string",
+    "image_index": "int32",
+    "seed": "uint64",
+    "num_inference_steps": "int32",
+    "guidance_scale": "float64",
+    "eta": "float64",
+    "height": "int32",
+    "width": "int32",
+    "prompt_tokens": "int32",
+    "prompt_truncated": "bool",
+    "scheduler": "string",
+    "model": "string",
+    "model_sha256": "string",
+    "image_format": "string",
+    "image_sha256": "string",
+    "pixel_sha256": "string",
+    "input_file": "string",
+    "input_row": "int64",
+    "fingerprint": "string",
+}
+"""Column -> Arrow type, in the order of the output object, after `image`."""
+
+REPEATED_COLUMNS = (
+    "prompt",
+    "negative_prompt",
+    "scheduler",
+    "model",
+    "model_sha256",
+    "image_format",
+    "input_file",
+    "fingerprint",
+)
+"""Columns in which one value stands many times in a shard: worth a dictionary."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What all images of a job have in common."""
+
+    scheduler: str
+    model: str
+    model_sha256: str
+    image_format: str
+    fingerprint: str
+
+
+def make_record(
+    image: PlannedImage,
+    *,
+    origin: Origin,
+    input_file: str,
+    count: PromptCount,
+    digests: tuple[str, str],
+) -> dict[str, Any]:
+    """Everything that is recorded of one image, by column.
+
+    Args:
+        image: the image as it was planned.
+        origin: what all images of the job share.
+        input_file: name of the planned file that the row stands in.
+        count: tokens of its prompt.
+        digests: SHA-256 (hexadecimal) of the encoded bytes and of the pixels as generated.
+    """
+    row, call = image.row, image.row.call
+    return {
+        "key": row.key,
+        "prompt": row.prompt,
+        "negative_prompt": row.negative_prompt,
+        "image_index": image.image_index,
+        "seed": image.seed,
+        "num_inference_steps": call.num_inference_steps,
+        "guidance_scale": call.guidance_scale,
+        "eta": call.eta,
+        "height": call.height,
+        "width": call.width,
+        "prompt_tokens": count.num_tokens,
+        "prompt_truncated": count.is_truncated,
+        "scheduler": origin.scheduler,
+        "model": origin.model,
+        "model_sha256": origin.model_sha256,
+        "image_format": origin.image_format,
+        "image_sha256": digests[0],
+        "pixel_sha256": digests[1],
+        "input_file": input_file,
+        "input_row": row.input_row,
+        "fingerprint": origin.fingerprint,
+        **row.carry,
+    }

@@ -1,0 +1,193 @@
+"""One worker: a pipeline, a store, and one shard from its input rows to its committed object.
+
+Knows nothing of Ray, Hydra or torch. Two shards may be under way in two threads; only one of them
+generates, while the other reads, writes or commits.
+"""
+
+from __future__ import annotations
+
+import platform
+import threading
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+from ldm_batch.commit import commit_shard, make_facts, write_receipt
+from ldm_batch.config import CallConfig, JobConfig
+from ldm_batch.encode import Encoders
+from ldm_batch.generate import Pipeline, generate_images, load_pipeline, plan_images
+from ldm_batch.identity import fingerprint
+from ldm_batch.provenance import Origin, make_record
+from ldm_batch.read import read_shard
+from ldm_batch.records import (
+    Fault,
+    PlannedImage,
+    PromptCount,
+    Reason,
+    Receipt,
+    Rejection,
+    Row,
+    Shard,
+)
+from ldm_batch.storage import Store
+from ldm_batch.write import Spool, object_schema, written_object
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSpec:
+    """All that a worker needs to know of a job; plain values that travel to other machines."""
+
+    job: JobConfig
+    fingerprint: str
+    model_name: str
+    model_lock: Mapping[str, str]
+    native_size: tuple[int, int]
+
+    @property
+    def call(self) -> CallConfig:
+        """The job's call arguments with the image size filled in."""
+        call, (height, width) = self.job.call, self.native_size
+        return replace(call, height=call.height or height, width=call.width or width)
+
+
+def load_worker(spec: WorkerSpec) -> Worker:
+    """Load the pipeline and open the sink, where the worker runs.
+
+    Raises:
+        JobError: the model does not load.
+    """
+    return Worker(spec, load_pipeline(spec.job, spec.model_lock), Store(str(spec.job.sink.uri)))
+
+
+class Worker:
+    """Makes shards of one job."""
+
+    def __init__(self, spec: WorkerSpec, pipeline: Pipeline, store: Store) -> None:
+        self._spec, self._pipeline, self._store = spec, pipeline, store
+        self._turn = threading.Lock()
+        self._encoders = Encoders(spec.job.image, spec.job.batch_size)
+        self._origin = Origin(
+            scheduler=str(pipeline.describe()["scheduler"]),
+            model=spec.model_name,
+            model_sha256=fingerprint(spec.model_lock),
+            image_format=spec.job.image.format,
+            fingerprint=spec.fingerprint,
+        )
+
+    def make_shard(self, shard: Shard) -> Receipt:
+        """Turn one shard into its committed object.
+
+        Raises:
+            ShardError: the input cannot be read, or the object would be too large.
+            StorageError: the object could not be written.
+        """
+        job, started_at, clock = self._spec.job, datetime.now(UTC), _Clock()
+        found = read_shard(shard, job.source, self._spec.call)
+        counts = self._count_tokens(found.rows)
+        rows, too_long = self._refuse_long(found.rows, counts)
+        images = plan_images(rows, job.seed, job.num_images_per_prompt)
+        clock.lap("read_s")
+        with Spool() as spool:
+            with self._turn:
+                clock.lap("wait_s")
+                made = generate_images(self._pipeline, images, job.batch_size)
+                digests, faults = self._encoders.spool_images(made, spool)
+                clock.lap("generate_s")
+            faulty = reject_faulty(images, faults)
+            rejections = [*found.rejections, *too_long, *faulty.values()]
+            kept = [
+                (slot, self._record(shard, image, counts[image.row.key], digests[slot]))
+                for slot, image in enumerate(images)
+                if image.row.key not in faulty
+            ]
+            facts = make_facts(shard, self._spec.fingerprint, rejections)
+            schema = object_schema(found.carried, facts)
+            extension = job.image.format
+            with written_object(kept, spool, schema=schema, extension=extension) as content:
+                outcome, size_bytes, digest = commit_shard(
+                    self._store,
+                    shard,
+                    content,
+                    rejections,
+                    max_bytes=job.max_object_bytes,
+                    overwrite=job.overwrite,
+                )
+        clock.lap("write_s")
+        receipt = Receipt(
+            shard=shard.index,
+            outcome=outcome,
+            num_rows=shard.num_rows,
+            num_rows_with_images=facts["num_rows_with_images"],
+            num_images=len(kept),
+            rejected=facts["rejected"],
+            object_bytes=size_bytes,
+            object_sha256=digest,
+            attempt=uuid.uuid4().hex,
+            started_at=started_at.isoformat(timespec="seconds"),
+            host=platform.node(),
+            pipeline=self._pipeline.describe(),
+            laps=clock.laps,
+        )
+        write_receipt(self._store, receipt)
+        return receipt
+
+    def _count_tokens(self, rows: Sequence[Row]) -> dict[str, PromptCount]:
+        counts = self._pipeline.count_tokens([row.prompt for row in rows])
+        return {row.key: count for row, count in zip(rows, counts, strict=True)}
+
+    def _refuse_long(
+        self, rows: Sequence[Row], counts: Mapping[str, PromptCount]
+    ) -> tuple[list[Row], list[Rejection]]:
+        if self._spec.job.source.long_prompts == "truncate":
+            return list(rows), []
+        kept = [row for row in rows if not counts[row.key].is_truncated]
+        refused = [
+            Rejection(
+                row.key,
+                row.input_row,
+                Reason.TOO_MANY_TOKENS,
+                f"the prompt has {counts[row.key].num_tokens} tokens, more than the encoder takes",
+            )
+            for row in rows
+            if counts[row.key].is_truncated
+        ]
+        return kept, refused
+
+    def _record(
+        self, shard: Shard, image: PlannedImage, count: PromptCount, digests: tuple[str, str]
+    ) -> dict[str, object]:
+        return make_record(
+            image,
+            origin=self._origin,
+            input_file=shard.file.name,
+            count=count,
+            digests=digests,
+        )
+
+
+def reject_faulty(
+    images: Sequence[PlannedImage], faults: Mapping[int, Fault]
+) -> dict[str, Rejection]:
+    """Reject, by key, each row of which an image is unusable: a row has all its images or none."""
+    rejections: dict[str, Rejection] = {}
+    for slot, fault in sorted(faults.items()):
+        image = images[slot]
+        message = f"image {image.image_index}, seed {image.seed}: {fault.message}"
+        rejection = Rejection(image.row.key, image.row.input_row, fault.reason, message)
+        rejections.setdefault(image.row.key, rejection)
+    return rejections
+
+
+class _Clock:
+    """Seconds between laps, by name."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.laps[name] = round(now - self._last, 4)
+        self._last = now

@@ -1,0 +1,139 @@
+"""Images of one shard -> one Parquet object, in memory bounded by a row group.
+
+Encoded images arrive in any order and wait in a spool file without a name, so nothing is left
+behind by a crash; the object is then written in row order. Must not know storage or pipelines.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, BinaryIO, cast
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ldm_batch.provenance import COLUMNS, REPEATED_COLUMNS
+from ldm_batch.records import Rejection
+
+IMAGES_PER_ROW_GROUP = 100
+METADATA_KEY = b"ldm_batch"
+IMAGE_TYPE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+HUGGINGFACE_METADATA = json.dumps({"info": {"features": {"image": {"_type": "Image"}}}})
+REJECTION_SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        ("input_file", pa.string()),
+        ("input_row", pa.int64()),
+        ("reason", pa.string()),
+        ("message", pa.string()),
+    ]
+)
+
+
+class Spool:
+    """Encoded images of a shard on local disk, by slot, until their object is written."""
+
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile(prefix="ldm_batch-")  # noqa: SIM115
+        self._places: dict[int, tuple[int, int]] = {}
+        self._end = 0
+
+    def add(self, slot: int, data: bytes) -> None:
+        """Keep the bytes of one image."""
+        self._file.seek(self._end)
+        self._file.write(data)
+        self._places[slot] = (self._end, len(data))
+        self._end += len(data)
+
+    def get(self, slot: int) -> bytes:
+        """The bytes of one image."""
+        start, num_bytes = self._places[slot]
+        self._file.seek(start)
+        return self._file.read(num_bytes)
+
+    def __enter__(self) -> Spool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+
+def object_schema(carried: Sequence[tuple[str, Any]], metadata: Mapping[str, Any]) -> Any:
+    """Arrow schema of an output object.
+
+    Args:
+        carried: name and Arrow type of the columns copied from the input.
+        metadata: what the object says of its shard (JSON), under the key `ldm_batch`.
+    """
+    fields = [("image", IMAGE_TYPE)]
+    fields += [(name, pa.type_for_alias(alias)) for name, alias in COLUMNS.items()]
+    return pa.schema(
+        [*fields, *carried],
+        metadata={
+            b"huggingface": HUGGINGFACE_METADATA.encode(),
+            METADATA_KEY: json.dumps(metadata, sort_keys=True).encode(),
+        },
+    )
+
+
+@contextmanager
+def written_object(
+    slots: Sequence[tuple[int, Mapping[str, Any]]], spool: Spool, *, schema: Any, extension: str
+) -> Iterator[BinaryIO]:
+    """Write the object of a shard to an unnamed local file and hand that file out.
+
+    Args:
+        slots: slot in the spool and record of each image, in the order of the output.
+        spool: the encoded images.
+        schema: see `object_schema`.
+        extension: file extension of the images, for the `path` that readers show.
+    """
+    shard = json.loads(schema.metadata[METADATA_KEY])["shard"]
+    plain = [name for name in schema.names if name not in ("image", *REPEATED_COLUMNS)]
+    with tempfile.TemporaryFile(prefix="ldm_batch-") as file:
+        with pq.ParquetWriter(
+            file,
+            schema,
+            compression={"image.bytes": "NONE", "image.path": "ZSTD"}
+            | {name: "ZSTD" for name in (*plain, *REPEATED_COLUMNS)},
+            use_dictionary=list(REPEATED_COLUMNS),
+            write_statistics=plain,
+            write_page_checksum=True,
+        ) as writer:
+            for start in range(0, len(slots), IMAGES_PER_ROW_GROUP):
+                group = slots[start : start + IMAGES_PER_ROW_GROUP]
+                images = [
+                    {"bytes": spool.get(slot), "path": f"{shard}-{start + i:06d}.{extension}"}
+                    for i, (slot, _) in enumerate(group)
+                ]
+                writer.write_batch(_record_batch(images, [r for _, r in group], schema))
+        yield cast(BinaryIO, file)
+
+
+def _record_batch(
+    images: Sequence[Mapping[str, Any]], records: Sequence[Mapping[str, Any]], schema: Any
+) -> Any:
+    arrays = [pa.array(images, IMAGE_TYPE)]
+    arrays += [pa.array([r[f.name] for r in records], f.type) for f in list(schema)[1:]]
+    return pa.record_batch(arrays, schema=schema)
+
+
+def rejections_bytes(rejections: Sequence[Rejection], input_file: str) -> bytes:
+    """The Parquet object that holds the rejected rows of a shard, in input order."""
+    ordered = sorted(rejections, key=lambda rejection: rejection.input_row)
+    table = pa.table(
+        {
+            "key": [r.key for r in ordered],
+            "input_file": [input_file] * len(ordered),
+            "input_row": [r.input_row for r in ordered],
+            "reason": [str(r.reason) for r in ordered],
+            "message": [r.message for r in ordered],
+        },
+        schema=REJECTION_SCHEMA,
+    )
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
+    return cast(bytes, sink.getvalue().to_pybytes())
