@@ -17,7 +17,7 @@ from ldm_batch.config import JobConfig
 from ldm_batch.identity import image_seed
 from ldm_batch.records import Call, Fault, PlannedImage, PromptCount, Request, Row
 
-NULL_SIDE = 8
+RANDOM_PIXELS_SIDE = 8
 
 
 class Pipeline(Protocol):
@@ -34,7 +34,7 @@ class Pipeline(Protocol):
         """What made the images, for provenance; JSON values."""
 
 
-class NullPipeline:
+class RandomPixels:
     """Pictures of random pixels without a model, to measure everything around one."""
 
     def count_tokens(self, prompts: Sequence[str]) -> list[PromptCount]:
@@ -47,7 +47,7 @@ class NullPipeline:
 
     def describe(self) -> dict[str, Any]:
         """Name itself."""
-        return {"pipeline": "null", "scheduler": "none", "device": "cpu"}
+        return {"pipeline": "random_pixels", "scheduler": "none", "device": "cpu"}
 
     @staticmethod
     def _draw(request: Request) -> NDArray[np.uint8]:
@@ -65,11 +65,13 @@ def find_model(job: JobConfig) -> tuple[dict[str, str], tuple[int, int]]:
     Raises:
         JobError: the model is not there or not what we load.
     """
-    if job.model.pipeline == "null":
-        return {}, (NULL_SIDE, NULL_SIDE)
+    if job.model.pipeline == "random_pixels":
+        return {}, (RANDOM_PIXELS_SIDE, RANDOM_PIXELS_SIDE)
     from ldm_batch.diffusion import files
 
     folder: Path = files.find_model(job.model)
+    if job.call.height is not None and job.call.width is not None:
+        return files.lock_model(folder), (job.call.height, job.call.width)
     return files.lock_model(folder), files.native_size(folder)
 
 
@@ -79,8 +81,8 @@ def load_pipeline(job: JobConfig, lock: Mapping[str, str]) -> Pipeline:
     Raises:
         JobError: the model does not load, or its files are not those of the lock.
     """
-    if job.model.pipeline == "null":
-        return NullPipeline()
+    if job.model.pipeline == "random_pixels":
+        return RandomPixels()
     import torch
 
     from ldm_batch.diffusion.text_to_image import TextToImage

@@ -1,0 +1,90 @@
+"""A picture of a dataset's first images with their prompts: `python -m ldm_batch.contact_sheet`.
+
+Reads committed objects only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import sys
+import textwrap
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pyarrow.parquet as pq
+from PIL import Image, ImageDraw, ImageFont
+
+from ldm_batch import identity
+from ldm_batch.errors import JobError, LdmBatchError
+from ldm_batch.storage import Store
+
+COLUMNS_PER_SHEET = 8
+TILE_PIXELS = 128
+CAPTION_LINES, LINE_PIXELS, CHARS_PER_LINE = 4, 13, 22
+GAP_PIXELS = 8
+
+
+def first_images(store: Store, num_images: int) -> Iterator[tuple[Image.Image, str]]:
+    """Decode the first images of a dataset, with their prompts, in the order of the shards."""
+    names = store.names(identity.DATA_FOLDER)
+    left = num_images
+    for name in sorted(name for name in names if identity.shard_index(name) is not None):
+        with store.open(f"{identity.DATA_FOLDER}/{name}") as file:
+            parquet = pq.ParquetFile(file, page_checksum_verification=True)
+            for batch in parquet.iter_batches(min(left, 64), columns=["image", "prompt"]):
+                for row in batch.to_pylist()[:left]:
+                    yield Image.open(io.BytesIO(row["image"]["bytes"])), row["prompt"]
+                    left -= 1
+                if left <= 0:
+                    return
+
+
+def draw_sheet(images: Sequence[tuple[Image.Image, str]]) -> Image.Image:
+    """Lay images out in rows of eight, each over its prompt."""
+    columns = min(COLUMNS_PER_SHEET, len(images))
+    tile_width = TILE_PIXELS + GAP_PIXELS
+    tile_height = TILE_PIXELS + CAPTION_LINES * LINE_PIXELS + GAP_PIXELS
+    rows = -(-len(images) // columns)
+    sheet = Image.new("RGB", (columns * tile_width + GAP_PIXELS, rows * tile_height), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
+    for i, (image, prompt) in enumerate(images):
+        x, y = GAP_PIXELS + i % columns * tile_width, GAP_PIXELS + i // columns * tile_height
+        scale = TILE_PIXELS / max(image.size)
+        size = (round(image.width * scale), round(image.height * scale))
+        sheet.paste(image.convert("RGB").resize(size, Image.Resampling.LANCZOS), (x, y))
+        lines = textwrap.wrap(prompt, CHARS_PER_LINE, max_lines=CAPTION_LINES, placeholder="...")
+        for number, line in enumerate(lines):
+            draw.text((x, y + TILE_PIXELS + 2 + number * LINE_PIXELS), line, "black", font)
+    return sheet
+
+
+def write_contact_sheet(sink: str, path: Path, num_images: int) -> None:
+    """Draw the first images of the dataset at `sink` into a PNG file.
+
+    Raises:
+        JobError: there is no image yet.
+    """
+    images = list(first_images(Store(sink), num_images))
+    if not images:
+        raise JobError(f"{sink}: no images to show yet")
+    draw_sheet(images).save(path)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parse the command line and write the sheet."""
+    parser = argparse.ArgumentParser(prog="python -m ldm_batch.contact_sheet", description=__doc__)
+    parser.add_argument("sink", help="folder of the dataset")
+    parser.add_argument("--output", type=Path, default=Path("contact_sheet.png"))
+    parser.add_argument("--images", type=int, default=48, help="how many (default: 48)")
+    options = parser.parse_args(arguments)
+    try:
+        write_contact_sheet(options.sink, options.output, options.images)
+    except LdmBatchError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    print(options.output)
+
+
+if __name__ == "__main__":
+    main()

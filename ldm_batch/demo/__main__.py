@@ -1,0 +1,58 @@
+"""`python -m ldm_batch.demo`: write the demo prompts, run the real command, show what came out."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ldm_batch import identity
+from ldm_batch.contact_sheet import write_contact_sheet
+from ldm_batch.demo.prompts import make_demo_prompts
+from ldm_batch.storage import Store
+
+OUTPUT = Path("demo_output")
+NUM_SHOWN = 48
+
+
+def write_prompts(path: Path) -> None:
+    """Write the demo prompts; a file that holds them already stays as it is."""
+    rows = make_demo_prompts()
+    schema = pa.schema(
+        [("id", pa.string()), ("prompt", pa.string()), ("num_inference_steps", pa.int32())]
+    )
+    table = pa.Table.from_pylist(rows, schema=schema)
+    if path.exists() and pq.read_table(path).equals(table):
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, path, row_group_size=64)
+
+
+def print_rejections(sink: str) -> None:
+    """One line on each rejected row of the dataset."""
+    store = Store(sink)
+    for name in sorted(store.names(identity.REJECTED_FOLDER)):
+        with store.open(f"{identity.REJECTED_FOLDER}/{name}") as file:
+            for row in pq.read_table(file).to_pylist():
+                print(f"  {row['reason']}: {row['key']} (row {row['input_row']}): {row['message']}")
+
+
+def main() -> None:
+    """Run the demo in the current folder."""
+    prompts, sink, sheet = OUTPUT / "prompts.parquet", OUTPUT / "dataset", OUTPUT / "sheet.png"
+    write_prompts(prompts)
+    places = [f"source.uri={prompts}", f"sink.uri={sink}"]
+    code = subprocess.call([sys.executable, "-m", "ldm_batch.run", *places])
+    if code:
+        sys.exit(code)
+    print("rejected rows:")
+    print_rejections(str(sink))
+    write_contact_sheet(str(sink), sheet, NUM_SHOWN)
+    print(f"contact sheet: {sheet.absolute()}")
+
+
+if __name__ == "__main__":
+    main()

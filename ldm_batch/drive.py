@@ -1,0 +1,262 @@
+"""Drive a job: plan it, hand its missing shards to workers, count, and report.
+
+Everything that happens between a validated configuration and an exit code; must not know where
+the configuration came from (run.py does).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import platform
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Any, TextIO
+
+from ldm_batch import __version__, identity
+from ldm_batch.cluster import run_in_process, run_on_ray
+from ldm_batch.commit import read_receipt, write_failure, write_receipt
+from ldm_batch.config import JobConfig, validate
+from ldm_batch.errors import JobError, StorageError
+from ldm_batch.generate import find_model
+from ldm_batch.plan import carry_schema, make_plan, select_shards
+from ldm_batch.plan_file import Plan, load_plan, plan_document, save_plan
+from ldm_batch.progress import Progress, Tally
+from ldm_batch.records import Failure, Outcome, Receipt, Shard
+from ldm_batch.storage import Store, absolute
+from ldm_batch.worker import WorkerSpec, load_worker
+
+EXIT_DONE, EXIT_SHARDS_FAILED = 0, 1
+MIN_ROWS_TO_JUDGE = 200
+MAX_LISTED = 20
+RECORDED_PACKAGES = ("torch", "diffusers", "transformers", "numpy", "pillow", "pyarrow", "ray")
+
+
+def run_job(job: JobConfig, *, overrides: Sequence[str] = (), out: TextIO = sys.stdout) -> int:
+    """Run one job: what is missing of its dataset, or the shards that it names.
+
+    Args:
+        job: the configuration; checked here.
+        overrides: the command's own settings, to print the command that resumes.
+        out: where progress and the report go.
+
+    Returns:
+        0 if every shard to do is committed, 1 if some failed.
+
+    Raises:
+        JobError: the job cannot run or must stop; nothing that was committed is lost.
+    """
+    validate(job)
+    job = _anchor(job)
+    store = Store(str(job.sink.uri))
+    lock, native_size = find_model(job)
+    command = resume_command(job, overrides)
+    try:
+        plan = _settle_plan(job, store, lock, native_size, command)
+        done = committed_shards(store)
+        todo = select_shards(plan, done, named=job.shards, overwrite=job.overwrite)
+        _print_plan(plan, todo, done, store, out)
+        if job.dry_run or not todo:
+            return EXIT_DONE
+        store.prove_exclusive()
+        roll_forward(store, done)
+    except StorageError as error:
+        raise JobError(str(error)) from error
+    spec = WorkerSpec(job, plan.fingerprint, _model_name(job), lock, native_size)
+    tally = _make_shards(job, store, spec, todo, out)
+    _print_report(tally, store, command, out)
+    return EXIT_SHARDS_FAILED if tally.failures else EXIT_DONE
+
+
+def committed_shards(store: Store) -> set[int]:
+    """Indices of the shards that are done: those whose object stands in the sink."""
+    indices = (identity.shard_index(name) for name in store.names(identity.DATA_FOLDER))
+    return {index for index in indices if index is not None}
+
+
+def roll_forward(store: Store, done: set[int]) -> None:
+    """Write the receipts that a crash between commit and receipt left out."""
+    names = store.names(identity.RECEIPTS_FOLDER)
+    for index in sorted(done - {identity.shard_index(name) for name in names}):
+        write_receipt(store, read_receipt(store, index))
+
+
+def resume_command(job: JobConfig, overrides: Sequence[str]) -> str:
+    """The command that goes on with this job from any folder, without the choice of shards."""
+    dropped = ("shards=", "overwrite=", "dry_run=", "source.uri=", "sink.uri=")
+    kept = [text for text in overrides if not text.lstrip("+").startswith(dropped)]
+    uris = job.source.uri if isinstance(job.source.uri, list) else [job.source.uri]
+    source = _quoted(uris[0]) if len(uris) == 1 else f"[{','.join(map(_quoted, uris))}]"
+    places = [f"source.uri={source}", f"sink.uri={_quoted(str(job.sink.uri))}"]
+    return shlex.join(["python", "-m", "ldm_batch.run", *kept, *places])
+
+
+def _quoted(value: str) -> str:
+    """A value as Hydra's override grammar reads it back."""
+    if all(c.isalnum() or c in "/_-.:@" for c in value):
+        return value
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+def _anchor(job: JobConfig) -> JobConfig:
+    """The job with all its local paths independent of the working directory."""
+    uris = job.source.uri if isinstance(job.source.uri, list) else [job.source.uri]
+    model_path = job.model.path
+    if model_path is not None and not model_path.startswith("demo:"):
+        model_path = str(Path(model_path).expanduser().absolute())
+    return dataclasses.replace(
+        job,
+        source=dataclasses.replace(job.source, uri=[absolute(uri) for uri in uris]),
+        sink=dataclasses.replace(job.sink, uri=absolute(str(job.sink.uri))),
+        model=dataclasses.replace(job.model, path=model_path),
+    )
+
+
+def _model_name(job: JobConfig) -> str:
+    model = job.model
+    if model.pipeline == "random_pixels":
+        return model.pipeline
+    if model.path is None:
+        return f"{model.repo_id}@{model.revision}"
+    return model.path if model.path.startswith("demo:") else Path(model.path).name
+
+
+def images_document(job: JobConfig, lock: Mapping[str, str]) -> dict[str, Any]:
+    """Everything that can change an image or the row set: what the fingerprint is made of.
+
+    Where the job runs is no part of it, and neither are places that can be moved.
+    """
+    return {
+        "model": {"pipeline": job.model.pipeline, "dtype": job.model.dtype, "files": dict(lock)},
+        "scheduler": dataclasses.asdict(job.scheduler),
+        "call": dataclasses.asdict(job.call),
+        "image": dataclasses.asdict(job.image),
+        "seed": job.seed,
+        "num_images_per_prompt": job.num_images_per_prompt,
+        "batch_size": job.batch_size,
+        "num_threads": job.num_threads,
+        "source": {
+            "columns": dict(job.source.columns),
+            "carry": carry_schema(job),
+            "max_prompt_chars": job.source.max_prompt_chars,
+            "long_prompts": job.source.long_prompts,
+        },
+    }
+
+
+def _settle_plan(
+    job: JobConfig,
+    store: Store,
+    lock: Mapping[str, str],
+    native_size: tuple[int, int],
+    command: str,
+) -> Plan:
+    """The plan with this run's new input, stored unless it is a dry run.
+
+    Of two drivers that plan at once one stores first; the other starts again from what it stored.
+    """
+    environment = {"command": command, "versions": _versions()}
+    config = dataclasses.asdict(job)
+    document = plan_document(images_document(job, lock), config=config, environment=environment)
+    while True:
+        planned = load_plan(store)
+        plan = make_plan(job, store, planned, document=document, native_size=native_size)
+        if job.dry_run or save_plan(store, plan):
+            return plan
+
+
+def _versions() -> dict[str, str]:
+    installed = {name: importlib.metadata.version(name) for name in RECORDED_PACKAGES}
+    return {"ldm_batch": __version__, "python": platform.python_version(), **installed}
+
+
+def _make_shards(
+    job: JobConfig, store: Store, spec: WorkerSpec, todo: Sequence[Shard], out: TextIO
+) -> Tally:
+    run: Callable[..., Iterator[Receipt | Failure]] = (
+        run_in_process if job.cluster.executor == "in_process" else run_on_ray
+    )
+    tally = Tally()
+    num_rows = sum(shard.num_rows for shard in todo)
+    progress = Progress(out, num_rows=num_rows, num_shards=len(todo))
+    progress.show(tally)
+    with closing(run(partial(load_worker, spec), todo, job.cluster)) as events:  # type: ignore[type-var]
+        try:
+            for event in events:
+                tally.add(event)
+                if isinstance(event, Failure):
+                    progress.end()
+                    _record_failure(store, event, out)
+                progress.show(tally)
+                _check_error_budget(job, tally, num_rows)
+            progress.show(tally, force=True)
+        finally:
+            progress.end()
+    return tally
+
+
+def _record_failure(store: Store, failure: Failure, out: TextIO) -> None:
+    print(f"shard {failure.shard:05d} failed: {failure.message}", file=out, flush=True)
+    try:
+        write_failure(store, failure)
+    except StorageError as error:
+        print(f"and could not be recorded: {error}", file=out, flush=True)
+
+
+def _check_error_budget(job: JobConfig, tally: Tally, num_rows: int) -> None:
+    """Stop a job that rejects too many of its rows."""
+    judged = max(tally.num_rows, min(MIN_ROWS_TO_JUDGE, num_rows))
+    if tally.num_rejected > job.max_rejected_fraction * judged:
+        reasons = ", ".join(f"{n} {reason}" for reason, n in tally.rejected.most_common())
+        raise JobError(
+            f"stopped: {tally.num_rejected} of {tally.num_rows} rows rejected ({reasons}), more "
+            f"than max_rejected_fraction={job.max_rejected_fraction}. What is committed stays; "
+            "mend the input, or raise the limit and run the same command again"
+        )
+
+
+def _print_plan(
+    plan: Plan, todo: Sequence[Shard], done: set[int], store: Store, out: TextIO
+) -> None:
+    files = {shard.file.name for shard in plan.shards}
+    for note in plan.notes:
+        print(note, file=out)
+    if plan.new_shards and len(plan.new_shards) < len(plan.shards):
+        print(f"new input: {len(plan.new_shards)} shards appended to the plan", file=out)
+    print(
+        f"plan: {len(files)} files, {plan.num_rows:,} rows, {len(plan.shards)} shards; "
+        f"{len(done & {s.index for s in plan.shards})} done, {len(todo)} to do "
+        f"({sum(shard.num_rows for shard in todo):,} rows) -> {store.root}",
+        file=out,
+        flush=True,
+    )
+
+
+def _print_report(tally: Tally, store: Store, command: str, out: TextIO) -> None:
+    print(
+        f"{tally.num_images:,} images from {tally.num_rows - tally.num_rejected:,} rows in "
+        f"{tally.num_shards} shards; {tally.num_rejected:,} rows rejected",
+        file=out,
+    )
+    for reason, count in tally.rejected.most_common():
+        print(f"  {count:,} {reason}", file=out)
+    if tally.lost[Outcome.LOST_TO_SAME]:
+        print(f"{tally.lost[Outcome.LOST_TO_SAME]} shards were also made by another run", file=out)
+    if tally.lost[Outcome.LOST_TO_OTHER]:
+        print(
+            f"warning: {tally.lost[Outcome.LOST_TO_OTHER]} shards were made by another run with "
+            "other bytes (other hardware or versions?); the first to commit stands",
+            file=out,
+        )
+    if tally.failures:
+        indices = sorted(failure.shard for failure in tally.failures)
+        listed = ",".join(map(str, indices[:MAX_LISTED]))
+        print(f"{len(indices)} shards failed; to make them:", file=out)
+        rest = "" if len(indices) > MAX_LISTED else f" 'shards=[{listed}]'"
+        print(f"  {command}{rest}", file=out)
+    print(f"dataset: {store.uri(identity.DATA_FOLDER)}", file=out, flush=True)

@@ -1,0 +1,93 @@
+"""What a running job tells: one line that moves on a terminal, plain lines now and then elsewhere.
+
+Counts what it is told; must not know plans, workers or storage.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from typing import TextIO
+
+from ldm_batch.records import Failure, Outcome, Receipt
+
+LINE_EVERY_S = 10.0
+MOVE_EVERY_S = 0.2
+
+
+class Tally:
+    """What has become of the shards of a run so far."""
+
+    def __init__(self) -> None:
+        self.num_shards = 0
+        self.num_rows = 0
+        self.num_images = 0
+        self.rejected: Counter[str] = Counter()
+        self.lost: Counter[Outcome] = Counter()
+        self.failures: list[Failure] = []
+
+    @property
+    def num_rejected(self) -> int:
+        """Rows that became no image."""
+        return self.rejected.total()
+
+    def add(self, event: Receipt | Failure) -> None:
+        """Count one finished shard."""
+        if isinstance(event, Failure):
+            self.failures.append(event)
+            return
+        self.num_shards += 1
+        self.num_rows += event.num_rows
+        self.num_images += event.num_images
+        self.rejected.update(event.rejected)
+        if event.outcome in (Outcome.LOST_TO_SAME, Outcome.LOST_TO_OTHER):
+            self.lost[event.outcome] += 1
+
+
+class Progress:
+    """Prints how far a run is."""
+
+    def __init__(self, out: TextIO, *, num_rows: int, num_shards: int) -> None:
+        self._out, self._num_rows, self._num_shards = out, num_rows, num_shards
+        self._is_terminal = out.isatty()
+        self._started = time.monotonic()
+        self._last = 0.0 if self._is_terminal else self._started
+
+    def show(self, tally: Tally, *, force: bool = False) -> None:
+        """Print where the run stands, if it is time to."""
+        now = time.monotonic()
+        if not force and now - self._last < (MOVE_EVERY_S if self._is_terminal else LINE_EVERY_S):
+            return
+        self._last = now
+        line = self._line(tally, now - self._started)
+        print(f"\r\033[K{line}" if self._is_terminal else line, file=self._out, flush=True, end="")
+        if not self._is_terminal:
+            print(file=self._out, flush=True)
+
+    def end(self) -> None:
+        """Leave the moving line where it is and go to the next."""
+        if self._is_terminal:
+            print(file=self._out, flush=True)
+
+    def _line(self, tally: Tally, elapsed_s: float) -> str:
+        rate = tally.num_images / elapsed_s if elapsed_s > 0 else 0.0
+        left = self._num_rows - tally.num_rows
+        remaining_s = elapsed_s * left / tally.num_rows if tally.num_rows else None
+        parts = [
+            f"{tally.num_rows:,}/{self._num_rows:,} rows",
+            f"{tally.num_shards}/{self._num_shards} shards",
+            f"{rate:.2f} images/s",
+            f"ETA {_duration(remaining_s)}",
+            f"{tally.num_rejected:,} rejected",
+        ]
+        if tally.failures:
+            parts.append(f"{len(tally.failures)} shards failed")
+        return " | ".join(parts)
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "--:--"
+    minutes, seconds_left = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds_left:02d}" if hours else f"{minutes}:{seconds_left:02d}"

@@ -1,0 +1,150 @@
+"""The command: compose a job from `conf/` and the command line, run it, end with an exit code.
+
+The only user of Hydra. Defines nothing that travels to workers: under `python -m` this module is
+`__main__`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from ldm_batch.config import JobConfig, suggest
+from ldm_batch.drive import run_job
+from ldm_batch.errors import JobError, StorageError
+
+EXIT_JOB_ERROR, EXIT_INTERRUPTED, EXIT_TERMINATED = 2, 130, 143
+
+
+class _Terminated(BaseException):
+    """SIGTERM, turned into an exception so that workers are stopped on the way out."""
+
+
+def config_folder() -> Path:
+    """The `conf/` tree: inside an installed package, beside it in a checkout."""
+    package = Path(__file__).parent
+    inside = package / "conf"
+    return inside if inside.is_dir() else package.parent / "conf"
+
+
+def field_paths(node: Any = JobConfig, prefix: str = "") -> Iterator[str]:
+    """Every field of a job, dotted, e.g. `call.eta`."""
+    instance = node() if isinstance(node, type) else node
+    for field in fields(instance):
+        value = getattr(instance, field.name)
+        yield prefix + field.name
+        if is_dataclass(value):
+            yield from field_paths(value, f"{prefix}{field.name}.")
+
+
+def main() -> None:
+    """Run the job that the command line names; never returns, but exits.
+
+    Exit codes: 0 done, 1 some shards failed, 2 the job could not run, 130 interrupted.
+    """
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    ConfigStore.instance().store(name="job_schema", node=JobConfig)
+    signal.signal(signal.SIGTERM, _on_terminate)
+    started: list[JobConfig] = []
+    codes: list[int] = []
+
+    @hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="config")
+    def compose(config: DictConfig) -> None:
+        job: JobConfig = OmegaConf.to_object(config)  # type: ignore[assignment]
+        started.append(job)
+        codes.append(run_job(job, overrides=list(HydraConfig.get().overrides.task)))
+
+    try:
+        with _sweeps_leave_nothing():
+            compose()
+    except (JobError, StorageError) as error:
+        _fail(str(error))
+    except BrokenPipeError:
+        _fail_silently()
+    except Exception as error:
+        if started:
+            raise
+        _fail(explain(error))
+    except KeyboardInterrupt:
+        print("\ninterrupted; what is committed stays, the same command goes on", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)
+    except _Terminated:
+        print("\nterminated; what is committed stays, the same command goes on", file=sys.stderr)
+        sys.exit(EXIT_TERMINATED)
+    sys.exit(max(codes, default=0))
+
+
+def _on_terminate(*_: object) -> None:
+    raise _Terminated
+
+
+def _fail(message: str) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(EXIT_JOB_ERROR)
+
+
+def _fail_silently() -> None:
+    """End without a word: whoever read the output has gone."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(EXIT_JOB_ERROR)
+
+
+@contextlib.contextmanager
+def _sweeps_leave_nothing() -> Iterator[None]:
+    """Give Hydra's own records of a sweep (`-m`) a folder that goes away."""
+    with tempfile.TemporaryDirectory(prefix="ldm_batch-sweep-") as folder:
+        if "-m" in sys.argv or "--multirun" in sys.argv:
+            sys.argv += [f"hydra.sweep.dir={folder}", "hydra.sweep.subdir=."]
+        yield
+
+
+def explain(error: Exception) -> str:
+    """One message for a mistake in the configuration: the field, what is wrong, what was meant."""
+    while error.__cause__ is not None and isinstance(
+        error.__cause__, (HydraException, OmegaConfBaseException)
+    ):
+        error = error.__cause__
+    if isinstance(error, OmegaConfBaseException):
+        return _explain_value(error)
+    text = str(error)
+    unknown = re.search(r"Could not override '([^']+)'|Key '([^']+)' (?:is )?not in", text)
+    if unknown:
+        return _unknown_field(unknown[1] or unknown[2])
+    group = re.search(r"Could not find '([\w./-]+)/([\w.-]+)'", text)
+    if group:
+        known = sorted(path.stem for path in (config_folder() / group[1]).glob("*.yaml"))
+        return f"{group[1]}: no option {group[2]!r}{suggest(group[2], known)}"
+    if isinstance(error, OverrideParseException):
+        return f"cannot read the override {error.override!r}: {text.splitlines()[0]}"
+    return text.splitlines()[0]
+
+
+def _explain_value(error: OmegaConfBaseException) -> str:
+    key = str(error.full_key or error.key or "")
+    text = str(error.msg or error).splitlines()[0]
+    if "not in" in text and key:
+        return _unknown_field(key)
+    return f"{key}: {text}" if key else text
+
+
+def _unknown_field(path: str) -> str:
+    return f"{path}: no such field{suggest(path, sorted(field_paths()))}"
+
+
+if __name__ == "__main__":
+    main()
