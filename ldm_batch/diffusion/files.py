@@ -151,6 +151,24 @@ def read_index(folder: Path) -> dict[str, str]:
     return parts
 
 
+def native_size(folder: Path) -> tuple[int, int]:
+    """Height and width in pixels that the model was trained for, read from its configuration.
+
+    Raises:
+        JobError: the configuration does not say.
+    """
+    try:
+        latent = read_json(folder / "unet" / "config.json")["sample_size"]
+        levels = len(read_json(folder / "vqvae" / "config.json")["block_out_channels"])
+        height, width = latent if isinstance(latent, list) else (latent, latent)
+        return int(height) * 2 ** (levels - 1), int(width) * 2 ** (levels - 1)
+    except (KeyError, TypeError, ValueError) as error:
+        raise JobError(
+            f"{folder}: its configuration does not tell the image size ({error}); "
+            "set call.height and call.width"
+        ) from error
+
+
 def _needed_files(folder: Path) -> list[str]:
     paths = [MODEL_INDEX]
     for name in sorted(read_index(folder)):

@@ -59,6 +59,7 @@ def load(
     folder: Path,
     *,
     dtype: torch.dtype = torch.float32,
+    decode_dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
     lock: Mapping[str, str] | None = None,
     shared: Mapping[str, Any] | None = None,
@@ -68,6 +69,7 @@ def load(
     Args:
         folder: a pipeline in diffusers' layout.
         dtype: of the weights; latents and scheduler arithmetic stay in float32 all the same.
+        decode_dtype: of the first stage's weights, where it differs.
         lock: `{path: sha256}`; the files are checked against it before anything is loaded.
         shared: components that are loaded already, by name; used in place of the folder's own.
 
@@ -87,7 +89,8 @@ def load(
     modules = dict(shared or {})
     for name in PIPELINES[pipeline]:
         if name != "scheduler" and name not in modules:
-            modules[name] = _load_component(folder, name, index[name], dtype, device)
+            as_dtype = decode_dtype or dtype if name == "vqvae" else dtype
+            modules[name] = _load_component(folder, name, index[name], as_dtype, device)
     settings = read_json(folder / "scheduler" / "scheduler_config.json")
     return Components(folder, pipeline, modules, settings)
 

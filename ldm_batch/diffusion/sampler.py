@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -45,6 +46,8 @@ def sample(
     """
     scheduler = copy.deepcopy(scheduler)
     scheduler.set_timesteps(num_inference_steps, device="cpu")
+    if hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(0)  # or it would search, and skip, timesteps that occur twice
     step_arguments = _step_arguments(scheduler, generators, eta)
     latents = noise * float(scheduler.init_noise_sigma)
     for timestep in scheduler.timesteps:
@@ -64,20 +67,51 @@ def _step_arguments(
     return {name: value for name, value in given.items() if name in parameters}
 
 
-def guide(denoise_both: Denoiser, guidance_scale: float) -> Denoiser:
-    """Classifier-free guidance (Ho & Salimans 2022, eq. 6, in the form of Rombach et al. 2022).
+@dataclass(frozen=True, slots=True)
+class Guidance:
+    """How the conditional and the unconditional prediction are put together."""
+
+    scale: float
+    """w in `uncond + w * (cond - uncond)` (Ho & Salimans 2022, as Rombach et al. 2022 write it)."""
+    interval: tuple[float, float] = (0.0, 1.0)
+    """Guided part of the way from noise (0) to image (1), start included, stop not unless it is 1;
+    outside of it the prediction is the conditional one (Kynkaanniemi et al. 2024, eq. 6)."""
+    rescale: float = 0.0
+    """phi, 0 to 1: how far the guided prediction's standard deviation is brought back to the
+    conditional one's (Lin et al. 2023, eq. 15 and 16)."""
+    num_train_timesteps: int = 1000
+
+    def is_active(self, timestep: torch.Tensor) -> bool:
+        """Tell whether this timestep lies in the interval."""
+        progress = 1 - (float(timestep) + 1) / self.num_train_timesteps
+        start, stop = self.interval
+        return start <= progress and (progress < stop or stop >= 1)
+
+
+def guide(both: Denoiser, conditional: Denoiser, guidance: Guidance) -> Denoiser:
+    """Make a guided denoiser of `[B, C, h, w]`.
 
     Args:
-        denoise_both: a denoiser of a doubled batch, unconditional rows first, `[2B, C, h, w]`.
-        guidance_scale: w in `uncond + w * (cond - uncond)`.
-
-    Returns:
-        a denoiser of `[B, C, h, w]`.
+        both: denoises a doubled batch `[2B, C, h, w]`, unconditional rows first.
+        conditional: denoises `[B, C, h, w]`; all that runs outside the guidance interval.
+        guidance: how the two are put together.
     """
 
     def denoise(latents: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
-        both = denoise_both(torch.cat([latents, latents]), timestep)
-        unconditional, conditional = both.chunk(2)
-        return unconditional + guidance_scale * (conditional - unconditional)
+        if not guidance.is_active(timestep):
+            return conditional(latents, timestep)
+        without, with_text = both(torch.cat([latents, latents]), timestep).chunk(2)
+        guided = without + guidance.scale * (with_text - without)
+        if guidance.rescale:
+            guided = _rescale(guided, with_text, guidance.rescale)
+        return guided
 
     return denoise
+
+
+def _rescale(guided: torch.Tensor, with_text: torch.Tensor, phi: float) -> torch.Tensor:
+    """Lin et al. 2023, eq. 15 and 16, each image by itself; a flat prediction is left alone."""
+    std_text = with_text.std(dim=(1, 2, 3), keepdim=True)
+    std_guided = guided.std(dim=(1, 2, 3), keepdim=True)
+    factor = torch.where(std_guided > 0, std_text / std_guided, 1.0)
+    return guided * (phi * factor + (1 - phi))

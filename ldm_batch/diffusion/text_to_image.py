@@ -7,6 +7,7 @@ shards or files of the dataset.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -15,13 +16,17 @@ import numpy as np
 import torch
 
 from ldm_batch.config import ModelConfig, SchedulerConfig
+from ldm_batch.diffusion.describe import describe
 from ldm_batch.diffusion.files import find_model
+from ldm_batch.diffusion.fixed_shape import FixedShape
 from ldm_batch.diffusion.library import check_call, check_output_type, make_output, plan_call
 from ldm_batch.diffusion.load import DTYPES, Components, load, pick_device
 from ldm_batch.diffusion.noise import make_generator, make_noise
 from ldm_batch.diffusion.pixels import find_faults, to_uint8, to_unit_range
-from ldm_batch.diffusion.sampler import Denoiser, guide, sample
-from ldm_batch.diffusion.schedulers import effective_settings, make_scheduler
+from ldm_batch.diffusion.sampler import Denoiser, Guidance, guide, sample
+from ldm_batch.diffusion.schedulers import check_sampling, make_scheduler
+from ldm_batch.diffusion.speed import apply_switches, decode_dtype
+from ldm_batch.diffusion.step_cache import StepCache
 from ldm_batch.diffusion.text_encoder import TextEncoder
 from ldm_batch.errors import JobError
 from ldm_batch.records import Call, Fault, PromptCount, Request
@@ -36,21 +41,24 @@ class TextToImage:
         """Put loaded components together.
 
         Raises:
-            JobError: the components do not fit each other, or the scheduler settings are wrong.
+            JobError: the components do not fit each other, or the settings are wrong.
         """
         if batch_size < 1:
             raise JobError(f"batch_size={batch_size}: must be at least 1")
         _check_fit(components)
+        check_sampling(scheduler)
         self.batch_size = batch_size
         self._components = components
+        self._sampling = scheduler
         self._scheduler = make_scheduler(
             components.scheduler_settings, scheduler.name, scheduler.settings
         )
         self._unet, self._vqvae = components["unet"], components["vqvae"]
         self._text = TextEncoder(components["tokenizer"], components["bert"], batch_size=batch_size)
+        self._cached_unet = StepCache(self._unet, scheduler.cache_interval)
+        self._shape = FixedShape(batch_size)
         self._lock = Lock()
         self._float32: TextToImage | None = None
-        self._scheduler_config = scheduler
 
         self.size_multiple = 2 ** (len(self._vqvae.config.block_out_channels) - 1)
         """Height and width must be multiples of this: the first stage's downsampling factor f."""
@@ -76,12 +84,16 @@ class TextToImage:
         """
         if model.dtype not in DTYPES:
             raise JobError(f"model.dtype={model.dtype}: must be one of {', '.join(DTYPES)}")
+        if model.compile and scheduler.cache_interval > 1:
+            raise JobError("model.compile: cannot be combined with scheduler.cache_interval > 1")
         components = load(
             find_model(model),
             dtype=DTYPES[model.dtype],
+            decode_dtype=decode_dtype(model),
             device=pick_device(model.device),
             lock=lock,
         )
+        apply_switches(components, model)
         return cls(components, scheduler, batch_size=batch_size)
 
     @classmethod
@@ -102,8 +114,9 @@ class TextToImage:
             revision: full commit sha of the hub repository; without it the path must be local.
         """
         name = str(path_or_repo_id)
-        where = {"path": name} if revision is None else {"repo_id": name, "revision": revision}
-        model = ModelConfig(dtype=dtype, device=device, **where)
+        model = ModelConfig(path=name, dtype=dtype, device=device)
+        if revision is not None:
+            model = replace(model, path=None, repo_id=name, revision=revision)
         if isinstance(scheduler, str):
             scheduler = SchedulerConfig(name=scheduler)
         return cls.from_config(model, scheduler, batch_size=batch_size)
@@ -115,7 +128,7 @@ class TextToImage:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype of the model's weights."""
+        """The dtype of UNet and text encoder; latents and scheduler stay in float32."""
         return self._unet.dtype  # type: ignore[no-any-return]
 
     def count_tokens(self, prompts: Sequence[str]) -> list[PromptCount]:
@@ -133,31 +146,38 @@ class TextToImage:
 
         Raises:
             ValueError: no or too many requests, or requests of different calls.
+            ShardError: memory runs out with one image per model call.
         """
         if not 1 <= len(requests) <= self.batch_size:
             raise ValueError(f"{len(requests)} requests: must be 1 to {self.batch_size}")
         if len({request.call for request in requests}) > 1:
             raise ValueError("requests of one batch must have the same call")
         with self._lock:
-            results = self._attempt(requests)
-            if self.dtype != torch.float32 and any(isinstance(r, Fault) for r in results):
-                again = self._in_float32().generate(requests)
-                results = [
-                    second if isinstance(first, Fault) else first
-                    for first, second in zip(results, again, strict=True)
-                ]
-        return results
+            return self._shape.run(requests, self._make)
+
+    def pop_notes(self) -> list[str]:
+        """Return what happened since the last call that a receipt should tell."""
+        return self._shape.pop_notes()
+
+    def _make(self, requests: Sequence[Request]) -> list[np.ndarray | Fault]:
+        results = self._attempt(requests)
+        if self.is_float32 or not any(isinstance(result, Fault) for result in results):
+            return results
+        again = self._in_float32()._attempt(requests)
+        return [
+            second if isinstance(first, Fault) else first
+            for first, second in zip(results, again, strict=True)
+        ]
 
     def _attempt(self, requests: Sequence[Request]) -> list[np.ndarray | Fault]:
-        padded = [*requests, *[requests[-1]] * (self.batch_size - len(requests))]
-        generators = [make_generator(request.seed) for request in padded]
+        generators = [make_generator(request.seed) for request in requests]
         decoded = self._run(
-            [request.prompt for request in padded],
-            [request.negative_prompt for request in padded],
+            [request.prompt for request in requests],
+            [request.negative_prompt for request in requests],
             make_noise(generators, self._latent_shape(requests[0].call)),
             generators,
             requests[0].call,
-        )[: len(requests)]
+        )
         pixels = to_uint8(to_unit_range(decoded).nan_to_num())
         faults = find_faults(decoded, pixels)
         return [fault or image for fault, image in zip(faults, pixels, strict=True)]
@@ -187,18 +207,30 @@ class TextToImage:
         self, prompts: Sequence[str], negative_prompts: Sequence[str], guidance_scale: float
     ) -> Denoiser:
         """Bind the UNet to its texts: one half of the batch at guidance 0 and 1, else both."""
+        self._cached_unet.start()
         if guidance_scale == 1:
-            return self._bind(prompts)
+            return self._bind(self._text.encode(prompts))
         if guidance_scale == 0:
-            return self._bind(negative_prompts)
-        return guide(self._bind([*negative_prompts, *prompts]), guidance_scale)
+            return self._bind(self._text.encode(negative_prompts))
+        start, stop = self._sampling.guidance_interval
+        guidance = Guidance(
+            guidance_scale,
+            interval=(start, stop),
+            rescale=self._sampling.guidance_rescale,
+            num_train_timesteps=self._scheduler.config.num_train_timesteps,
+        )
+        texts = self._text.encode([*negative_prompts, *prompts])
+        return guide(self._bind(texts), self._bind(texts[len(prompts) :]), guidance)
 
-    def _bind(self, texts: Sequence[str]) -> Denoiser:
-        context = self._text.encode(texts)
+    def _bind(self, embeddings: torch.Tensor) -> Denoiser:
+        unet = self._unet if self._sampling.cache_interval == 1 else self._cached_unet
 
         def denoise(latents: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
-            out = self._unet(
-                latents.to(self.dtype), timestep, encoder_hidden_states=context, return_dict=False
+            out = unet(
+                latents.to(self.dtype),
+                timestep,
+                encoder_hidden_states=embeddings,
+                return_dict=False,
             )
             return out[0].float()  # type: ignore[no-any-return]
 
@@ -210,36 +242,23 @@ class TextToImage:
         channels = int(self._unet.config.in_channels)
         return channels, call.height // factor, call.width // factor
 
+    @property
+    def is_float32(self) -> bool:
+        """Whether every part computes in float32."""
+        return bool(self.dtype == torch.float32 == self._vqvae.dtype)
+
     def _in_float32(self) -> TextToImage:
         """Return this pipeline in float32, loaded again from its files when first needed."""
         if self._float32 is None:
             components = load(self._components.folder, device=self.device)
-            self._float32 = TextToImage(
-                components, self._scheduler_config, batch_size=self.batch_size
-            )
+            self._float32 = TextToImage(components, self._sampling, batch_size=self.batch_size)
         return self._float32
 
     def describe(self) -> dict[str, Any]:
         """Return what the images depend on besides their requests, JSON-able."""
-        import diffusers
-        import transformers
-
-        classes = {name: type(m).__name__ for name, m in sorted(self._components.modules.items())}
-        is_cuda = self.device.type == "cuda"
-        return {
-            "pipeline": self._components.pipeline,
-            "components": classes,
-            "scheduler": type(self._scheduler).__name__,
-            "scheduler_settings": effective_settings(self._scheduler),
-            "dtype": str(self.dtype).removeprefix("torch."),
-            "device": self.device.type,
-            "device_name": torch.cuda.get_device_name(self.device) if is_cuda else "cpu",
-            "batch_size": self.batch_size,
-            "num_threads": torch.get_num_threads(),
-            "torch": torch.__version__,
-            "diffusers": diffusers.__version__,
-            "transformers": transformers.__version__,
-        }
+        return describe(
+            self._components, self._scheduler, self._sampling, batch_size=self.batch_size
+        )
 
     def __call__(
         self,

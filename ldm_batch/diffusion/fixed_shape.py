@@ -1,0 +1,80 @@
+"""Run a pipeline at one fixed batch shape: short batches padded, larger ones split.
+
+An image's last bits depend on the shape of its batch, so the shape never follows the number of
+requests. Only when the device's memory does not suffice is it halved, for good and with a note.
+Must not know what a request or a result is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import torch
+
+from ldm_batch.errors import ShardError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class FixedShape:
+    """The number of rows in every model call of one pipeline."""
+
+    def __init__(self, num_rows: int) -> None:
+        self.num_rows = num_rows
+        self._notes: list[str] = []
+
+    def run(
+        self, items: Sequence[Item], make: Callable[[Sequence[Item]], Sequence[Result]]
+    ) -> list[Result]:
+        """Return `make`'s results for all items, calling it with exactly `num_rows` each time.
+
+        Padding repeats the last item. Where memory runs out, the shape is halved and all of the
+        items are made again, so that they have one shape.
+
+        Raises:
+            ShardError: memory runs out with one row.
+        """
+        while True:
+            try:
+                return [
+                    result
+                    for start in range(0, len(items), self.num_rows)
+                    for result in self._run_padded(items[start : start + self.num_rows], make)
+                ]
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                message = str(error).splitlines()[0]
+            self._halve(message)
+
+    def pop_notes(self) -> list[str]:
+        """Return what happened since the last call that the receipt should tell."""
+        notes, self._notes = self._notes, []
+        return notes
+
+    def _run_padded(
+        self, items: Sequence[Item], make: Callable[[Sequence[Item]], Sequence[Result]]
+    ) -> Sequence[Result]:
+        padding = [items[-1]] * (self.num_rows - len(items))
+        return make([*items, *padding])[: len(items)]
+
+    def _halve(self, message: str) -> None:
+        if self.num_rows == 1:
+            raise ShardError(f"out of memory at one image per model call: {message}")
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        before, self.num_rows = self.num_rows, self.num_rows // 2
+        self._notes.append(
+            f"out of memory at {before} images per model call, {self.num_rows} from here on; "
+            "their last bits differ from those of the planned batch_size"
+        )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an exception means that memory, of the device or the host, ran out."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    text = str(error)
+    return "out of memory" in text or "can't allocate memory" in text
