@@ -60,42 +60,50 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     ConfigStore.instance().store(name="job_schema", node=JobConfig)
     signal.signal(signal.SIGTERM, _on_terminate)
-    started: list[JobConfig] = []
+    started: list[DictConfig] = []
     codes: list[int] = []
 
     @hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="config")
     def compose(config: DictConfig) -> None:
-        job: JobConfig = OmegaConf.to_object(config)  # type: ignore[assignment]
-        started.append(job)
-        codes.append(run_job(job, overrides=list(HydraConfig.get().overrides.task)))
+        started.append(config)
+        codes.append(_run(config))
 
     try:
         with _sweeps_leave_nothing():
             compose()
-    except (JobError, StorageError) as error:
-        _fail(str(error))
-    except BrokenPipeError:
-        _fail_silently()
-    except Exception as error:
-        if started:
-            raise
-        _fail(explain(error))
     except KeyboardInterrupt:
         print("\ninterrupted; what is committed stays, the same command goes on", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
     except _Terminated:
         print("\nterminated; what is committed stays, the same command goes on", file=sys.stderr)
         sys.exit(EXIT_TERMINATED)
+    except BrokenPipeError:
+        _fail_silently()
+    except Exception as error:
+        if started:
+            raise
+        sys.exit(_complain(explain(error)))
     sys.exit(max(codes, default=0))
+
+
+def _run(config: DictConfig) -> int:
+    """Run one composed job; a mistake of the user's ends in one message and exit code 2."""
+    try:
+        job: JobConfig = OmegaConf.to_object(config)  # type: ignore[assignment]
+        return run_job(job, overrides=list(HydraConfig.get().overrides.task))
+    except OmegaConfBaseException as error:
+        return _complain(explain(error))
+    except (JobError, StorageError) as error:
+        return _complain(str(error))
 
 
 def _on_terminate(*_: object) -> None:
     raise _Terminated
 
 
-def _fail(message: str) -> None:
+def _complain(message: str) -> int:
     print(f"error: {message}", file=sys.stderr)
-    sys.exit(EXIT_JOB_ERROR)
+    return EXIT_JOB_ERROR
 
 
 def _fail_silently() -> None:
