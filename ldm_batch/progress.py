@@ -51,6 +51,7 @@ class Progress:
         self._out, self._num_rows, self._num_shards = out, num_rows, num_shards
         self._is_terminal = out.isatty()
         self._started = time.monotonic()
+        self._shown = -1
         self._last = 0.0 if self._is_terminal else self._started
 
     def show(self, tally: Tally, *, force: bool = False) -> None:
@@ -59,6 +60,9 @@ class Progress:
         if not force and now - self._last < (MOVE_EVERY_S if self._is_terminal else LINE_EVERY_S):
             return
         self._last = now
+        if force and tally.num_shards == self._shown:
+            return
+        self._shown = tally.num_shards
         line = self._line(tally, now - self._started)
         print(f"\r\033[K{line}" if self._is_terminal else line, file=self._out, flush=True, end="")
         if not self._is_terminal:

@@ -7,6 +7,7 @@ The only user of Hydra. Defines nothing that travels to workers: under `python -
 from __future__ import annotations
 
 import contextlib
+import difflib
 import os
 import re
 import signal
@@ -28,6 +29,8 @@ from ldm_batch.config import JobConfig, suggest
 from ldm_batch.drive import run_job
 from ldm_batch.errors import JobError, StorageError
 
+OPEN_FIELDS = ("source.columns.", "scheduler.settings.")
+"""Fields whose keys are the user's own: an override may add one without Hydra's `+`."""
 EXIT_JOB_ERROR, EXIT_INTERRUPTED, EXIT_TERMINATED = 2, 130, 143
 
 
@@ -60,6 +63,7 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     ConfigStore.instance().store(name="job_schema", node=JobConfig)
     signal.signal(signal.SIGTERM, _on_terminate)
+    sys.argv[1:] = [f"++{a}" if a.startswith(OPEN_FIELDS) else a for a in sys.argv[1:]]
     started: list[DictConfig] = []
     codes: list[int] = []
 
@@ -90,11 +94,22 @@ def _run(config: DictConfig) -> int:
     """Run one composed job; a mistake of the user's ends in one message and exit code 2."""
     try:
         job: JobConfig = OmegaConf.to_object(config)  # type: ignore[assignment]
+        _refuse_added(config, job)
         return run_job(job, overrides=list(HydraConfig.get().overrides.task))
     except OmegaConfBaseException as error:
         return _complain(explain(error))
     except (JobError, StorageError) as error:
         return _complain(str(error))
+
+
+def _refuse_added(config: Any, node: Any, prefix: str = "") -> None:
+    """Refuse fields that `+field=value` added where the schema has none."""
+    known = {field.name for field in fields(node)}
+    for name in config:
+        if name not in known:
+            raise JobError(_unknown_field(f"{prefix}{name}"))
+        if is_dataclass(getattr(node, name)):
+            _refuse_added(config[name], getattr(node, name), f"{prefix}{name}.")
 
 
 def _on_terminate(*_: object) -> None:
@@ -117,7 +132,9 @@ def _sweeps_leave_nothing() -> Iterator[None]:
     """Give Hydra's own records of a sweep (`-m`) a folder that goes away."""
     with tempfile.TemporaryDirectory(prefix="ldm_batch-sweep-") as folder:
         if "-m" in sys.argv or "--multirun" in sys.argv:
-            sys.argv += [f"hydra.sweep.dir={folder}", "hydra.sweep.subdir=."]
+            overrides = [i for i, a in enumerate(sys.argv) if "=" in a and not a.startswith("-")]
+            place = overrides[0] if overrides else len(sys.argv)
+            sys.argv[place:place] = [f"hydra.sweep.dir={folder}", "hydra.sweep.subdir=."]
         yield
 
 
@@ -151,7 +168,10 @@ def _explain_value(error: OmegaConfBaseException) -> str:
 
 
 def _unknown_field(path: str) -> str:
-    return f"{path}: no such field{suggest(path, sorted(field_paths()))}"
+    known = sorted(field_paths())
+    close = difflib.get_close_matches(path, known, n=1, cutoff=0.6)
+    hint = f"did you mean {close[0]!r}?" if close else "--cfg job shows all fields"
+    return f"{path}: no such field; {hint}"
 
 
 if __name__ == "__main__":

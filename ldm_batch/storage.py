@@ -95,7 +95,8 @@ def _source_file(fs: Any, info: dict[str, Any], root: str) -> SourceFile:
     path = str(info["name"])
     version = info.get("ETag") or info.get("mtime") or info.get("LastModified") or ""
     name = path.removeprefix(root).lstrip("/")
-    return SourceFile(name, fs.unstrip_protocol(path), int(info["size"]), str(version))
+    uri = path if "file" in fs.protocol else fs.unstrip_protocol(path)
+    return SourceFile(name, uri, int(info["size"]), str(version))
 
 
 def open_file(uri: str) -> BinaryIO:
