@@ -1,0 +1,139 @@
+"""Any pixel format -> 8-bit sRGB and alpha, by one stated rule for each.
+
+Must not know where an image came from or what it is for.
+"""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageCms
+
+PLAIN_MODES = ("RGB", "RGBX")
+CONVERTED_MODES = ("1", "L", "LA", "La", "P", "PA", "RGBA", "RGBa", "CMYK", "YCbCr", "LAB", "HSV")
+DEEP_GREY_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
+TIFF_BITS, TIFF_PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0
+PROFILE_SPACES = {"RGB": "RGB", "L": "GRAY", "CMYK": "CMYK"}
+"""Mode -> the colour space that an ICC profile for it describes."""
+
+
+def is_convertible(image: Image.Image) -> bool:
+    """Tell whether there is a rule for an image's mode.
+
+    32-bit whole numbers and floating point have none: nothing says which value is white.
+    """
+    return image.mode in (*PLAIN_MODES, *CONVERTED_MODES, *DEEP_GREY_MODES)
+
+
+def to_rgb(
+    image: Image.Image, data: bytes
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None, list[str]]:
+    """Convert a loaded image.
+
+    16-bit grey is scaled by its full range (a bare conversion would clip it), other 16-bit samples
+    were cut to their high byte by the decoder; palettes are looked up; premultiplied colours are
+    divided by alpha; an embedded ICC profile is followed, or ignored where it is damaged or made
+    for another colour space; CMYK and LAB become sRGB.
+
+    Args:
+        image: of a convertible mode, see `is_convertible`.
+        data: the file it was read from, which tells the depth of its samples.
+
+    Returns:
+        uint8 `[height, width, 3]`, alpha uint8 `[height, width]` or None where every pixel is
+        opaque, and the names of the conversions.
+    """
+    done: list[str] = []
+    profile = image.info.get("icc_profile")
+    if image.mode in DEEP_GREY_MODES:
+        image = _scale_deep_grey(image)
+        done.append("16_bit_grey_scaled")
+    elif _sample_bits(image, data) > 8:
+        done.append("16_bit_to_8")
+    image, alpha = _split_alpha(image, done)
+    image = _apply_profile(image, profile, done)
+    if image.mode == "LAB":
+        image = _from_lab(image)
+        done.append("lab_to_srgb")
+    elif image.mode != "RGB":
+        if image.mode != "RGBX":
+            done.append(f"{_word(image.mode)}_to_rgb")
+        image = image.convert("RGB")
+    return np.array(image, np.uint8), alpha, done
+
+
+def _scale_deep_grey(image: Image.Image) -> Image.Image:
+    tags = getattr(image, "tag_v2", {})
+    bits = int((tags.get(TIFF_BITS) or (16,))[0])
+    values = np.array(image).astype(np.uint32)
+    largest = 2 ** min(bits, 16) - 1
+    grey = ((np.minimum(values, largest) * 255 + largest // 2) // largest).astype(np.uint8)
+    if tags.get(TIFF_PHOTOMETRIC) == WHITE_IS_ZERO:
+        grey = 255 - grey
+    if not isinstance(transparent := image.info.get("transparency"), int):
+        return Image.fromarray(grey)
+    alpha = np.where(values == transparent, 0, 255).astype(np.uint8)
+    return Image.merge("LA", (Image.fromarray(grey), Image.fromarray(alpha)))
+
+
+def _sample_bits(image: Image.Image, data: bytes) -> int:
+    """Bits of a sample as the file holds it; 8 where the format has no others or does not tell."""
+    if image.format == "PNG":
+        return data[24]
+    if image.format == "TIFF":
+        return max(image.tag_v2.get(TIFF_BITS) or (8,))  # type: ignore[attr-defined]
+    return 8
+
+
+def _split_alpha(
+    image: Image.Image, done: list[str]
+) -> tuple[Image.Image, NDArray[np.uint8] | None]:
+    """The image without its transparency, whatever form that had, and its alpha."""
+    if not image.has_transparency_data:
+        return image, None
+    if image.mode in ("RGBa", "La"):
+        done.append("premultiplied_alpha_divided")
+    if image.mode in ("P", "PA"):
+        done.append("palette_to_rgb")
+    is_grey = image.mode in ("LA", "La", "L", "1")
+    bands = image.convert("RGBA") if image.mode != "La" else image.convert("LA").convert("RGBA")
+    alpha = np.array(bands.getchannel("A"), np.uint8)
+    plain = bands.getchannel("R") if is_grey else bands.convert("RGB")
+    if (alpha == 255).all():
+        return plain, None
+    done.append("alpha_split")
+    return plain, alpha
+
+
+def _apply_profile(image: Image.Image, profile: bytes | None, done: list[str]) -> Image.Image:
+    if not profile or image.mode in ("1", "P", "LAB"):
+        return image
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if source.profile.xcolor_space.strip() != PROFILE_SPACES.get(image.mode):
+            raise ValueError(source.profile.xcolor_space)
+        if ImageCms.getProfileDescription(source).lower().startswith("srgb"):
+            return image
+        converted = ImageCms.profileToProfile(
+            image, source, ImageCms.createProfile("sRGB"), outputMode="RGB"
+        )
+    except Exception:  # the colour engine raises many kinds; a bad profile spoils no pixels
+        done.append("icc_ignored")
+        return image
+    assert converted is not None
+    done.append("icc_to_srgb")
+    return converted
+
+
+def _from_lab(image: Image.Image) -> Image.Image:
+    converted = ImageCms.profileToProfile(
+        image, ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), outputMode="RGB"
+    )
+    assert converted is not None
+    return converted
+
+
+def _word(mode: str) -> str:
+    return {"1": "bilevel", "L": "grey", "P": "palette"}.get(mode, mode.lower())
