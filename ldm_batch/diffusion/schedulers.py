@@ -6,6 +6,7 @@ configuration; must not know how a scheduler is used (sampler.py does).
 
 from __future__ import annotations
 
+import copy
 import inspect
 import logging
 import types
@@ -43,6 +44,7 @@ NAMES: dict[str, tuple[str, dict[str, Any]]] = {
 Gaussian data, where the right result is known; LCM and TCD are not here because they are right only
 for models distilled for them."""
 CLASSES = tuple(sorted({class_name for class_name, _ in NAMES.values()}))
+ROUNDING_CLASSES = ("DDIMScheduler", "DDPMScheduler", "PNDMScheduler")
 TRAINING_SETTINGS = (
     "num_train_timesteps",
     "beta_start",
@@ -95,6 +97,28 @@ def check_sampling(sampling: SchedulerConfig) -> None:
         raise JobError(f"scheduler.guidance_rescale={sampling.guidance_rescale}: must be 0 to 1")
     if sampling.cache_interval < 1:
         raise JobError(f"scheduler.cache_interval={sampling.cache_interval}: must be 1 or more")
+
+
+def find_step_trouble(scheduler: Any, num_inference_steps: int) -> str | None:
+    """Say what is wrong with a number of steps for a scheduler, or None.
+
+    diffusers' DDIM, DDPM and PNDM round the distance of two steps down, so steps that do not divide
+    the training timesteps leave a little noise; `leading` spacing, rounded, can start far too late.
+    """
+    scheduler = copy.deepcopy(scheduler)
+    scheduler.set_timesteps(num_inference_steps)
+    name, trained = type(scheduler).__name__, scheduler.config.num_train_timesteps
+    start = int(scheduler.timesteps.max())
+    if start < 0.9 * trained and scheduler.config.get("timestep_spacing") == "leading":
+        return (
+            f"{name} with timestep_spacing=leading and {num_inference_steps} steps starts at "
+            f"timestep {start} of {trained}; trailing spacing starts at the end"
+        )
+    is_even = trained % num_inference_steps == 0
+    is_spaced = scheduler.config.get("timestep_spacing") in ("trailing", "linspace")
+    if name in ROUNDING_CLASSES and is_spaced and not is_even:
+        return f"{name} is exact only for steps that divide {trained}, not {num_inference_steps}"
+    return None
 
 
 def effective_settings(scheduler: Any) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from ldm_batch.diffusion.load import DTYPES, Components, load, pick_device
 from ldm_batch.diffusion.noise import make_generator, make_noise
 from ldm_batch.diffusion.pixels import find_faults, to_uint8, to_unit_range
 from ldm_batch.diffusion.sampler import Denoiser, Guidance, guide, sample
-from ldm_batch.diffusion.schedulers import check_sampling, make_scheduler
+from ldm_batch.diffusion.schedulers import check_sampling, find_step_trouble, make_scheduler
 from ldm_batch.diffusion.speed import apply_switches, decode_dtype
 from ldm_batch.diffusion.step_cache import StepCache
 from ldm_batch.diffusion.text_encoder import TextEncoder
@@ -58,6 +58,8 @@ class TextToImage:
         self._cached_unet = StepCache(self._unet, scheduler.cache_interval)
         self._shape = FixedShape(batch_size)
         self._lock = Lock()
+        self._notes: list[str] = []
+        self._known_steps: set[int] = set()
         self._float32: TextToImage | None = None
 
         self.size_multiple = 2 ** (len(self._vqvae.config.block_out_channels) - 1)
@@ -153,11 +155,22 @@ class TextToImage:
         if len({request.call for request in requests}) > 1:
             raise ValueError("requests of one batch must have the same call")
         with self._lock:
+            self._note_steps(requests[0].call.num_inference_steps)
             return self._shape.run(requests, self._make)
 
     def pop_notes(self) -> list[str]:
         """Return what happened since the last call that a receipt should tell."""
-        return self._shape.pop_notes()
+        notes, self._notes = self._notes, []
+        return notes + self._shape.pop_notes()
+
+    def _note_steps(self, num_inference_steps: int) -> None:
+        """Note, once per number of steps, what the scheduler makes of them."""
+        if num_inference_steps in self._known_steps:
+            return
+        self._known_steps.add(num_inference_steps)
+        trouble = find_step_trouble(self._scheduler, num_inference_steps)
+        if trouble:
+            self._notes.append(trouble)
 
     def _make(self, requests: Sequence[Request]) -> list[np.ndarray | Fault]:
         results = self._attempt(requests)
