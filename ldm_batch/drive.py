@@ -74,8 +74,8 @@ def run_job(job: JobConfig, *, overrides: Sequence[str] = (), out: TextIO = sys.
 
 def committed_shards(store: Store) -> set[int]:
     """Indices of the shards that are done: those whose object stands in the sink."""
-    indices = (identity.shard_index(name) for name in store.names(identity.DATA_FOLDER))
-    return {index for index in indices if index is not None}
+    names = (name for name in store.names(identity.DATA_FOLDER) if name.endswith(".parquet"))
+    return {index for index in map(identity.shard_index, names) if index is not None}
 
 
 def roll_forward(store: Store, done: set[int]) -> None:

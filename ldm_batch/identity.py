@@ -19,7 +19,7 @@ RECEIPTS_FOLDER = f"{META_FOLDER}/receipts"
 REJECTED_FOLDER = f"{META_FOLDER}/rejected"
 FAILURES_FOLDER = f"{META_FOLDER}/failures"
 
-_OBJECT_NAME = re.compile(r"^([0-9]{5,})\.(parquet|json)$")
+_OBJECT_NAME = re.compile(r"([0-9]{5}|[1-9][0-9]{5,})\.(parquet|json)")
 
 
 def data_path(shard_id: str) -> str:
@@ -44,7 +44,7 @@ def failure_path(shard_id: str) -> str:
 
 def shard_index(object_name: str) -> int | None:
     """Index of the shard that an object name (`00017.parquet`) stands for; None for others."""
-    match = _OBJECT_NAME.match(object_name)
+    match = _OBJECT_NAME.fullmatch(object_name)
     return int(match[1]) if match else None
 
 

@@ -72,9 +72,7 @@ def read_status(store: Store) -> Status:
         failed={index: _failure_message(store, index) for index in failed if index is not None},
         missing=sorted(planned - done - set(failed)),
         stray=sorted(
-            name
-            for name in store.names(identity.DATA_FOLDER)
-            if identity.shard_index(name) not in planned
+            store.names(identity.DATA_FOLDER) - {f"{index:05d}.parquet" for index in planned}
         ),
         num_rows=sum(receipt.num_rows for receipt in receipts),
         num_images=sum(receipt.num_images for receipt in receipts),
