@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 from ldm_batch.errors import JobError
+from ldm_batch.provenance import COLUMNS
 
 PIPELINES = ("text_to_image", "random_pixels")
 DTYPES = ("float32", "bfloat16", "float16")
@@ -146,6 +147,7 @@ class ClusterConfig:
     num_workers: int | None = None
     """Workers (one pipeline each); null: one per GPU, without GPUs one per core."""
     cpus_per_worker: float = 1.0
+    """CPUs that Ray keeps for one worker."""
     gpus_per_worker: float | None = None
     """GPUs of one worker, fractions too; null: 1 where the cluster has any, else 0."""
     shards_in_flight: int = 2
@@ -170,6 +172,7 @@ class JobConfig:
     seed: int = 0
     """Job seed; every image's seed is derived from it, the row's key and the image's number."""
     num_images_per_prompt: int = 1
+    """Images of each row, each with a seed of its own."""
     batch_size: int = 16
     """Images per model call: a fixed shape, short batches are padded; part of the fingerprint."""
     num_threads: int = 1
@@ -263,6 +266,11 @@ def _check_source(source: SourceConfig) -> Iterator[str]:
     for name in source.columns:
         if name not in PROMPT_COLUMNS:
             yield f"source.columns.{name}: unknown field{suggest(name, PROMPT_COLUMNS)}"
+    if source.columns.get("prompt", "prompt") is None:
+        yield "source.columns.prompt: null, but every job needs prompts"
+    for name in source.carry:
+        if name == "image" or name in COLUMNS:
+            yield f"source.carry: {name!r} is already a column of the output"
     repeated = {name for name in source.carry if source.carry.count(name) > 1}
     if repeated:
         yield f"source.carry: {sorted(repeated)} named twice"
