@@ -1,0 +1,88 @@
+"""Small makers that many tests share: Parquet files, jobs without a model, and their plans."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from ldm_batch.config import (
+    ClusterConfig,
+    JobConfig,
+    ModelConfig,
+    SinkConfig,
+    SourceConfig,
+    validate,
+)
+from ldm_batch.drive import images_document
+from ldm_batch.generate import find_model
+from ldm_batch.plan import make_plan
+from ldm_batch.plan_file import Plan, load_plan, plan_document, save_plan
+from ldm_batch.storage import Store
+from ldm_batch.worker import Worker, WorkerSpec, load_worker
+
+
+def _write_parquet(path: Path, *, row_group_size: int | None = None, **columns: Any) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table = pa.table(columns)
+    pq.write_table(table, path, row_group_size=row_group_size, write_page_checksum=True)
+    return str(path)
+
+
+def _make_job(source: Any, sink: Any, **changes: Any) -> JobConfig:
+    uri = [str(place) for place in source] if isinstance(source, list) else str(source)
+    job = JobConfig(
+        model=ModelConfig(pipeline="random_pixels"),
+        source=SourceConfig(uri=uri),
+        sink=SinkConfig(uri=str(sink)),
+        cluster=ClusterConfig(executor="in_process"),
+        max_rejected_fraction=1.0,
+    )
+    for path, value in changes.items():
+        section, _, field = path.rpartition("__")
+        if section:
+            value = dataclasses.replace(getattr(job, section), **{field: value})
+        job = dataclasses.replace(job, **{section or field: value})
+    validate(job)
+    return job
+
+
+def _plan_job(job: JobConfig) -> Plan:
+    store = Store(str(job.sink.uri))
+    lock, native_size = find_model(job)
+    document = plan_document(images_document(job, lock), config={}, environment={"command": "run"})
+    return make_plan(job, store, load_plan(store), document=document, native_size=native_size)
+
+
+def _make_worker(job: JobConfig, pipeline: Any = None) -> tuple[Worker, Plan]:
+    store, plan = Store(str(job.sink.uri)), _plan_job(job)
+    save_plan(store, plan)
+    spec = WorkerSpec(job, plan.fingerprint, "model", {}, (8, 8))
+    return (load_worker(spec) if pipeline is None else Worker(spec, pipeline, store)), plan
+
+
+@pytest.fixture(scope="session")
+def write_parquet() -> Callable[..., str]:
+    """`write_parquet(path, prompt=[...], row_group_size=2)` -> the path as a string."""
+    return _write_parquet
+
+
+@pytest.fixture(scope="session")
+def make_job() -> Callable[..., JobConfig]:
+    """`make_job(source, sink, seed=1, source__carry=["x"])` -> a valid job of random pixels."""
+    return _make_job
+
+
+@pytest.fixture(scope="session")
+def plan_job() -> Callable[[JobConfig], Plan]:
+    """`plan_job(job)` -> the plan of a job against its sink, not stored."""
+    return _plan_job
+
+
+@pytest.fixture(scope="session")
+def make_worker() -> Callable[..., tuple[Worker, Plan]]:
+    """`make_worker(job, pipeline)` -> a worker and the stored plan, by default of random pixels."""
+    return _make_worker

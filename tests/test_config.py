@@ -1,0 +1,211 @@
+"""The typed document: what is valid, and one line with the field's name for what is not."""
+
+import dataclasses
+import math
+from typing import Any
+
+import pytest
+
+from ldm_batch.config import (
+    CallConfig,
+    ClusterConfig,
+    ImageConfig,
+    JobConfig,
+    ModelConfig,
+    SchedulerConfig,
+    SinkConfig,
+    SourceConfig,
+    is_commit_sha,
+    suggest,
+    validate,
+)
+from ldm_batch.errors import JobError
+
+JOB = JobConfig(
+    model=ModelConfig(path="demo:text_to_image"),
+    source=SourceConfig(uri="prompts.parquet"),
+    sink=SinkConfig(uri="out"),
+)
+PINNED = {"repo_id": "a/b", "path": None, "revision": "0" * 40}
+
+
+def problems(**changes: Any) -> list[str]:
+    """Lines of the error that a job with these values ends in; none if it is valid."""
+    try:
+        validate(dataclasses.replace(JOB, **changes))
+    except JobError as error:
+        return str(error).splitlines()
+    return []
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"model": ModelConfig(pipeline="random_pixels")},
+        {"model": ModelConfig(**PINNED)},
+        {"source": SourceConfig(uri=["a", "b"], columns={"id": None}, carry=["x", "y"])},
+        {"call": CallConfig(height=8, width=4096, eta=1.0, guidance_scale=0)},
+        {"shards": [17, 42], "overwrite": True},
+        {"max_rejected_fraction": 0, "num_images_per_prompt": 1000},
+        {"cluster": ClusterConfig(cpus_per_worker=0, gpus_per_worker=0.25, num_workers=1)},
+    ],
+)
+def test_valid_jobs(changes: dict[str, Any]) -> None:
+    assert problems(**changes) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"name": "a/b"}, "name: 'a/b' may hold letters, digits, '_', '-' and '.'"),
+        ({"name": ""}, "name: '' may hold"),
+        ({"seed": -1}, "seed: -1 is not between 0 and 9223372036854775807"),
+        ({"seed": 2**63}, "seed: 9223372036854775808 is not between"),
+        ({"batch_size": 0}, "batch_size: 0 is not between 1 and 4096"),
+        ({"num_threads": 0}, "num_threads: 0 is not between"),
+        ({"rows_per_shard": 0}, "rows_per_shard: 0 is not between"),
+        ({"max_object_bytes": 1}, "max_object_bytes: 1 is not between"),
+        ({"max_rejected_fraction": 1.01}, "max_rejected_fraction: 1.01 is not between 0 and 1"),
+        ({"num_images_per_prompt": 0}, "num_images_per_prompt: 0 is not between"),
+        ({"shards": [3, -1]}, "shards: -1 is not between"),
+        ({"overwrite": True}, "overwrite: needs the shards to make again, e.g. shards=[17]"),
+        ({"sink": SinkConfig()}, "sink.uri: not set"),
+        ({"source": SourceConfig()}, "source.uri: not set"),
+        ({"source": SourceConfig(uri=[])}, "source.uri: not set"),
+        ({"source": SourceConfig(uri=["a", 7])}, "source.uri: ['a', 7] is not a path or a list"),
+        (
+            {"source": SourceConfig(uri="a", columns={"promt": "x"})},
+            "source.columns.promt: unknown field; did you mean 'prompt'?",
+        ),
+        (
+            {"source": SourceConfig(uri="a", columns={"prompt": None})},
+            "source.columns.prompt: null, but",
+        ),
+        (
+            {"source": SourceConfig(uri="a", carry=["x", "y", "x"])},
+            "source.carry: ['x'] named twice",
+        ),
+        (
+            {"source": SourceConfig(uri="a", carry=["x", "seed"])},
+            "source.carry: 'seed' is already a column of the output",
+        ),
+        (
+            {"source": SourceConfig(uri="a", carry=["image"])},
+            "source.carry: 'image' is already a column of the output",
+        ),
+        (
+            {"source": SourceConfig(uri="a", max_prompt_chars=0)},
+            "source.max_prompt_chars: 0 is not between",
+        ),
+        (
+            {"source": SourceConfig(uri="a", long_prompts="cut")},
+            "source.long_prompts: unknown value 'cut'",
+        ),
+        ({"call": CallConfig(num_inference_steps=0)}, "call.num_inference_steps: 0 is not between"),
+        ({"call": CallConfig(eta=math.nan)}, "call.eta: nan is not between 0.0 and 1.0"),
+        ({"call": CallConfig(guidance_scale=math.inf)}, "call.guidance_scale: inf is not between"),
+        ({"call": CallConfig(height=100)}, "call.height: 100 is not a multiple of 8"),
+        ({"call": CallConfig(width=8192)}, "call.width: 8192 is not between 8 and 4096"),
+        (
+            {"model": ModelConfig(path="a", pipeline="txt2img")},
+            "model.pipeline: unknown value 'txt2img'",
+        ),
+        ({"model": ModelConfig(path="a", dtype="fp16")}, "model.dtype: unknown value 'fp16'"),
+        ({"model": ModelConfig(path="a", device="gpu")}, "model.device: unknown value 'gpu'"),
+        ({"model": ModelConfig()}, "model.path: not set"),
+        (
+            {"model": ModelConfig(path="a", repo_id="b/c", revision="0" * 40)},
+            "model.path: set together with model.repo_id",
+        ),
+        (
+            {"model": ModelConfig(repo_id="a/b", revision="main")},
+            "model.revision: 'main' is not a full commit sha",
+        ),
+        (
+            {"image": ImageConfig(format="wepb")},
+            "image.format: unknown value 'wepb'; did you mean 'webp'?",
+        ),
+        (
+            {"scheduler": SchedulerConfig(guidance_interval=[0.5])},
+            "scheduler.guidance_interval: [0.5] is not",
+        ),
+        (
+            {"scheduler": SchedulerConfig(guidance_interval=[0.8, 0.2])},
+            "scheduler.guidance_interval: [0.8, 0.2] is not",
+        ),
+        (
+            {"scheduler": SchedulerConfig(cache_interval=0)},
+            "scheduler.cache_interval: 0 is not between",
+        ),
+        (
+            {"cluster": ClusterConfig(executor="rey")},
+            "cluster.executor: unknown value 'rey'; did you mean 'ray'?",
+        ),
+        ({"cluster": ClusterConfig(max_attempts=0)}, "cluster.max_attempts: 0 is not between"),
+        (
+            {"cluster": ClusterConfig(shards_in_flight=0)},
+            "cluster.shards_in_flight: 0 is not between",
+        ),
+    ],
+)
+def test_one_bad_value_is_one_line(changes: dict[str, Any], line: str) -> None:
+    [problem] = problems(**changes)
+    assert problem.startswith(line)
+
+
+def test_all_problems_are_told_at_once() -> None:
+    fields = [p.split(":")[0] for p in problems(seed=-1, batch_size=0, sink=SinkConfig())]
+    assert fields == ["seed", "batch_size", "sink.uri"]
+
+
+@pytest.mark.parametrize("key", ["_target_", "_partial_", "aws_secret", "hf_token", "API_KEY"])
+@pytest.mark.parametrize("nest", [lambda d: d, lambda d: {"a": d}, lambda d: {"a": [[d]]}])
+def test_code_and_secrets_are_refused_at_any_depth(key: str, nest: Any) -> None:
+    settings = nest({key: "do-not-print-this"})
+    [problem] = problems(scheduler=SchedulerConfig(settings=settings))
+    assert problem.startswith("scheduler.settings.")
+    assert key in problem
+    assert "do-not-print-this" not in problem
+
+
+@pytest.mark.parametrize(
+    ("revision", "is_pinned"),
+    [
+        ("0123456789abcdef0123456789abcdef01234567", True),
+        ("A" * 40, False),
+        ("a" * 39, False),
+        ("main", False),
+        ("", False),
+        (None, False),
+    ],
+)
+def test_only_a_full_sha_pins(revision: str | None, is_pinned: bool) -> None:
+    assert is_commit_sha(revision) is is_pinned
+
+
+def test_suggestions() -> None:
+    assert suggest("promt", ["prompt", "seed"]) == "; did you mean 'prompt'?"
+    assert suggest("zzz", ["prompt", "seed"]) == "; known: prompt, seed"
+
+
+def test_every_field_is_documented() -> None:
+    """The docstring under each field of a section is the only place that explains it."""
+    import ast
+    import inspect
+
+    import ldm_batch.config as config
+
+    tree = ast.parse(inspect.getsource(config))
+    undocumented = [
+        f"{node.name}.{statement.target.id}"
+        for node in tree.body
+        if isinstance(node, ast.ClassDef)
+        for statement, after in zip(node.body, [*node.body[1:], None], strict=True)
+        if isinstance(statement, ast.AnnAssign)
+        and isinstance(statement.target, ast.Name)
+        and not (isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant))
+    ]
+    sections = ["model", "scheduler", "call", "source", "sink", "image", "cluster"]
+    allowed = [f"JobConfig.{name}" for name in sections]
+    assert sorted(set(undocumented) - set(allowed)) == []
