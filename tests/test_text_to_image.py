@@ -1,16 +1,24 @@
 """The text-to-image pipeline on the demo model: same pixels as diffusers, every image its own."""
 
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from diffusers import LDMTextToImagePipeline
+from diffusers import AutoencoderKL, EulerDiscreteScheduler, LDMTextToImagePipeline
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 
 from ldm_batch.config import ModelConfig, SchedulerConfig
 from ldm_batch.diffusion.files import find_model
 from ldm_batch.diffusion.load import load
 from ldm_batch.diffusion.noise import make_generator
+from ldm_batch.diffusion.text_encoder import TextEncoder
 from ldm_batch.diffusion.text_to_image import TextToImage
 from ldm_batch.records import Call, Fault, Request
 
@@ -22,6 +30,9 @@ PROMPTS = [
     "a red circle on a blue background",
 ]
 CALL = Call(num_inference_steps=4, guidance_scale=2.0, eta=0.0, height=64, width=64)
+ODE_SCHEDULERS = ("pndm", "lms", "euler", "heun", "dpmpp_2m", "dpmpp_2s", "unipc", "deis")
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # diffusers' own, of numpy
 
 
 @cache
@@ -204,16 +215,11 @@ def test_faults_are_told_apart_from_images(monkeypatch: pytest.MonkeyPatch) -> N
         decoded[3] = 0.5
         return type("Output", (), {"sample": decoded})
 
-    fresh = TextToImage(components(), SchedulerConfig(), batch_size=4)
     monkeypatch.setattr(components()["vqvae"], "decode", decode)
-    good, inf, nan, constant = fresh.generate(requests(Call(1, 1.0, 0.0, 64, 64)))
+    good, *bad = pipeline().generate(requests(Call(1, 1.0, 0.0, 64, 64)))
     assert isinstance(good, np.ndarray)
-    assert isinstance(inf, Fault)
-    assert inf.reason == "not_finite"
-    assert isinstance(nan, Fault)
-    assert nan.reason == "not_finite"
-    assert isinstance(constant, Fault)
-    assert constant.reason == "constant_image"
+    assert all(isinstance(fault, Fault) for fault in bad)
+    assert [fault.reason for fault in bad] == ["not_finite", "not_finite", "constant_image"]
 
 
 def test_describe_is_complete_and_json() -> None:
@@ -224,3 +230,218 @@ def test_describe_is_complete_and_json() -> None:
     assert description["scheduler_settings"]["prediction_type"] == "v_prediction"
     assert description["batch_size"] == 4
     assert description["device"] == "cpu"
+
+
+# Property: bytes depend on the request alone
+
+
+@cache
+def alone(scheduler: str, eta: float, seed: int) -> bytes:
+    call = Call(2, 2.0, eta, 64, 64)
+    request = Request(PROMPTS[seed % 3], PROMPTS[2] if seed % 2 else "", seed, call)
+    return pipeline(scheduler).generate([request])[0].tobytes()
+
+
+@settings(max_examples=12, deadline=None, derandomize=True)
+@given(
+    st.sampled_from([("ddim", 0.3), ("ddim", 1.0), ("euler_a", 0.0), ("dpmpp_sde", 0.0)]),
+    st.lists(st.integers(0, 7), min_size=1, max_size=4),
+)
+def test_any_grouping_gives_the_same_bytes(kind: tuple[str, float], seeds: list[int]) -> None:
+    scheduler, eta = kind
+    call = Call(2, 2.0, eta, 64, 64)
+    batch = [Request(PROMPTS[s % 3], PROMPTS[2] if s % 2 else "", s, call) for s in seeds]
+    images = pipeline(scheduler).generate(batch)
+    assert [image.tobytes() for image in images] == [alone(scheduler, eta, s) for s in seeds]
+
+
+# Schedulers on the trained model
+
+
+def at_many_steps(scheduler: str, steps: int) -> torch.Tensor:
+    made = pipeline(scheduler, batch_size=2)(
+        PROMPTS[:2], seed=3, num_inference_steps=steps, guidance_scale=2.0, output_type="pt"
+    )
+    return made.images
+
+
+@pytest.mark.parametrize("scheduler", ODE_SCHEDULERS)
+def test_ode_schedulers_land_where_ddim_does(scheduler: str) -> None:
+    error = at_many_steps(scheduler, 50) - reference_images()
+    assert float(error.pow(2).mean().sqrt()) < 0.015
+
+
+@cache
+def reference_images() -> torch.Tensor:
+    return at_many_steps("ddim", 100)
+
+
+def test_diffusers_euler_does_not_land_there() -> None:
+    plain = plain_diffusers()
+    plain.scheduler = EulerDiscreteScheduler.from_config(plain.scheduler.config)
+    generators = [make_generator(3 + i) for i in range(2)]
+    images = plain(
+        PROMPTS[:2],
+        generator=generators,
+        num_inference_steps=50,
+        guidance_scale=2.0,
+        output_type="pt",
+    ).images
+    assert float((images - reference_images()).pow(2).mean().sqrt()) > 0.03
+
+
+# Half precision
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_end_to_end(dtype: str) -> None:
+    half = TextToImage.from_config(replace(DEMO, dtype=dtype), SchedulerConfig(), batch_size=2)
+    call = Call(3, 2.0, 0.0, 64, 64)
+    batch = [Request(PROMPTS[0], "", 0, call), Request(PROMPTS[1], "", 1, call)]
+    images, exact = half.generate(batch), pipeline("from_model", 2).generate(batch)
+    for image, right in zip(images, exact, strict=True):
+        assert image.dtype == np.uint8
+        assert np.abs(image.astype(float) - right).mean() < 4
+    description = half.describe()
+    assert description["dtype"] == dtype
+    assert description["decode_dtype"] == ("float32" if dtype == "float16" else dtype)
+    assert half(PROMPTS[0], seed=0, num_inference_steps=1, output_type="np").images.dtype == "f4"
+
+
+def test_overflow_in_half_precision_is_made_again_in_float32(tmp_path: Path) -> None:
+    """Activations of 1e6 are beyond float16; the same model in float32 has no trouble."""
+    folder = Path(shutil.copytree(find_model(DEMO), tmp_path / "model"))
+    path = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(path)
+    weights["time_embedding.linear_1.weight"] *= 1e6
+    save_file({k: v.contiguous() for k, v in weights.items()}, path)
+    model = ModelConfig(path=str(folder), dtype="bfloat16")
+    exact = TextToImage.from_config(
+        replace(model, dtype="float32"), SchedulerConfig(), batch_size=1
+    )
+    half = TextToImage.from_config(replace(model, dtype="float16"), SchedulerConfig(), batch_size=1)
+    request = Request(PROMPTS[0], "", 0, Call(1, 1.0, 0.0, 64, 64))
+    right, made = exact.generate([request])[0], half.generate([request])[0]
+    assert half._float32 is not None
+    assert isinstance(right, np.ndarray)
+    assert np.array_equal(made, right)
+
+
+@pytest.mark.parametrize(
+    "switches", [{"channels_last": True}, {"attention": "plain"}, {"decode_dtype": "float32"}]
+)
+def test_switches_change_last_bits_at_most(switches: dict) -> None:
+    model = replace(DEMO, **switches)
+    other = TextToImage.from_config(model, SchedulerConfig(), batch_size=4).generate(requests())
+    for image, right in zip(other, pipeline().generate(requests()), strict=True):
+        assert np.abs(image.astype(int) - right).max() <= 1
+
+
+# What diffusers' pipeline gets wrong and this one does not
+
+
+def test_noise_of_the_scheduler_is_the_images_own() -> None:
+    def run(world: int) -> torch.Tensor:
+        torch.manual_seed(world)
+        generators = [make_generator(i) for i in range(4)]
+        arguments = {"num_inference_steps": 4, "eta": 1.0, "output_type": "pt"}
+        return plain(PROMPTS, generator=generators, **arguments).images
+
+    plain = plain_diffusers()
+    assert (run(1) - run(2)).abs().max() > 0.1
+    # ours: test_global_generator_is_neither_used_nor_moved
+
+
+def test_guidance_scale_0_and_typos_in_diffusers() -> None:
+    plain = plain_diffusers()
+    arguments = {"num_inference_steps": 2, "output_type": "pt", "guidance_scale": 3.0}
+    latents = torch.randn(1, 8, 8, 8, generator=make_generator(0))
+    one = plain(PROMPTS[0], latents=latents, **arguments).images
+    two = plain(PROMPTS[0], latents=latents, negative_prompt="x", num_imges=9, **arguments).images
+    assert torch.equal(one, two)  # swallowed; ours: test_unknown_arguments_are_refused
+
+
+def test_bfloat16_numpy_output_fails_in_diffusers() -> None:
+    plain = plain_diffusers().to(torch.bfloat16)
+    with pytest.raises(TypeError, match="BFloat16"):
+        plain(PROMPTS[0], num_inference_steps=1, output_type="np")
+    # ours: test_half_precision_end_to_end
+
+
+def test_latent_side_follows_the_first_stage() -> None:
+    """diffusers divides pixels by 8 whatever the first stage; one with f=4 gives half the size."""
+    folder = components().folder
+    shallow = AutoencoderKL(
+        block_out_channels=(8, 8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        latent_channels=8,
+        norm_num_groups=1,
+    )
+    mixed = replace(components(), modules={**components().modules, "vqvae": shallow.eval()})
+    ours = TextToImage(mixed, SchedulerConfig(), batch_size=1)
+    assert ours.size_multiple == 4
+    arguments = {"num_inference_steps": 1, "height": 64, "width": 32, "output_type": "pt"}
+    assert ours(PROMPTS[0], seed=0, **arguments).images.shape == (1, 3, 64, 32)
+    plain = LDMTextToImagePipeline.from_pretrained(folder, vqvae=shallow, use_safetensors=True)
+    plain.set_progress_bar_config(disable=True)
+    assert plain(PROMPTS[0], **arguments).images.shape == (1, 3, 32, 16)
+
+
+def test_two_threads_may_share_a_pipeline() -> None:
+    shared = pipeline("dpmpp_2m")
+    right = [shared.generate(requests(CALL, seed)) for seed in (0, 100)]
+    with ThreadPoolExecutor(2) as threads:
+        made = list(threads.map(lambda seed: shared.generate(requests(CALL, seed)), (0, 100)))
+    assert np.array_equal(made, right)
+
+
+# Embeddings, notes, options
+
+
+def test_each_text_is_encoded_once() -> None:
+    fresh = TextToImage(components(), SchedulerConfig(), batch_size=4)
+    call = Call(1, 2.0, 0.0, 64, 64)
+    for seed in range(3):
+        fresh.generate(requests(call, seed))
+    assert fresh._text.num_encoded == len(set(PROMPTS)) + 1  # and the null prompt
+
+
+def test_embeddings_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    row_bytes = 77 * 64 * 4
+    monkeypatch.setattr("ldm_batch.diffusion.text_encoder.MAX_CACHE_BYTES", 3 * row_bytes)
+    text = TextEncoder(components()["tokenizer"], components()["bert"], batch_size=4)
+    with torch.inference_mode():
+        first = text.encode(["red", "blue", "green", "white", "black"])
+        assert len(text._cache) == 3
+        assert torch.equal(text.encode(["black", "red"]), first[[4, 0]])
+    assert text.num_encoded == 6
+
+
+def test_uneven_steps_are_noted_once() -> None:
+    fresh = TextToImage(components(), SchedulerConfig(name="ddim"), batch_size=1)
+    for steps in (4, 3, 3):
+        fresh.generate([Request("", "", 0, Call(steps, 1.0, 0.0, 64, 64))])
+    assert fresh.pop_notes() == ["DDIMScheduler is exact only for steps that divide 1000, not 3"]
+    assert fresh.pop_notes() == []
+
+
+def test_guidance_interval_saves_model_calls() -> None:
+    rows: list[int] = []
+    hook = components()["unet"].register_forward_pre_hook(lambda _, args: rows.append(len(args[0])))
+    sampling = SchedulerConfig(guidance_interval=[0.25, 0.75])
+    TextToImage(components(), sampling, batch_size=2).generate(
+        [Request("red", "", 0, Call(8, 3.0, 0.0, 64, 64))]
+    )
+    hook.remove()
+    assert rows == [2, 2, 4, 4, 4, 4, 2, 2]
+
+
+def test_step_cache_stays_near_the_exact_image_and_reproduces() -> None:
+    call = Call(20, 2.0, 0.0, 64, 64)
+    batch = [Request(p, "", 5, call) for p in PROMPTS[:2]]
+    exact = pipeline("from_model", 2).generate(batch)
+    cached = TextToImage(components(), SchedulerConfig(cache_interval=2), batch_size=2)
+    images = cached.generate(batch)
+    assert 0 < np.abs(np.array(images, float) - exact).mean() < 12
+    assert np.array_equal(cached.generate(batch[1:])[0], images[1])
