@@ -69,7 +69,7 @@ class Verdict:
         return all(astuple(self))
 
 
-def check(image: ArrayLike, spec: SceneSpec) -> Verdict:
+def check(image: ArrayLike | Image.Image, spec: SceneSpec) -> Verdict:
     """Judge a 64 x 64 RGB image (H, W, 3), values 0..255, against a scene.
 
     Two objects are matched with the scene's in the order that agrees best.
@@ -87,7 +87,7 @@ def check(image: ArrayLike, spec: SceneSpec) -> Verdict:
     return max(verdicts, key=lambda verdict: sum(astuple(verdict)))
 
 
-def measure(image: ArrayLike) -> Measurement:
+def measure(image: ArrayLike | Image.Image) -> Measurement:
     """Measure a 64 x 64 RGB image (H, W, 3), values 0..255; objects come largest first."""
     pixels = np.asarray(image, np.float32)
     if pixels.shape != (64, 64, 3):

@@ -1,0 +1,1 @@
+"""Training of the two demo models: seeded, resumable, scheduled in steps."""
