@@ -100,6 +100,17 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
+class UpscaleRequest:
+    """One image to make larger; requests of one padded size, steps and eta may share a batch."""
+
+    pixels: Any
+    """uint8 `[height, width, 3]`, any size."""
+    seed: int
+    num_inference_steps: int
+    eta: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Rejection:
     """A row (or its images) that could not be made, with the reason, for the user to read."""
 
@@ -170,6 +181,7 @@ class Receipt:
     laps: Mapping[str, float] = field(default_factory=dict)
     """Seconds of each stage: `read_s`, `wait_s` (for the device), `generate_s`, `write_s`."""
     host: str = ""
+    pid: int = 0
     pipeline: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 

@@ -6,6 +6,7 @@ generates, while the other reads, writes or commits.
 
 from __future__ import annotations
 
+import os
 import platform
 import threading
 import time
@@ -127,6 +128,7 @@ class Worker:
             attempt=uuid.uuid4().hex,
             started_at=started_at.isoformat(timespec="seconds"),
             host=platform.node(),
+            pid=os.getpid(),
             pipeline=self._pipeline.describe(),
             laps=clock.laps,
         )
