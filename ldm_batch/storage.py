@@ -10,8 +10,8 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -67,19 +67,38 @@ def _list_one(uri: str) -> list[SourceFile]:
         if fs.isfile(path):
             return [_source_file(fs, fs.info(path), path.rpartition("/")[0])]
         if fs.isdir(path):
-            infos = fs.find(path, detail=True).values()
+            infos = _files_among(fs, _below(fs, path))
             return [
                 _source_file(fs, info, path)
                 for info in infos
-                if info["type"] == "file" and info["name"].endswith(PARQUET_SUFFIXES)
+                if info["name"].endswith(PARQUET_SUFFIXES)
             ]
-        if any(c in path for c in "*?["):
-            root = _fixed_prefix(path)
-            infos = fs.glob(path, detail=True).values()
-            files = [_source_file(fs, info, root) for info in infos if info["type"] == "file"]
+        root = _fixed_prefix(path)
+        if root != path and fs.isdir(root):
+            infos = _files_among(fs, fs.glob(path, detail=True).values())
+            files = [_source_file(fs, info, root) for info in infos]
             if files:
                 return files
     raise JobError(f"source.uri: nothing found at {uri}")
+
+
+def _below(fs: Any, folder: str) -> Iterator[Mapping[str, Any]]:
+    """Everything below a folder; fsspec's own `find` leaves out folders that it may not read."""
+    for info in fs.ls(folder, detail=True):
+        if info["type"] == "directory":
+            yield from _below(fs, info["name"])
+        else:
+            yield info
+
+
+def _files_among(fs: Any, listing: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    """Files of a listing, links followed; a broken link counts as an empty file."""
+    for info in listing:
+        if info.get("islink"):
+            path = info["name"]
+            info = fs.info(path) if fs.exists(path) else {**info, "type": "file", "size": 0}
+        if info["type"] == "file":
+            yield info
 
 
 def _fixed_prefix(pattern: str) -> str:
@@ -91,7 +110,7 @@ def _fixed_prefix(pattern: str) -> str:
     return "/".join(fixed)
 
 
-def _source_file(fs: Any, info: dict[str, Any], root: str) -> SourceFile:
+def _source_file(fs: Any, info: Mapping[str, Any], root: str) -> SourceFile:
     path = str(info["name"])
     version = info.get("ETag") or info.get("mtime") or info.get("LastModified") or ""
     name = path.removeprefix(root).lstrip("/")
@@ -227,12 +246,12 @@ class Store:
 
     def _remove_leftovers(self) -> None:
         """Remove what crashed writers left behind a day ago or earlier."""
-        if not self._scratch.is_dir():
-            return
         oldest = time.time() - LEFTOVER_AGE_S
-        for leftover in self._scratch.iterdir():
-            if leftover.is_file() and leftover.stat().st_mtime < oldest:
-                leftover.unlink(missing_ok=True)
+        for name in self.names(".ldm_batch/tmp"):
+            leftover = self._scratch / name
+            with suppress(OSError):  # another driver was faster, or it is another user's
+                if leftover.stat().st_mtime < oldest:
+                    leftover.unlink()
 
 
 def _write_durably(path: Path, source: BinaryIO) -> None:
