@@ -16,15 +16,23 @@ from ldm_batch.identity import (
     shard_index,
 )
 
-NO_SHARDS = """17.parquet 000017.parquet 00017.parquet.tmp x00017.parquet 00017 .parquet
-    00017.PARQUET -00017.parquet 0001\u0667.parquet""".split()
+NO_SHARDS = [
+    "17.parquet",
+    "000017.parquet",
+    "00017.parquet.tmp",
+    "x00017.parquet",
+    "00017",
+    ".parquet",
+    "00017.PARQUET",
+    "00017.parquet\n",
+    "-00017.parquet",
+    "0001\u0667.parquet",
+]
 KEYS = st.text(max_size=20)
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
-    max_leaves=8,
-)
-DOCUMENTS = st.dictionaries(st.text(max_size=3), JSON, max_size=4)
+NAMES = st.sampled_from(["a", "b", "ü"])
+VALUES = st.none() | st.booleans() | st.integers(-2, 2) | st.text(max_size=2)
+JSON = VALUES | st.lists(VALUES, max_size=2) | st.dictionaries(NAMES, VALUES, max_size=2)
+DOCUMENTS = st.dictionaries(NAMES, JSON, max_size=3)
 
 
 def test_objects_of_a_shard_have_fixed_places() -> None:
