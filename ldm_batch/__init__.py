@@ -2,8 +2,29 @@
 
 plan.py cuts the input into shards, read.py turns one shard into rows and rejections,
 generate.py turns rows into pixels, encode.py pixels into bytes, write.py bytes into one object,
-which storage.py commits whole or not at all; worker.py is that line for one shard, cluster.py
+commit.py publishes it whole or not at all; worker.py is that line for one shard, cluster.py
 runs workers, run.py is the command. Importing this package imports nothing else.
 """
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ldm_batch.diffusion.noise import make_generator as make_generator
+    from ldm_batch.diffusion.text_to_image import TextToImage as TextToImage
+
 __version__ = "0.1.0"
+
+_EXPORTS = {
+    "TextToImage": "ldm_batch.diffusion.text_to_image",
+    "make_generator": "ldm_batch.diffusion.noise",
+}
+__all__ = ["TextToImage", "__version__", "make_generator"]
+
+
+def __getattr__(name: str) -> Any:
+    """Load an exported name, and torch with it, when it is first used."""
+    if name not in _EXPORTS:
+        raise AttributeError(f"module 'ldm_batch' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_EXPORTS[name]), name)
