@@ -123,6 +123,14 @@ class TextToImage:
             scheduler = SchedulerConfig(name=scheduler)
         return cls.from_config(model, scheduler, batch_size=batch_size)
 
+    def with_batch_size(self, batch_size: int) -> TextToImage:
+        """Return another pipeline on the same weights, with its own fixed shape and lock."""
+        return TextToImage(self._components, self._sampling, batch_size=batch_size)
+
+    def with_scheduler(self, scheduler: SchedulerConfig) -> TextToImage:
+        """Return another pipeline on the same weights that samples by another scheduler."""
+        return TextToImage(self._components, scheduler, batch_size=self.batch_size)
+
     @property
     def device(self) -> torch.device:
         """Where the model computes."""

@@ -1,0 +1,138 @@
+"""The batch size that suits a model and a machine, found by trying.
+
+On CUDA the largest shape that fits, on a CPU the smallest one that is about as quick as any. Images
+depend on the batch size in their last bits, so a job finds it once, when it is planned.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from ldm_batch.config import ModelConfig, SchedulerConfig
+from ldm_batch.diffusion.files import find_model, lock_model
+from ldm_batch.diffusion.load import pick_device
+from ldm_batch.diffusion.text_to_image import TextToImage
+from ldm_batch.errors import ShardError
+from ldm_batch.records import Call, Request
+
+CANDIDATES = (1, 2, 4, 8, 16, 32, 64, 128)
+NUM_STEPS = 2
+CLOSE_ENOUGH = 1.05
+"""A smaller batch wins if its time per image is within this factor of the best."""
+
+
+def find_batch_size(
+    model: ModelConfig,
+    scheduler: SchedulerConfig,
+    call: Call,
+    *,
+    candidates: Iterable[int] = CANDIDATES,
+    memory: Path | None = None,
+) -> int:
+    """Return the batch size for a job's calls.
+
+    Args:
+        call: the job's usual call; its size and whether it is guided matter.
+        candidates: batch sizes to try, in rising order.
+        memory: JSON file that remembers answers per model, call, dtype and device.
+
+    Raises:
+        JobError: the model does not load.
+        ShardError: not even the smallest candidate fits into memory.
+    """
+    key = _key(model, call)
+    known = json.loads(memory.read_text()) if memory is not None and memory.is_file() else {}
+    if key in known:
+        return int(known[key])
+    first = TextToImage.from_config(model, scheduler, batch_size=1)
+
+    def measure(batch_size: int) -> float:
+        return _measure(first.with_batch_size(batch_size), call)
+
+    if first.device.type == "cuda":
+        size = find_largest(measure, candidates)
+    else:
+        size = find_quickest(measure, candidates)
+    if memory is not None:
+        _remember(memory, {**known, key: size})
+    return size
+
+
+def find_largest(measure: Callable[[int], float], candidates: Iterable[int]) -> int:
+    """Return the largest candidate for which `measure` does not run out of memory."""
+    best = 0
+    for size in candidates:
+        try:
+            measure(size)
+        except ShardError:
+            if not best:
+                raise
+            break
+        best = size
+    return best
+
+
+def find_quickest(measure: Callable[[int], float], candidates: Iterable[int]) -> int:
+    """Return the smallest candidate whose seconds per image are close to the best.
+
+    Stops after two candidates in a row that are no better than the best before them.
+    """
+    seconds: dict[int, float] = {}
+    num_worse = 0
+    for size in candidates:
+        best_before = min(seconds.values(), default=float("inf"))
+        try:
+            seconds[size] = measure(size)
+        except ShardError:
+            if not seconds:
+                raise
+            break
+        num_worse = 0 if seconds[size] < best_before else num_worse + 1
+        if num_worse == 2:
+            break
+    limit = CLOSE_ENOUGH * min(seconds.values())
+    return min(size for size, value in seconds.items() if value <= limit)
+
+
+def _measure(pipeline: TextToImage, call: Call) -> float:
+    """Seconds per image of a short call; ShardError where its shape does not fit into memory."""
+    short = Call(NUM_STEPS, call.guidance_scale, call.eta, call.height, call.width)
+    requests = [Request(f"text {i}", "", i, short) for i in range(pipeline.batch_size)]
+    clock = time.perf_counter if pipeline.device.type == "cuda" else time.process_time
+    times = []
+    for _ in range(3):  # the first one warms up
+        start = clock()
+        pipeline.generate(requests)
+        times.append(clock() - start)
+        if any("out of memory" in note for note in pipeline.pop_notes()):
+            raise ShardError(f"out of memory at {pipeline.batch_size} images per model call")
+    return min(times[1:]) / pipeline.batch_size
+
+
+def _key(model: ModelConfig, call: Call) -> str:
+    """Name what the answer depends on."""
+    import torch
+
+    device = pick_device(model.device)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    content = json.dumps(lock_model(find_model(model)), sort_keys=True)
+    parts = [
+        hashlib.sha256(content.encode()).hexdigest()[:16],
+        f"{call.height}x{call.width}",
+        "guided" if call.guidance_scale not in (0, 1) else "plain",
+        model.dtype,
+        name,
+    ]
+    return " ".join(parts)
+
+
+def _remember(memory: Path, known: dict[str, int]) -> None:
+    memory.parent.mkdir(parents=True, exist_ok=True)
+    temporary = memory.with_name(f".{memory.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(known, indent=2, sort_keys=True))
+    os.replace(temporary, memory)

@@ -1,0 +1,62 @@
+"""Presets: the same values from Python and `conf/`; the batch size that suits a machine."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ldm_batch.config import ModelConfig, SchedulerConfig
+from ldm_batch.diffusion.batch_size import find_batch_size, find_largest, find_quickest
+from ldm_batch.diffusion.presets import PRESETS
+from ldm_batch.diffusion.schedulers import NAMES
+from ldm_batch.diffusion.text_to_image import TextToImage
+from ldm_batch.errors import ShardError
+from ldm_batch.records import Call
+
+CONF = Path(__file__).parents[1] / "conf"
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_conf_holds_the_same_presets(name: str) -> None:
+    document = yaml.safe_load((CONF / "speed" / f"{name}.yaml").read_text())
+    scheduler = SchedulerConfig(**document["scheduler"])
+    assert asdict(scheduler) == asdict(PRESETS[name].scheduler)
+    assert document["call"] == {"num_inference_steps": PRESETS[name].num_inference_steps}
+
+
+def test_every_scheduler_of_conf_is_known() -> None:
+    for path in (CONF / "scheduler").glob("*.yaml"):
+        document = yaml.safe_load(path.read_text())
+        assert document["name"] in {"from_model", *NAMES}
+        assert document["name"] == path.stem
+
+
+def test_find_quickest_takes_the_smallest_of_those_that_are_close() -> None:
+    seconds = {1: 1.0, 2: 0.6, 4: 0.5, 8: 0.49, 16: 0.52, 32: 0.51, 64: 0.1}
+    assert find_quickest(seconds.__getitem__, seconds) == 4  # 64 is never tried
+
+
+def test_find_largest_stops_where_memory_ends() -> None:
+    def measure(size: int) -> float:
+        if size > 8:
+            raise ShardError("out of memory")
+        return 1.0
+
+    assert find_largest(measure, (1, 2, 4, 8, 16, 32)) == 8
+    assert find_quickest(measure, (8, 16)) == 8
+    for find in (find_largest, find_quickest):
+        with pytest.raises(ShardError):
+            find(measure, (16, 32))
+
+
+def test_batch_size_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, memory = ModelConfig(path="demo:text_to_image"), tmp_path / "cache" / "sizes.json"
+    arguments = (model, SchedulerConfig(), Call(50, 2.0, 0.0, 64, 64))
+    size = find_batch_size(*arguments, candidates=(1, 4), memory=memory)
+    (key, value), *_ = json.loads(memory.read_text()).items()
+    assert value == size
+    assert key.endswith("64x64 guided float32 cpu")
+    monkeypatch.setattr(TextToImage, "from_config", None)  # a second search would load the model
+    assert find_batch_size(*arguments, memory=memory) == size
