@@ -28,7 +28,7 @@ def is_convertible(image: Image.Image) -> bool:
 
 
 def to_rgb(
-    image: Image.Image, data: bytes
+    image: Image.Image, data: bytes = b""
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None, list[str]]:
     """Convert a loaded image.
 
@@ -39,7 +39,7 @@ def to_rgb(
 
     Args:
         image: of a convertible mode, see `is_convertible`.
-        data: the file it was read from, which tells the depth of its samples.
+        data: the file it was read from, which tells the depth of its samples, where there is one.
 
     Returns:
         uint8 `[height, width, 3]`, alpha uint8 `[height, width]` or None where every pixel is
@@ -80,9 +80,9 @@ def _scale_deep_grey(image: Image.Image) -> Image.Image:
 
 def _sample_bits(image: Image.Image, data: bytes) -> int:
     """Bits of a sample as the file holds it; 8 where the format has no others or does not tell."""
-    if image.format == "PNG":
+    if image.format == "PNG" and data:
         return data[24]
-    if image.format == "TIFF":
+    if image.format == "TIFF" and data:
         return max(image.tag_v2.get(TIFF_BITS) or (8,))  # type: ignore[attr-defined]
     return 8
 
@@ -137,3 +137,10 @@ def _from_lab(image: Image.Image) -> Image.Image:
 
 def _word(mode: str) -> str:
     return {"1": "bilevel", "L": "grey", "P": "palette"}.get(mode, mode.lower())
+
+
+def enlarge_alpha(alpha: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
+    """Enlarge an alpha channel `[h, w]` to `[scale * h, scale * w]`, bicubic."""
+    height, width = alpha.shape
+    size = (width * scale, height * scale)
+    return np.array(Image.fromarray(alpha).resize(size, Image.Resampling.BICUBIC), np.uint8)

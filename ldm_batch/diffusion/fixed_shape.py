@@ -30,19 +30,21 @@ class FixedShape:
     ) -> list[Result]:
         """Return `make`'s results for all items, calling it with exactly `num_rows` each time.
 
-        Padding repeats the last item. Where memory runs out, the shape is halved and all of the
-        items are made again, so that they have one shape.
+        Padding repeats the last item; see `attempt` for what happens where memory runs out.
+        """
+        return self.attempt(lambda num_rows: self._run_cut(items, make, num_rows))
+
+    def attempt(self, make: Callable[[int], Result]) -> Result:
+        """Return `make(num_rows)`; where memory runs out, halve `num_rows` and start again.
+
+        All of one attempt is made again, so that it has one shape.
 
         Raises:
             ShardError: memory runs out with one row.
         """
         while True:
             try:
-                return [
-                    result
-                    for start in range(0, len(items), self.num_rows)
-                    for result in self._run_padded(items[start : start + self.num_rows], make)
-                ]
+                return make(self.num_rows)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -54,11 +56,16 @@ class FixedShape:
         notes, self._notes = self._notes, []
         return notes
 
-    def _run_padded(
-        self, items: Sequence[Item], make: Callable[[Sequence[Item]], Sequence[Result]]
-    ) -> Sequence[Result]:
-        padding = [items[-1]] * (self.num_rows - len(items))
-        return make([*items, *padding])[: len(items)]
+    @staticmethod
+    def _run_cut(
+        items: Sequence[Item], make: Callable[[Sequence[Item]], Sequence[Result]], num_rows: int
+    ) -> list[Result]:
+        results: list[Result] = []
+        for start in range(0, len(items), num_rows):
+            rows = items[start : start + num_rows]
+            padding = [items[-1]] * (num_rows - len(rows))
+            results += make([*rows, *padding])[: len(rows)]
+        return results
 
     def _halve(self, message: str) -> None:
         if self.num_rows == 1:

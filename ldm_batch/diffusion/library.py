@@ -61,7 +61,7 @@ def plan_call(
     """
     prompts = _spread(_texts("prompt", prompt), num_images_per_prompt)
     negatives = _negatives(negative_prompt, len(prompts), num_images_per_prompt)
-    generators = _generators(seed, generator, len(prompts))
+    generators = make_generators(seed, generator, len(prompts))
     noise = _noise(latents, generator, generators, (len(prompts), *shape))
     return list(_cut(prompts, negatives, noise, generators, batch_size))
 
@@ -74,10 +74,14 @@ def check_output_type(output_type: str) -> None:
 
 def make_output(images: torch.Tensor, output_type: str, *, return_dict: bool) -> Any:
     """Wrap float32 `[N, 3, H, W]` in 0..1 as diffusers' pipelines do."""
+    return wrap_output(to_output(images, output_type), return_dict=return_dict)
+
+
+def wrap_output(images: Any, *, return_dict: bool) -> Any:
+    """Return diffusers' `ImagePipelineOutput` of images, or a tuple of them."""
     from diffusers import ImagePipelineOutput
 
-    output = to_output(images, output_type)
-    return ImagePipelineOutput(images=output) if return_dict else (output,)
+    return ImagePipelineOutput(images=images) if return_dict else (images,)
 
 
 def _texts(name: str, value: str | Sequence[str]) -> list[str]:
@@ -105,11 +109,16 @@ def _negatives(
     return texts
 
 
-def _generators(
+def make_generators(
     seed: int | Sequence[int] | None,
     generator: torch.Generator | Sequence[torch.Generator] | None,
     num_images: int,
 ) -> list[torch.Generator]:
+    """Return one generator per image from a call's `seed` or `generator`.
+
+    Raises:
+        ValueError: both are given, or as many as there are not images.
+    """
     if generator is not None and seed is not None:
         raise ValueError("seed and generator: give one of them, not both")
     if isinstance(generator, torch.Generator):

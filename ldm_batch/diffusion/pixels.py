@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ldm_batch.colour import enlarge_alpha
 from ldm_batch.records import Fault, Reason
 
 OUTPUT_TYPES = ("pil", "np", "pt")
@@ -58,3 +59,16 @@ def to_output(
     if output_type == "np":
         return images.permute(0, 2, 3, 1).cpu().numpy()
     return [Image.fromarray(image) for image in to_uint8(images)]
+
+
+def to_picture(image: torch.Tensor, alpha: np.ndarray | None) -> Image.Image:
+    """Turn float32 `[3, H, W]` in 0..1 into a PIL image, with an alpha channel where there is one.
+
+    Args:
+        image: the colours.
+        alpha: uint8 `[h, w]`, enlarged here to the size of the image.
+    """
+    picture = Image.fromarray(to_uint8(image[None])[0])
+    if alpha is not None:
+        picture.putalpha(Image.fromarray(enlarge_alpha(alpha, picture.height // len(alpha))))
+    return picture

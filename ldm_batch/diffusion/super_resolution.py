@@ -1,0 +1,369 @@
+"""Super-resolution: low-resolution images and seeds in, pictures four times as large out.
+
+The image stands beside the latents as conditioning, by concatenation (Rombach et al. 2022, section
+4.4). Every result is a function of its own request alone; must not know rows, shards or files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+import torch
+
+from ldm_batch.config import ModelConfig, SchedulerConfig
+from ldm_batch.diffusion.call_images import to_images, to_signed
+from ldm_batch.diffusion.describe import describe
+from ldm_batch.diffusion.files import find_model
+from ldm_batch.diffusion.fixed_shape import FixedShape
+from ldm_batch.diffusion.library import (
+    check_output_type,
+    make_generators,
+    make_output,
+    wrap_output,
+)
+from ldm_batch.diffusion.load import DTYPES, Components, load, pick_device
+from ldm_batch.diffusion.noise import make_generator
+from ldm_batch.diffusion.pixels import find_faults, to_picture, to_uint8, to_unit_range
+from ldm_batch.diffusion.schedulers import check_sampling, make_scheduler
+from ldm_batch.diffusion.speed import apply_switches, decode_dtype
+from ldm_batch.diffusion.tiling import LARGEST_GRANULE, padded_side
+from ldm_batch.diffusion.upscale import Upscaler
+from ldm_batch.errors import JobError
+from ldm_batch.records import Fault, Reason, UpscaleRequest
+
+TILE_SIZE, TILE_OVERLAP = 128, 16
+PIPELINE = "LDMSuperResolutionPipeline"
+
+
+class SuperResolution:
+    """One loaded super-resolution pipeline; every model call has the same fixed shape."""
+
+    def __init__(
+        self,
+        components: Components,
+        scheduler: SchedulerConfig,
+        *,
+        batch_size: int,
+        tile_size: int = TILE_SIZE,
+        tile_overlap: int = TILE_OVERLAP,
+    ) -> None:
+        """Put loaded components together.
+
+        Raises:
+            JobError: the components do not fit each other, or the settings are wrong.
+        """
+        if batch_size < 1:
+            raise JobError(f"batch_size={batch_size}: must be at least 1")
+        check_sampling(scheduler)
+        self.batch_size = batch_size
+        self._components = components
+        self._sampling = scheduler
+        self._scheduler = make_scheduler(
+            components.scheduler_settings, scheduler.name, scheduler.settings
+        )
+        self._unet, self._vqvae = components["unet"], components["vqvae"]
+        _check_fit(components)
+        self._multiple = 2 ** (len(self._unet.config.block_out_channels) - 1)
+        _check_tiles(tile_size, tile_overlap, self._multiple)
+        self._tiles = (tile_size, tile_overlap)
+        self._upscaler = Upscaler(
+            self._unet,
+            self._vqvae,
+            self._scheduler,
+            cache_interval=scheduler.cache_interval,
+            tile_size=tile_size,
+            tile_overlap=tile_overlap,
+        )
+        self.scale = self._upscaler.scale
+        """Pixels of the result per pixel of the input: 4 in the paper's model."""
+        self._shape = FixedShape(batch_size)
+        self._lock = Lock()
+        self._float32: SuperResolution | None = None
+
+    @classmethod
+    def from_config(
+        cls,
+        model: ModelConfig,
+        scheduler: SchedulerConfig,
+        *,
+        batch_size: int,
+        lock: Mapping[str, str] | None = None,
+        shared: Mapping[str, Any] | None = None,
+        tile_size: int = TILE_SIZE,
+        tile_overlap: int = TILE_OVERLAP,
+    ) -> SuperResolution:
+        """Load the model that a job names; anything wrong with it is a JobError.
+
+        Args:
+            batch_size: images, or tiles, per model call; last bits depend on it.
+            lock: `{path: sha256}` of `lock_model`; the files must be these.
+            shared: components that are loaded already, by name.
+            tile_size: larger images are made in tiles of this side, in low-resolution pixels.
+            tile_overlap: pixels that neighbouring tiles share.
+        """
+        if model.dtype not in DTYPES:
+            raise JobError(f"model.dtype={model.dtype}: must be one of {', '.join(DTYPES)}")
+        if model.compile and scheduler.cache_interval > 1:
+            raise JobError("model.compile: cannot be combined with scheduler.cache_interval > 1")
+        components = load(
+            find_model(model),
+            dtype=DTYPES[model.dtype],
+            decode_dtype=decode_dtype(model),
+            device=pick_device(model.device),
+            lock=lock,
+            shared=shared,
+        )
+        apply_switches(components, model)
+        return cls(
+            components,
+            scheduler,
+            batch_size=batch_size,
+            tile_size=tile_size,
+            tile_overlap=tile_overlap,
+        )
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path_or_repo_id: str | Path,
+        *,
+        revision: str | None = None,
+        scheduler: str | SchedulerConfig = "from_model",
+        dtype: str = "float32",
+        device: str = "cpu",
+        batch_size: int = 8,
+    ) -> SuperResolution:
+        """Load a pipeline for use from Python.
+
+        Args:
+            path_or_repo_id: a local folder, `demo:<name>`, or a hub repository with `revision`.
+            revision: full commit sha of the hub repository; without it the path must be local.
+        """
+        name = str(path_or_repo_id)
+        model = ModelConfig(path=name, dtype=dtype, device=device)
+        if revision is not None:
+            model = replace(model, path=None, repo_id=name, revision=revision)
+        if isinstance(scheduler, str):
+            scheduler = SchedulerConfig(name=scheduler)
+        return cls.from_config(model, scheduler, batch_size=batch_size)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return self._unet.device  # type: ignore[no-any-return]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the UNet; latents and scheduler stay in float32."""
+        return self._unet.dtype  # type: ignore[no-any-return]
+
+    @property
+    def is_float32(self) -> bool:
+        """Whether every part computes in float32."""
+        return bool(self.dtype == torch.float32 == self._vqvae.dtype)
+
+    def padded_size(self, height: int, width: int) -> tuple[int, int]:
+        """Size at which an image is computed; images of one padded size share model calls."""
+        return padded_side(height, self._multiple), padded_side(width, self._multiple)
+
+    def generate(self, requests: Sequence[UpscaleRequest]) -> list[np.ndarray | Fault]:
+        """Make each image larger, uint8 `[scale * h, scale * w, 3]`, or say why it cannot be.
+
+        Model calls always have `batch_size` rows, so a result depends on its request alone. An
+        image that is not finite, or of one colour where its input is not, is tried again once in
+        float32.
+
+        Args:
+            requests: any number of them, all with the same padded size, steps and eta.
+
+        Raises:
+            ValueError: no requests, or requests that cannot share a batch.
+            ShardError: memory runs out with one row per model call.
+        """
+        if not requests:
+            raise ValueError("0 requests: must be 1 or more")
+        if len({self._batch_key(request) for request in requests}) > 1:
+            raise ValueError("requests of one batch must have the same padded size, steps and eta")
+        with self._lock:
+            results = self._attempt(requests)
+        doubtful = [i for i, result in enumerate(results) if isinstance(result, Fault)]
+        if doubtful and not self.is_float32:
+            again = self._in_float32().generate([requests[i] for i in doubtful])
+            for i, result in zip(doubtful, again, strict=True):
+                results[i] = result
+        return results
+
+    def pop_notes(self) -> list[str]:
+        """Return what happened since the last call that a receipt should tell."""
+        return self._shape.pop_notes()
+
+    def _batch_key(self, request: UpscaleRequest) -> tuple[Any, ...]:
+        height, width, _ = request.pixels.shape
+        return *self.padded_size(height, width), request.num_inference_steps, request.eta
+
+    def _attempt(self, requests: Sequence[UpscaleRequest]) -> list[np.ndarray | Fault]:
+        first = requests[0]
+        images = [to_signed(request.pixels) for request in requests]
+
+        def make(num_rows: int) -> list[np.ndarray | Fault]:
+            made = self._upscaler.run(
+                images,
+                [make_generator(request.seed) for request in requests],
+                num_inference_steps=first.num_inference_steps,
+                eta=first.eta,
+                num_rows=num_rows,
+            )
+            return [
+                _judge(decoded, request.pixels)
+                for decoded, request in zip(made, requests, strict=True)
+            ]
+
+        return self._shape.attempt(make)
+
+    def _in_float32(self) -> SuperResolution:
+        """Return this pipeline in float32, loaded again from its files when first needed."""
+        if self._float32 is None:
+            components = load(self._components.folder, device=self.device)
+            tile_size, overlap = self._tiles
+            self._float32 = SuperResolution(
+                components,
+                self._sampling,
+                batch_size=self.batch_size,
+                tile_size=tile_size,
+                tile_overlap=overlap,
+            )
+        return self._float32
+
+    def describe(self) -> dict[str, Any]:
+        """Return what the images depend on besides their requests, JSON-able."""
+        tile_size, overlap = self._tiles
+        described = describe(
+            self._components, self._scheduler, self._sampling, batch_size=self.batch_size
+        )
+        return {**described, "tile_size": tile_size, "tile_overlap": overlap, "scale": self.scale}
+
+    def __call__(
+        self,
+        image: Any,
+        *,
+        num_inference_steps: int = 100,
+        eta: float = 0.0,
+        seed: int | Sequence[int] | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+    ) -> Any:
+        """Make images larger from Python, with the arguments of diffusers' pipeline and a few more.
+
+        Args:
+            image: one or a list of N, of any sizes: PIL images of any mode (an alpha channel is
+                enlarged by itself and put back), arrays `[h, w, 3]` (uint8, or float 0..1), or
+                tensors `[3, h, w]` (-1..1); arrays and tensors may have an axis of images first.
+            num_inference_steps: steps of the scheduler, 1 or more.
+            eta: eta of DDIM, 0 to 1.
+            seed: image i uses seed + i, or one seed per image; None: fresh ones.
+            generator: in place of `seed`: one for all (drawn from in turn), or one each.
+            output_type: `pil`, or, where all sizes are equal, `np` (float32 `[N, H, W, 3]`, 0..1)
+                or `pt` (`[N, 3, H, W]`, 0..1).
+            return_dict: False: a tuple of the images.
+
+        Returns:
+            diffusers' `ImagePipelineOutput`.
+
+        Raises:
+            ValueError: an argument of the wrong length, shape or range.
+        """
+        check_output_type(output_type)
+        _check_call(num_inference_steps, eta)
+        images, alphas = to_images(image)
+        sizes = {array.shape for array in images}
+        if output_type != "pil" and len(sizes) > 1:
+            raise ValueError(
+                f"output_type={output_type!r}: needs images of one size, there are {len(sizes)}"
+            )
+        generators = make_generators(seed, generator, len(images))
+        call = {"num_inference_steps": num_inference_steps, "eta": eta}
+        with self._lock:
+            made = self._make_all(images, generators, call)
+        if output_type == "pil":
+            pictures = [to_picture(one, alpha) for one, alpha in zip(made, alphas, strict=True)]
+            return wrap_output(pictures, return_dict=return_dict)
+        return make_output(torch.stack(made), output_type, return_dict=return_dict)
+
+    def _make_all(
+        self,
+        images: Sequence[np.ndarray],
+        generators: Sequence[torch.Generator],
+        call: Mapping[str, Any],
+    ) -> list[torch.Tensor]:
+        """Run images of any sizes, those of one padded size together; 0..1, in their order."""
+        noises = self._upscaler.draw_noise(images, generators)
+        groups: dict[tuple[int, int], list[int]] = {}
+        for i, array in enumerate(images):
+            groups.setdefault(self.padded_size(*array.shape[:2]), []).append(i)
+        made: dict[int, torch.Tensor] = {}
+        for members in groups.values():
+            run = self._upscaler.run(
+                [images[i] for i in members],
+                [generators[i] for i in members],
+                noises=[noises[i] for i in members],
+                num_rows=self._shape.num_rows,
+                **call,
+            )
+            made.update(
+                (i, to_unit_range(decoded)) for i, decoded in zip(members, run, strict=True)
+            )
+        return [made[i] for i in range(len(images))]
+
+
+def _judge(decoded: torch.Tensor, pixels: np.ndarray) -> np.ndarray | Fault:
+    """The picture, or its fault; one colour is no fault where the input has one colour."""
+    image = to_uint8(to_unit_range(decoded[None]).nan_to_num())
+    (fault,) = find_faults(decoded[None], image)
+    is_flat = fault is not None and fault.reason == Reason.CONSTANT_IMAGE
+    if fault is None or (is_flat and bool((pixels == pixels[0, 0]).all())):
+        return image[0]  # type: ignore[no-any-return]
+    return fault
+
+
+def _check_call(num_inference_steps: int, eta: float) -> None:
+    if num_inference_steps < 1:
+        raise ValueError(f"num_inference_steps={num_inference_steps}: must be at least 1")
+    if not 0 <= eta <= 1:
+        raise ValueError(f"eta={eta}: must be 0 to 1")
+
+
+def _check_tiles(tile_size: int, overlap: int, multiple: int) -> None:
+    granule = max(LARGEST_GRANULE, multiple)
+    if tile_size < granule or tile_size % granule:
+        raise JobError(f"upscale.tile_size={tile_size}: must be one of the multiples of {granule}")
+    if not 0 <= overlap <= tile_size // 2 - multiple:
+        raise JobError(
+            f"upscale.tile_overlap={overlap}: must be 0 to {tile_size // 2 - multiple} "
+            f"at tile_size {tile_size}"
+        )
+
+
+def _check_fit(components: Components) -> None:
+    """Refuse components that would fail, or fail silently, in the middle of a job."""
+    if components.pipeline != PIPELINE:
+        raise JobError(
+            f"{components.folder}: is a {components.pipeline}; super-resolution needs a {PIPELINE}"
+        )
+    unet, vqvae = components["unet"], components["vqvae"]
+    latent_channels = vqvae.config.latent_channels
+    if unet.config.in_channels != latent_channels + 3:
+        raise JobError(
+            f"{components.folder}: the UNet takes {unet.config.in_channels} channels; latents and "
+            f"image have {latent_channels} + 3"
+        )
+    if unet.config.out_channels != latent_channels:
+        raise JobError(
+            f"{components.folder}: the UNet gives {unet.config.out_channels} channels, the first "
+            f"stage has {latent_channels}"
+        )
