@@ -22,6 +22,7 @@ from ldm_batch.records import Fault
 
 ENCODE_THREADS = 2
 MAX_PENDING_BATCHES = 2
+MAX_PENDING_BYTES = 256 * 1024 * 1024
 
 XMP_TRAINED_MODEL = (
     b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF '
@@ -32,8 +33,10 @@ XMP_TRAINED_MODEL = (
 )
 """IPTC's mark of media made by a trained model, as an XMP packet."""
 
+MAX_SIDES = {"webp": 16383, "png": 2**20, "jpeg": 65500}
+"""Longest side in pixels that a format, or sense, allows."""
 SAVE_OPTIONS: dict[str, dict[str, Any]] = {
-    "webp": {"format": "WEBP", "lossless": True, "method": 0},
+    "webp": {"format": "WEBP", "lossless": True, "exact": True, "method": 0},
     "png": {"format": "PNG", "compress_level": 1},
     "jpeg": {"format": "JPEG", "quality": 95, "subsampling": 0},
 }
@@ -43,7 +46,7 @@ def encode_image(pixels: NDArray[np.uint8], image_format: str, *, mark: bool = T
     """Encode one image; the same pixels give the same bytes within one version of Pillow.
 
     Args:
-        pixels: uint8, height x width x 3, RGB.
+        pixels: uint8, height x width x 3, RGB; or x 4 with alpha, not for JPEG.
         image_format: `webp` (lossless, method 0), `png` (level 1) or `jpeg` (quality 95, 4:4:4).
         mark: add IPTC's DigitalSourceType `trainedAlgorithmicMedia` as XMP metadata.
     """
@@ -83,18 +86,19 @@ class Encoders:
     def spool_images(
         self, made: Iterable[tuple[int, NDArray[np.uint8] | Fault]], spool: ImageSpool
     ) -> tuple[dict[int, tuple[str, str]], dict[int, Fault]]:
-        """Encode images as they come and spool them; at most two batches wait in memory.
+        """Encode images as they come and spool them; at most two batches, and of large images
+        256 MiB, wait in memory.
 
         Returns:
             SHA-256 of the bytes and of the pixels by slot, and the faults by slot.
         """
         digests: dict[int, tuple[str, str]] = {}
         faults: dict[int, Fault] = {}
-        pending: deque[tuple[int, Future[tuple[bytes, str]]]] = deque()
+        pending: deque[tuple[int, int, Future[tuple[bytes, str]]]] = deque()
 
         def drain(limit: int) -> None:
-            while len(pending) > limit:
-                slot, future = pending.popleft()
+            while len(pending) > limit or sum(p[1] for p in pending) > MAX_PENDING_BYTES:
+                slot, _, future = pending.popleft()
                 data, pixel_sha256 = future.result()
                 digests[slot] = (sha256(data), pixel_sha256)
                 spool.add(slot, data)
@@ -103,7 +107,7 @@ class Encoders:
             if isinstance(pixels, Fault):
                 faults[slot] = pixels
             else:
-                pending.append((slot, self._pool.submit(self._encode, pixels)))
+                pending.append((slot, pixels.nbytes, self._pool.submit(self._encode, pixels)))
             drain(self._max_pending)
         drain(0)
         return digests, faults

@@ -53,6 +53,11 @@ def derive_key(file_name: str, input_row: int) -> str:
     return f"{file_name}#{input_row}"
 
 
+def image_key(key: str, image_index: int) -> str:
+    """Key of image `image_index` of a row as an input of its own: the row's key for the first."""
+    return f"{key}:{image_index}" if image_index else key
+
+
 def image_seed(job_seed: int, key: str, image_index: int, row_seed: int | None = None) -> int:
     """Seed of image `image_index` of a row, 0 to 2**64 - 1.
 
@@ -61,9 +66,23 @@ def image_seed(job_seed: int, key: str, image_index: int, row_seed: int | None =
     """
     if row_seed is not None:
         return (row_seed + image_index) % 2**64
+    return _hashed_seed(b"ldm_batch.seed", job_seed, key, image_index)
+
+
+def upscale_seed(job_seed: int, key: str, image_index: int, row_seed: int | None = None) -> int:
+    """Seed with which an image is enlarged, 0 to 2**64 - 1; independent of the image's own seed.
+
+    In a job of two stages `key` is the `image_key` of what the first one makes, so that it gives
+    the images of two jobs after each other.
+    """
+    if row_seed is not None:
+        return (row_seed + image_index) % 2**64
+    return _hashed_seed(b"ldm_batch.upscal", job_seed, key, image_index)
+
+
+def _hashed_seed(person: bytes, job_seed: int, key: str, image_index: int) -> int:
     text = f"{job_seed}\0{image_index}\0{key}".encode()
-    digest = hashlib.blake2b(text, digest_size=8, person=b"ldm_batch.seed").digest()
-    return int.from_bytes(digest, "big")
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8, person=person).digest(), "big")
 
 
 def fingerprint(document: Mapping[str, Any]) -> str:

@@ -25,6 +25,7 @@ class Reason(StrEnum):
     INVALID_ID = "invalid_id"
     DUPLICATE_ID = "duplicate_id"
     NULL_IMAGE = "null_image"
+    UNREADABLE_IMAGE = "unreadable_image"
     UNDECODABLE_IMAGE = "undecodable_image"
     IMAGE_TOO_LARGE = "image_too_large"
     UNSUPPORTED_IMAGE = "unsupported_image"
@@ -73,6 +74,22 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
+class InputImage:
+    """The low-resolution image of a row, as it was found; sides in pixels, upright."""
+
+    sha256: str
+    """Of the file's bytes, hexadecimal."""
+    path: str | None
+    """As the input names it."""
+    format: str
+    mode: str
+    height: int
+    width: int
+    conversions: tuple[str, ...]
+    """What was done to make it RGB; see `decode.py`."""
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
     """One valid input row.
 
@@ -87,6 +104,8 @@ class Row:
     call: Call
     seed: int | None
     carry: Mapping[str, Any] = field(default_factory=dict)
+    image: InputImage | None = None
+    """What is to be enlarged; its height and width are those of `call`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +116,10 @@ class Request:
     negative_prompt: str
     seed: int
     call: Call
+    image: Any = None
+    """What is to be enlarged: uint8 `[height, width, 3]`, or 4 with alpha."""
+    upscale_seed: int | None = None
+    """Seed of the second stage of a chained job."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,17 +160,33 @@ class PromptCount:
 
 
 @dataclass(frozen=True, slots=True)
+class Made:
+    """An image that was made in two stages, and what the first one made."""
+
+    pixels: Any
+    """uint8 `[height, width, 3]`."""
+    low_resolution: Any
+
+
+@dataclass(frozen=True, slots=True)
 class PlannedImage:
-    """Image `image_index` of a row, with its seed."""
+    """Image `image_index` of a row, with its seed, and the seed of the second stage if any."""
 
     row: Row
     image_index: int
     seed: int
+    upscale_seed: int | None = None
 
     @property
     def request(self) -> Request:
         """What a pipeline needs to make it."""
-        return Request(self.row.prompt, self.row.negative_prompt, self.seed, self.row.call)
+        return Request(
+            self.row.prompt,
+            self.row.negative_prompt,
+            self.seed,
+            self.row.call,
+            upscale_seed=self.upscale_seed,
+        )
 
 
 class Outcome(StrEnum):
