@@ -1,0 +1,138 @@
+"""Images per second of the job beside a bare in-memory loop, interleaved in one run.
+
+    python tests/bench/job_against_loop.py [--rounds 5] [--rows 192] [--steps 25]
+
+The loop is what a script would do: diffusers' own pipeline, the same prompts, settings and batch
+size, images kept in memory, nothing read or written. The job is one worker of ours, end to end,
+from a Parquet file to committed objects. Both run in this process on one thread; loading the model
+is not counted on either side. A third side is the loop with our sampler in diffusers' place.
+"""
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from diffusers import LDMTextToImagePipeline
+
+from ldm_batch.config import (
+    CallConfig,
+    ClusterConfig,
+    JobConfig,
+    ModelConfig,
+    SinkConfig,
+    SourceConfig,
+)
+from ldm_batch.demo.world import caption, draw_specs
+from ldm_batch.generate import find_model, load_pipeline, plan_images
+from ldm_batch.plan import make_plan
+from ldm_batch.plan_file import plan_document
+from ldm_batch.records import Call, Row, Shard
+from ldm_batch.storage import Store
+from ldm_batch.worker import Worker, WorkerSpec
+
+MODEL = Path(__file__).parents[2] / "ldm_batch/demo/models/text_to_image"
+BATCH_SIZE, GUIDANCE = 16, 2.0
+
+
+def make_job(folder: Path, prompts: list[str], steps: int) -> JobConfig:
+    pq.write_table(pa.table({"prompt": prompts}), folder / "prompts.parquet")
+    return JobConfig(
+        model=ModelConfig(path="demo:text_to_image"),
+        call=CallConfig(num_inference_steps=steps, guidance_scale=GUIDANCE),
+        source=SourceConfig(uri=[str(folder / "prompts.parquet")]),
+        sink=SinkConfig(uri=str(folder / "out")),
+        cluster=ClusterConfig(executor="in_process"),
+        batch_size=BATCH_SIZE,
+        rows_per_shard=64,
+    )
+
+
+def plan_shards(job: JobConfig, native_size: tuple[int, int]) -> tuple[Shard, ...]:
+    images = {"source": {"carry": {}}}
+    document = plan_document(images, config={}, environment={})
+    store = Store(str(job.sink.uri))
+    return make_plan(job, store, None, document=document, native_size=native_size).shards
+
+
+def timed(side: Callable[[], None]) -> tuple[float, float]:
+    wall, cpu = time.perf_counter(), time.process_time()
+    side()
+    return time.perf_counter() - wall, time.process_time() - cpu
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rows", type=int, default=192)
+    parser.add_argument("--steps", type=int, default=25)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    prompts = [caption(spec) for spec in draw_specs(0, options.rows)]
+    theirs = LDMTextToImagePipeline.from_pretrained(MODEL)
+    theirs.set_progress_bar_config(disable=True)
+    with tempfile.TemporaryDirectory() as name:
+        job = make_job(Path(name), prompts, options.steps)
+        lock, native_size = find_model(job)
+        ours = load_pipeline(job, lock)
+        spec = WorkerSpec(job, "bench", "demo", lock, native_size)
+        shards = plan_shards(job, native_size)
+        call = Call(options.steps, GUIDANCE, 0.0, *native_size)
+        rows = [Row(i, i, str(i), prompt, "", call, None) for i, prompt in enumerate(prompts)]
+        requests = [image.request for image in plan_images(rows, 0, 1)]
+        kept: list[object] = []
+
+        def loop() -> None:
+            kept.clear()
+            for start in range(0, len(prompts), BATCH_SIZE):
+                generators = [torch.Generator().manual_seed(start + i) for i in range(BATCH_SIZE)]
+                batch = prompts[start : start + BATCH_SIZE]
+                kept.extend(
+                    theirs(
+                        batch,
+                        num_inference_steps=options.steps,
+                        guidance_scale=GUIDANCE,
+                        generator=generators[: len(batch)],
+                    ).images
+                )
+
+        def our_loop() -> None:
+            kept.clear()
+            for start in range(0, len(requests), BATCH_SIZE):
+                kept.extend(ours.generate(requests[start : start + BATCH_SIZE]))
+
+        def whole_job() -> None:
+            with tempfile.TemporaryDirectory() as sink:
+                worker = Worker(spec, ours, Store(sink))
+                for shard in shards:
+                    worker.make_shard(shard)
+
+        sides = {"diffusers loop": loop, "our sampler, bare": our_loop, "whole job": whole_job}
+        for side in sides.values():
+            side()
+        laps: dict[str, list[tuple[float, float]]] = {label: [] for label in sides}
+        for _ in range(options.rounds):
+            for label, side in sides.items():
+                laps[label].append(timed(side))
+        for label, pairs in laps.items():
+            wall = statistics.median(lap[0] for lap in pairs)
+            cpu = statistics.median(lap[1] for lap in pairs)
+            ratios = [
+                base[0] / lap[0] for base, lap in zip(laps["diffusers loop"], pairs, strict=True)
+            ]
+            print(
+                f"{label:18} {options.rows / wall:7.2f} images/s  {options.rows / cpu:7.2f} images "
+                f"per core-second  x{statistics.median(ratios):.3f} of the loop (wall, median)"
+            )
+
+
+if __name__ == "__main__":
+    main()
