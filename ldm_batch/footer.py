@@ -53,13 +53,25 @@ def read_footer(uri: str, size_bytes: int) -> Footer:
             num_rows=parsed.metadata.num_rows,
             sha256=hashlib.sha256(raw).hexdigest(),
         )
-    except (pa.ArrowException, OSError) as error:
+        if footer.metadata.num_columns > MAX_COLUMNS:
+            raise JobError(f"{uri}: {footer.metadata.num_columns} columns, at most {MAX_COLUMNS}")
+        _decode_names(footer)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise JobError(f"{uri}: not a readable Parquet file: {_first_line(error)}") from error
     except StorageError as error:
         raise JobError(str(error)) from error
-    if footer.metadata.num_columns > MAX_COLUMNS:
-        raise JobError(f"{uri}: {footer.metadata.num_columns} columns, at most {MAX_COLUMNS}")
     return footer
+
+
+def _decode_names(footer: Footer) -> None:
+    """Read every name once: pyarrow decodes them late, and each may be no UTF-8."""
+    metadata = footer.metadata
+    for i in range(metadata.num_columns):
+        _ = metadata.schema.column(i).path
+    for group in range(metadata.num_row_groups):
+        for i in range(metadata.num_columns):
+            _ = metadata.row_group(group).column(i).path_in_schema
+    _ = footer.schema.names
 
 
 def _footer_bytes(file: BinaryIO, uri: str, size_bytes: int) -> bytes:
@@ -130,10 +142,11 @@ def _check_size(metadata: Any, names: set[str], uri: str) -> None:
         row_group = metadata.row_group(group)
         for i in range(row_group.num_columns):
             chunk = row_group.column(i)
-            top_level = chunk.path_in_schema.split(".")[0]
-            if top_level in names and chunk.total_uncompressed_size > MAX_CHUNK_BYTES:
+            path = chunk.path_in_schema
+            name = next((n for n in names if path == n or path.startswith(f"{n}.")), None)
+            if name is not None and chunk.total_uncompressed_size > MAX_CHUNK_BYTES:
                 raise JobError(
-                    f"{uri}: column {top_level!r} of row group {group} unpacks to "
+                    f"{uri}: column {name!r} of row group {group} unpacks to "
                     f"{chunk.total_uncompressed_size} bytes, at most {MAX_CHUNK_BYTES}; "
                     "write the file with smaller row groups"
                 )
