@@ -1,0 +1,249 @@
+"""Footers of input files: read apart from the rows, refused with a message when they lie."""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from ldm_batch.config import SourceConfig
+from ldm_batch.errors import JobError
+from ldm_batch.footer import (
+    carried_fields,
+    in_words,
+    largest_value,
+    read_footer,
+    resolve_columns,
+    row_group_ends,
+)
+
+WriteParquet = Callable[..., str]
+
+
+def footer_of(path: str) -> Any:
+    return read_footer(path, Path(path).stat().st_size)
+
+
+def footer_with(tmp_path: Path, write_parquet: WriteParquet, **columns: Any) -> Any:
+    return footer_of(write_parquet(tmp_path / "x.parquet", **columns))
+
+
+def test_a_footer_tells_rows_and_schema(tmp_path: Path, write_parquet: WriteParquet) -> None:
+    path = write_parquet(tmp_path / "a.parquet", prompt=list("abcde"), row_group_size=2)
+    footer = footer_of(path)
+    assert (footer.num_rows, footer.schema.names) == (5, ["prompt"])
+    assert row_group_ends(footer) == [2, 4, 5]
+
+
+def test_a_footer_longer_than_the_first_read(tmp_path: Path, write_parquet: WriteParquet) -> None:
+    columns = {f"column_{i:05d}": [i] for i in range(2000)}
+    path = write_parquet(tmp_path / "a.parquet", prompt=["a"], **columns)
+    assert len(footer_of(path).schema.names) == 2001
+
+
+def test_a_footers_digest_tells_files_apart(tmp_path: Path, write_parquet: WriteParquet) -> None:
+    paths = [write_parquet(tmp_path / name, prompt=["a"]) for name in ("a", "b")]
+    other = write_parquet(tmp_path / "c", prompt=["a", "b"])
+    one, same, two = (footer_of(path).sha256 for path in (*paths, other))
+    assert one == same != two
+
+
+def test_a_file_without_rows(tmp_path: Path, write_parquet: WriteParquet) -> None:
+    path = write_parquet(tmp_path / "a.parquet", prompt=pa.array([], pa.string()))
+    footer = footer_of(path)
+    assert (footer.num_rows, sum(row_group_ends(footer))) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"PAR1", b"PAR1PAR1", b"\0\0\0\0PAR1", b"PAR1\0\0\0\0\0\0\0\0PAR1", b"x" * 100, b"{}", b"\0"],
+)
+def test_other_files_are_not_parquet(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.parquet").write_bytes(content)
+    with pytest.raises(JobError, match=r"a.parquet: not a (readable )?Parquet file"):
+        footer_of(str(tmp_path / "a.parquet"))
+
+
+def test_a_file_cut_anywhere_is_refused(tmp_path: Path, write_parquet: WriteParquet) -> None:
+    whole = Path(write_parquet(tmp_path / "whole.parquet", prompt=list("abc"))).read_bytes()
+    for length in range(1, len(whole), 7):
+        (tmp_path / "cut.parquet").write_bytes(whole[:length])
+        with pytest.raises(JobError, match="cut off"):
+            footer_of(str(tmp_path / "cut.parquet"))
+
+
+def test_a_file_shorter_than_listed_is_refused(tmp_path: Path, write_parquet: WriteParquet) -> None:
+    path = write_parquet(tmp_path / "a.parquet", prompt=list("abc"))
+    with pytest.raises(JobError, match="not a Parquet file, or cut off"):
+        read_footer(path, Path(path).stat().st_size + 10_000_000)
+
+
+def test_a_file_that_is_gone_is_named(tmp_path: Path) -> None:
+    with pytest.raises(JobError, match=r"gone.parquet: No such file"):
+        read_footer(str(tmp_path / "gone.parquet"), 100)
+
+
+def test_names_that_are_no_utf8_end_in_a_message(
+    tmp_path: Path, write_parquet: WriteParquet
+) -> None:
+    path = Path(write_parquet(tmp_path / "a.parquet", prompt=["a"], height=[8]))
+    path.write_bytes(path.read_bytes().replace(b"height", b"heig\xff\xff"))
+    with pytest.raises(JobError, match=r"a.parquet: not a readable Parquet file: 'utf-8' codec"):
+        footer_of(str(path))
+
+
+def test_too_many_columns_are_refused(tmp_path: Path, write_parquet: WriteParquet) -> None:
+    columns = {f"c{i}": pa.array([], pa.int8()) for i in range(10_001)}
+    with pytest.raises(JobError, match="10001 columns, at most 10000"):
+        footer_with(tmp_path, write_parquet, **columns)
+
+
+@pytest.mark.parametrize("name", ["prompt", "my.prompt"])
+def test_a_column_too_large_to_unpack_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """A small file may unpack to any size; the limit is lowered, or this test would take 2 GB."""
+    monkeypatch.setattr("ldm_batch.footer.MAX_CHUNK_BYTES", 1_000_000)
+    table = pa.table({name: ["x" * 1_000_001]})
+    pq.write_table(table, tmp_path / "a.parquet", compression="zstd")
+    footer = footer_of(str(tmp_path / "a.parquet"))
+    with pytest.raises(JobError, match=f"'{name}' of row group 0 unpacks to 10000.. bytes, at"):
+        resolve_columns(footer, SourceConfig(columns={"prompt": name}), "a.parquet")
+
+
+def test_a_large_column_that_is_not_read_is_no_trouble(
+    tmp_path: Path, write_parquet: WriteParquet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ldm_batch.footer.MAX_CHUNK_BYTES", 1_000_000)
+    columns = {"prompt": ["a"], "photo": [b"x" * 1_000_001]}
+    assert resolve(tmp_path, write_parquet, SourceConfig(), **columns) == {"prompt": "prompt"}
+
+
+# Which column stands for which field
+
+
+def resolve(tmp_path: Path, write: WriteParquet, source: SourceConfig, **columns: Any) -> Any:
+    return resolve_columns(footer_with(tmp_path, write, **columns), source, "x.parquet")
+
+
+def test_columns_of_a_fields_name_are_used(tmp_path: Path, write_parquet: WriteParquet) -> None:
+    columns = {"seed": [1], "prompt": ["a"], "other": ["b"], "eta": [0.5]}
+    resolved = resolve(tmp_path, write_parquet, SourceConfig(), **columns)
+    assert resolved == {"prompt": "prompt", "seed": "seed", "eta": "eta"}
+    assert in_words(resolved) == "prompt, seed, eta"
+
+
+def test_columns_are_mapped_and_ignored(tmp_path: Path, write_parquet: WriteParquet) -> None:
+    source = SourceConfig(columns={"prompt": "caption", "id": "caption", "seed": None})
+    resolved = resolve(tmp_path, write_parquet, source, caption=["a"], seed=["x"])
+    assert resolved == {"prompt": "caption", "id": "caption"}
+    assert in_words(resolved) == "prompt (column 'caption'), id (column 'caption')"
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (
+            SourceConfig(columns={"prompt": "cation"}),
+            r"no column 'cation' for prompt \(source.colu",
+        ),
+        (SourceConfig(columns={"prompt": "cation"}), "did you mean 'caption'?"),
+        (SourceConfig(), "no column 'prompt' for prompt"),
+        (SourceConfig(), "known: caption, seed"),
+        (SourceConfig(columns={"prompt": "caption", "eta": "x"}), "no column 'x' for eta"),
+        (
+            SourceConfig(columns={"prompt": "caption"}, carry=["sed"]),
+            r"no column 'sed' \(source.carry\); did you mean 'seed'?",
+        ),
+    ],
+)
+def test_missing_columns_are_named(
+    tmp_path: Path, write_parquet: WriteParquet, source: SourceConfig, message: str
+) -> None:
+    with pytest.raises(JobError, match=message):
+        resolve(tmp_path, write_parquet, source, caption=["a"], seed=[1])
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    table = pa.table([pa.array(["a"]), pa.array(["b"])], names=["prompt", "prompt"])
+    pq.write_table(table, tmp_path / "x.parquet")
+    with pytest.raises(JobError, match="two columns are named 'prompt'"):
+        resolve_columns(footer_of(str(tmp_path / "x.parquet")), SourceConfig(), "x.parquet")
+
+
+TEXTS = [pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string()), pa.null()]
+INTEGERS = [pa.int8(), pa.uint64(), pa.int32()]
+FLOATS = [pa.float16(), pa.float32(), pa.float64()]
+OTHERS = [pa.binary(), pa.bool_(), pa.list_(pa.string()), pa.date32(), pa.decimal128(9, 2)]
+
+
+@pytest.mark.parametrize(
+    ("field", "fitting", "refused"),
+    [
+        ("prompt", TEXTS, [*INTEGERS, *FLOATS, *OTHERS]),
+        ("negative_prompt", TEXTS, [*INTEGERS, *FLOATS, *OTHERS]),
+        ("id", [*TEXTS, *INTEGERS], [*FLOATS, *OTHERS]),
+        ("seed", [*INTEGERS, *FLOATS, pa.null()], [*TEXTS[:-1], *OTHERS]),
+        ("height", [*INTEGERS, *FLOATS, pa.null()], [*TEXTS[:-1], *OTHERS]),
+        ("eta", [*INTEGERS, *FLOATS, pa.null()], [*TEXTS[:-1], *OTHERS]),
+    ],
+)
+def test_types_that_can_hold_a_field(
+    tmp_path: Path,
+    write_parquet: WriteParquet,
+    field: str,
+    fitting: list[pa.DataType],
+    refused: list[pa.DataType],
+) -> None:
+    for kind in fitting:
+        columns = {"prompt": ["a"]} | {field: pa.nulls(1, kind)}
+        assert field in resolve(tmp_path, write_parquet, SourceConfig(), **columns)
+    message = f"column '{field}' has type .*, {field} needs"
+    for kind in refused:
+        columns = {"prompt": ["a"]} | {field: pa.nulls(1, kind)}
+        with pytest.raises(JobError, match=message):
+            resolve(tmp_path, write_parquet, SourceConfig(), **columns)
+
+
+def test_an_unfit_column_can_be_ignored(tmp_path: Path, write_parquet: WriteParquet) -> None:
+    source = SourceConfig(columns={"seed": None})
+    assert resolve(tmp_path, write_parquet, source, prompt=["a"], seed=["x"]) == {
+        "prompt": "prompt"
+    }
+
+
+def test_carried_types_are_those_of_the_values(tmp_path: Path, write_parquet: WriteParquet) -> None:
+    carried = {"a": pa.array(["x"]).dictionary_encode(), "b": pa.array([1.5])}
+    footer = footer_with(tmp_path, write_parquet, prompt=["a"], **carried)
+    source = SourceConfig(carry=["b", "a"])
+    assert carried_fields(footer, source) == [("b", pa.float64()), ("a", pa.string())]
+
+
+@pytest.mark.parametrize(
+    ("values", "largest"),
+    [
+        (pa.array([8, 64, None, 16]), 64),
+        (pa.array([-5, -7]), -5),
+        (pa.array([8.0, float("nan")]), 8),
+        (pa.array([float("-inf")] * 2), float("-inf")),
+        (pa.array([None, None], pa.int32()), None),
+        (pa.nulls(2), None),
+    ],
+)
+def test_the_largest_value_by_the_statistics(
+    tmp_path: Path, write_parquet: WriteParquet, values: pa.Array, largest: float | None
+) -> None:
+    footer = footer_with(
+        tmp_path, write_parquet, row_group_size=2, prompt=["a"] * len(values), h=values
+    )
+    assert largest_value(footer, "h") == largest
+
+
+def test_without_statistics_the_largest_value_is_unknown(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    pq.write_table(pa.table({"h": [1, 2]}), buffer, write_statistics=False)
+    (tmp_path / "a.parquet").write_bytes(buffer.getvalue())
+    assert largest_value(footer_of(str(tmp_path / "a.parquet")), "h") is None
