@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from commands import MACHINERY, start, worker_pids
+from commands import start, worker_pids
 
 NUM_FILES, ROWS_PER_SHARD = 10, 1000
 
