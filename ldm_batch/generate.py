@@ -33,6 +33,9 @@ class Pipeline(Protocol):
     def describe(self) -> dict[str, Any]:
         """What made the images, for provenance; JSON values."""
 
+    def pop_notes(self) -> list[str]:
+        """What happened since the last call that a receipt should tell, such as a split batch."""
+
 
 class RandomPixels:
     """Pictures of random pixels without a model, to measure everything around one."""
@@ -48,6 +51,10 @@ class RandomPixels:
     def describe(self) -> dict[str, Any]:
         """Name itself."""
         return {"pipeline": "random_pixels", "scheduler": "none", "device": "cpu"}
+
+    def pop_notes(self) -> list[str]:
+        """Nothing ever happens."""
+        return []
 
     @staticmethod
     def _draw(request: Request) -> NDArray[np.uint8]:

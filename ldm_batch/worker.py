@@ -95,6 +95,7 @@ class Worker:
                 clock.lap("wait_s")
                 made = generate_images(self._pipeline, images, job.batch_size)
                 digests, faults = self._encoders.spool_images(made, spool)
+                notes = tuple(self._pipeline.pop_notes())
                 clock.lap("generate_s")
             faulty = reject_faulty(images, faults)
             rejections = [*found.rejections, *too_long, *faulty.values()]
@@ -131,6 +132,7 @@ class Worker:
             pid=os.getpid(),
             pipeline=self._pipeline.describe(),
             laps=clock.laps,
+            notes=notes,
         )
         write_receipt(self._store, receipt)
         return receipt
