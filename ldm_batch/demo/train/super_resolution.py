@@ -6,9 +6,9 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from diffusers import (
+    AutoencoderKL,
     DDIMScheduler,
     LDMSuperResolutionPipeline,
-    LDMTextToImagePipeline,
     UNet2DModel,
     VQModel,
 )
@@ -27,6 +27,7 @@ from ldm_batch.demo.train.loop import Settings, step_generator, train
 from ldm_batch.demo.train.metrics import psnr
 from ldm_batch.demo.train.optim import Schedule
 from ldm_batch.demo.train.pass_through import make_pass_through
+from ldm_batch.demo.train.save import save_pipeline
 from ldm_batch.demo.train.scenes import to_tensor
 from ldm_batch.demo.train.text_to_image_unet import make_scheduler
 
@@ -49,14 +50,14 @@ def train_super_resolution(work: Path, out: Path, *, start: Path | None, seed: i
     train(DetailAutoencoderStage(autoencoder, seed), AUTOENCODER, work)
     install_codebook(autoencoder, NUM_CODES, seed)
     autoencoder.requires_grad_(False)
-    painter = LDMTextToImagePipeline.from_pretrained(start).vqvae
+    painter = AutoencoderKL.from_pretrained(start, subfolder="vqvae")
     imitations = make_imitations(painter, NUM_IMITATIONS, MAX_IMITATION_NOISE)
     pipeline = LDMSuperResolutionPipeline(
         vqvae=autoencoder, unet=make_unet(), scheduler=make_scheduler()
     )
     pipeline.set_progress_bar_config(disable=True)
     train(SuperResolutionStage(pipeline, imitations, seed), UNET, work)
-    pipeline.save_pretrained(out)
+    save_pipeline(pipeline, out)
 
 
 def make_autoencoder() -> VQModel:

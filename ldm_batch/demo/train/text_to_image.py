@@ -12,6 +12,7 @@ from ldm_batch.demo.train.autoencoder import (
 )
 from ldm_batch.demo.train.loop import Settings, train
 from ldm_batch.demo.train.optim import Schedule
+from ldm_batch.demo.train.save import save_pipeline
 from ldm_batch.demo.train.text_encoder import (
     ReadingBert,
     TextEncoderStage,
@@ -27,7 +28,7 @@ from ldm_batch.demo.train.text_to_image_unet import (
 
 TEXT_ENCODER = Settings(Schedule(4e-3, 1200, 300), evaluate_every=150, average_decay=0.99)
 AUTOENCODER = Settings(Schedule(2e-3, 2000, 500), evaluate_every=250, average_decay=0.99)
-UNET = Settings(Schedule(7e-3, 9000, 2500), evaluate_every=600, weight_decay=1e-3)
+UNET = Settings(Schedule(7e-3, 4800, 1800), evaluate_every=600, weight_decay=1e-3)
 NUM_LATENT_SCENES = 16_000
 MIN_RIGHT = 0.97
 
@@ -56,7 +57,7 @@ def train_text_to_image(work: Path, out: Path, *, start: Path | None, seed: int)
     pipeline.unet.to(memory_format=torch.channels_last)
     train(TextToImageStage(pipeline, scenes, seed=seed), UNET, work)
     pipeline.unet.to(memory_format=torch.contiguous_format)
-    pipeline.save_pretrained(out)
+    save_pipeline(pipeline, out)
 
 
 def _train_autoencoder(work: Path, start: Path, seed: int) -> AutoencoderKL:
