@@ -33,6 +33,8 @@ from ldm_batch.worker import WorkerSpec, load_worker
 EXIT_DONE, EXIT_SHARDS_FAILED = 0, 1
 MIN_ROWS_TO_JUDGE = 200
 MAX_LISTED = 20
+MODEL_FIELDS = ("pipeline", "dtype", "decode_dtype", "channels_last", "attention", "compile")
+"""What of the model's settings can change the last bits of an image."""
 RECORDED_PACKAGES = ("torch", "diffusers", "transformers", "numpy", "pillow", "pyarrow", "ray")
 
 
@@ -132,7 +134,7 @@ def images_document(job: JobConfig, lock: Mapping[str, str]) -> dict[str, Any]:
     Where the job runs is no part of it, and neither are places that can be moved.
     """
     return {
-        "model": {"pipeline": job.model.pipeline, "dtype": job.model.dtype, "files": dict(lock)},
+        "model": {name: getattr(job.model, name) for name in MODEL_FIELDS} | {"files": dict(lock)},
         "scheduler": dataclasses.asdict(job.scheduler),
         "call": dataclasses.asdict(job.call),
         "image": dataclasses.asdict(job.image),

@@ -69,7 +69,7 @@ def make_plan(
         first = len(shards) + len(new_shards)
         new_shards += [replace(shard, index=first + shard.index) for shard in cut]
     if not shards and not new_shards:
-        raise JobError(f"source.uri: no rows in {', '.join(uris)}")
+        raise JobError("\n  ".join([f"source.uri: no rows in {', '.join(uris)}", *notes]))
     return Plan(
         document=planned.document if planned else document,
         shards=(*shards, *new_shards),
@@ -139,7 +139,8 @@ def _largest_size(
         ("height", "width"), (job.call.height, job.call.width), native_size, strict=True
     ):
         largest = footers.largest_value(footer, columns[name]) if name in columns else None
-        sides.append(max(default or native, int(min(largest or 0, footers.MAX_SIDE))))
+        within = max(0, min(largest or 0, footers.MAX_SIDE))
+        sides.append(max(default or native, int(within)))
     return sides[0], sides[1]
 
 
