@@ -78,10 +78,10 @@ def make_scheduler(
     _check_model_fits(scheduler_class, model_own, model_settings)
     try:
         scheduler = scheduler_class(**{**model_own, **fixed, **settings})
-        scheduler.set_timesteps(min(10, scheduler.config.num_train_timesteps))
+        copy.deepcopy(scheduler).set_timesteps(min(10, scheduler.config.num_train_timesteps))
     except (ValueError, TypeError, NotImplementedError, ImportError) as error:
         raise JobError(f"scheduler.settings={dict(settings)}: {class_name}: {error}") from error
-    return _load_class(class_name)(**{**model_own, **fixed, **settings})
+    return scheduler
 
 
 def check_sampling(sampling: SchedulerConfig) -> None:
