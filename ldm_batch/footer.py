@@ -57,7 +57,7 @@ def read_footer(uri: str, size_bytes: int) -> Footer:
             raise JobError(f"{uri}: {footer.metadata.num_columns} columns, at most {MAX_COLUMNS}")
         _decode_names(footer)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise JobError(f"{uri}: not a readable Parquet file: {_first_line(error)}") from error
+        raise JobError(f"{uri}: not a readable Parquet file: {first_line(error)}") from error
     except StorageError as error:
         raise JobError(str(error)) from error
     return footer
@@ -88,7 +88,8 @@ def _footer_bytes(file: BinaryIO, uri: str, size_bytes: int) -> bytes:
     return tail[-8 - length : -8]
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """An error in one line."""
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 

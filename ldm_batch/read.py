@@ -5,7 +5,7 @@ Must not know pipelines, images or the sink. Only the shard's rows are ever held
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -85,7 +85,7 @@ def read_shard(shard: Shard, source: SourceConfig, call: CallConfig) -> ShardRow
 def _read_values(
     shard: Shard, source: SourceConfig, carried: list[tuple[str, Any]]
 ) -> Iterator[Mapping[str, Any]]:
-    """Raw values of each row by field; carried columns under their own name as Arrow scalars."""
+    """Raw values of each row by field; carried columns under their own name as arrays of one."""
     uri = shard.file.uri
     try:
         footer = footers.read_footer(uri, shard.file.size_bytes)
@@ -97,7 +97,7 @@ def _read_values(
         for batch in _read_batches(shard, footer, wanted):
             yield from _batch_values(batch, columns, source.carry)
     except (pa.ArrowException, OSError) as error:
-        raise ShardError(f"{uri}: cannot be read: {str(error).splitlines()[0]}") from error
+        raise ShardError(f"{uri}: cannot be read: {footers.first_line(error)}") from error
     except JobError as error:
         raise ShardError(str(error)) from error
 
@@ -111,7 +111,11 @@ def _read_batches(shard: Shard, footer: footers.Footer, columns: Sequence[str]) 
     position = starts[groups[0]]
     with open_file(shard.file.uri) as file:
         parquet = pq.ParquetFile(
-            file, metadata=footer.metadata, page_checksum_verification=True, pre_buffer=False
+            file,
+            metadata=footer.metadata,
+            page_checksum_verification=True,
+            pre_buffer=False,
+            read_dictionary=[name for name in columns if _holds_bytes(footer, name)],
         )
         batches = parquet.iter_batches(ROWS_PER_READ, row_groups=groups, columns=list(columns))
         for batch in batches:
@@ -123,25 +127,47 @@ def _read_batches(shard: Shard, footer: footers.Footer, columns: Sequence[str]) 
                 return
 
 
+def _holds_bytes(footer: footers.Footer, column: str) -> bool:
+    """Tell whether a column's cells have any size: kept as a dictionary, a value that a small
+    file repeats a million times stands in memory once."""
+    kind = footers.plain_type(footer.schema.field(column).type)
+    return footers.is_text(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+
 def _batch_values(
     batch: Any, columns: Mapping[str, str], carry: Sequence[str]
 ) -> Iterator[Mapping[str, Any]]:
     lists: dict[str, Sequence[Any]] = {}
     for name_in_row, column in columns.items():
-        values = _plain(batch.column(column))
-        if footers.is_text(values.type):
-            values = values.cast(pa.large_binary())
-        lists[name_in_row] = values.to_pylist()
+        lists[name_in_row] = _cells(batch.column(column), _python_values)
     for column in carry:
-        lists[f"carry.{column}"] = list(_plain(batch.column(column)))
+        lists[f"carry.{column}"] = _cells(batch.column(column), _carried_values)
     for i in range(batch.num_rows):
         yield {name: values[i] for name, values in lists.items()}
 
 
-def _plain(column: Any) -> Any:
-    if pa.types.is_dictionary(column.type):
-        return column.dictionary_decode()
-    return column
+def _cells(column: Any, convert: Callable[[Any], list[Any]]) -> list[Any]:
+    """Convert a column; a value that a dictionary repeats is held once."""
+    if not pa.types.is_dictionary(column.type):
+        return convert(column)
+    used = column.indices.unique().drop_null()
+    distinct = dict(zip(used.to_pylist(), convert(column.dictionary.take(used)), strict=True))
+    [null] = convert(pa.nulls(1, column.type.value_type))
+    return [null if i is None else distinct[i] for i in column.indices.to_pylist()]
+
+
+def _python_values(column: Any) -> list[Any]:
+    values = column.cast(pa.large_binary()) if footers.is_text(column.type) else column
+    return list(values.to_pylist())
+
+
+def _carried_values(column: Any) -> list[Any]:
+    """Each cell as an array of one; in place of one that is too large, its size in bytes."""
+    cells = [column.slice(i, 1) for i in range(len(column))]
+    if column.nbytes <= MAX_CARRIED_BYTES and not pa.types.is_nested(column.type):
+        return cells
+    first = pa.array([0])  # taking copies: a small value does not keep its large neighbours
+    return [c.take(first) if c.nbytes <= MAX_CARRIED_BYTES else int(c.nbytes) for c in cells]
 
 
 def _parse_row(
@@ -265,16 +291,15 @@ def _refuse_outside(name: str, value: float, low: float, high: float) -> None:
         raise _Invalid(Reason.OUT_OF_RANGE, f"{name} {value} is not between {low} and {high}")
 
 
-def _parse_carried(scalar: Any, name: str) -> Any:
-    kind = scalar.type
-    is_binary = pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
-    if scalar.is_valid and (footers.is_text(kind) or is_binary):
-        num_bytes = len(scalar.as_buffer())
-        if num_bytes > MAX_CARRIED_BYTES:
-            raise _Invalid(
-                Reason.OUT_OF_RANGE,
-                f"carried column {name!r} holds {num_bytes} bytes, at most {MAX_CARRIED_BYTES}",
-            )
-        if not is_binary:
-            _decode(scalar.as_buffer().to_pybytes(), name)
-    return scalar
+def _parse_carried(value: Any, name: str) -> Any:
+    if isinstance(value, int):
+        raise _Invalid(
+            Reason.OUT_OF_RANGE,
+            f"carried column {name!r} holds {value} bytes, at most {MAX_CARRIED_BYTES}",
+        )
+    try:
+        value.validate(full=True)
+    except pa.ArrowInvalid as error:
+        message = f"carried column {name!r}: {footers.first_line(error)}"
+        raise _Invalid(Reason.INVALID_TEXT, message) from None
+    return value

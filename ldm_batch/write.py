@@ -117,8 +117,15 @@ def _record_batch(
     images: Sequence[Mapping[str, Any]], records: Sequence[Mapping[str, Any]], schema: Any
 ) -> Any:
     arrays = [pa.array(images, IMAGE_TYPE)]
-    arrays += [pa.array([r[f.name] for r in records], f.type) for f in list(schema)[1:]]
+    arrays += [_column([r[f.name] for r in records], f.type) for f in list(schema)[1:]]
     return pa.record_batch(arrays, schema=schema)
+
+
+def _column(values: Sequence[Any], kind: Any) -> Any:
+    """A column of Python values, or of carried cells, which are Arrow arrays of one."""
+    if isinstance(values[0], pa.Array):
+        return pa.concat_arrays(values).cast(kind)
+    return pa.array(values, kind)
 
 
 def rejections_bytes(rejections: Sequence[Rejection], input_file: str) -> bytes:
