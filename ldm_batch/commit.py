@@ -19,8 +19,14 @@ import pyarrow.parquet as pq
 from ldm_batch import identity
 from ldm_batch.errors import JobError, ShardError
 from ldm_batch.records import Failure, Outcome, Receipt, Rejection, Shard
-from ldm_batch.storage import COPY_BYTES, Store
+from ldm_batch.storage import COPY_BYTES, Creation, Store
 from ldm_batch.write import METADATA_KEY, rejections_bytes
+
+OUTCOMES = {
+    Creation.WON: Outcome.COMMITTED,
+    Creation.LOST_TO_SAME: Outcome.LOST_TO_SAME,
+    Creation.LOST_TO_OTHER: Outcome.LOST_TO_OTHER,
+}
 
 
 def make_facts(shard: Shard, fingerprint: str, rejections: Sequence[Rejection]) -> dict[str, Any]:
@@ -58,15 +64,14 @@ def commit_shard(
             f"shard {shard.id}: its object has {size_bytes} bytes, more than max_object_bytes "
             f"({max_bytes}); plan a new sink with fewer rows_per_shard"
         )
-    if rejections:
+    path = identity.data_path(shard.id)
+    if rejections and (overwrite or not store.has(path)):
         raw = rejections_bytes(rejections, shard.file.name)
         store.publish(identity.rejected_path(shard.id), raw, exclusive=False)
-    path = identity.data_path(shard.id)
-    if store.publish(path, content, exclusive=not overwrite):
-        return (Outcome.REPLACED if overwrite else Outcome.COMMITTED), size_bytes, digest
-    with store.open(path) as other:
-        same = _measure(other) == (size_bytes, digest)
-    return (Outcome.LOST_TO_SAME if same else Outcome.LOST_TO_OTHER), size_bytes, digest
+    if overwrite:
+        store.publish(path, content, exclusive=False)
+        return Outcome.REPLACED, size_bytes, digest
+    return OUTCOMES[store.create(path, content)], size_bytes, digest
 
 
 def _measure(file: BinaryIO) -> tuple[int, str]:
@@ -79,13 +84,24 @@ def _measure(file: BinaryIO) -> tuple[int, str]:
 
 
 def write_receipt(store: Store, receipt: Receipt) -> None:
-    """Store the receipt of a shard that this attempt committed, and forget its failure."""
-    if receipt.outcome not in (Outcome.COMMITTED, Outcome.REPLACED):
-        return
+    """Store the receipt of a committed shard, and forget its failure.
+
+    An attempt that lost leaves the winner's receipt alone, and makes one up for a winner that
+    crashed before it wrote its own.
+    """
     shard_id = f"{receipt.shard:05d}"
-    raw = json.dumps(asdict(receipt), indent=2, sort_keys=True).encode()
-    store.publish(identity.receipt_path(shard_id), raw, exclusive=False)
+    path = identity.receipt_path(shard_id)
+    if receipt.outcome in (Outcome.COMMITTED, Outcome.REPLACED):
+        store.publish(path, _receipt_bytes(receipt), exclusive=False)
+    elif not store.has(path):
+        is_same = receipt.outcome is Outcome.LOST_TO_SAME
+        standing = receipt if is_same else _rebuild_receipt(store, receipt.shard)
+        store.publish(path, _receipt_bytes(standing), exclusive=True)
     store.remove(identity.failure_path(shard_id))
+
+
+def _receipt_bytes(receipt: Receipt) -> bytes:
+    return json.dumps(asdict(receipt), indent=2, sort_keys=True).encode()
 
 
 def write_failure(store: Store, failure: Failure) -> None:

@@ -7,6 +7,7 @@ Hydra, torch nor Ray.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
@@ -36,6 +37,7 @@ GUIDANCE_RANGE = (0.0, 100.0)
 ETA_RANGE = (0.0, 1.0)
 SIDE_RANGE = (8, 4096)
 SIDE_MULTIPLE = 8
+_SECRET_IN_URL = re.compile(r"^\w+://[^/@]*:[^/@]*@|[?&](X-Amz-Signature|Signature|sig)=", re.I)
 SECRET_WORDS = ("secret", "password", "token", "credential", "access_key", "api_key")
 
 
@@ -100,11 +102,32 @@ class CallConfig:
 
 
 @dataclass
+class S3Config:
+    """How to reach an S3 store; credentials come from its standard chain, never from here."""
+
+    endpoint: str | None = None
+    """URL of another store than AWS, e.g. `https://minio.example:9000`; null: AWS, or what the
+    environment's AWS_ENDPOINT_URL_S3 names."""
+    region: str | None = None
+    """Region of the bucket; null: the standard chain's, else `us-east-1`."""
+    anonymous: bool = False
+    """Send no credentials: for public buckets."""
+    path_style: bool | None = None
+    """Bucket in the path, not in the host name; null: where an endpoint is named."""
+    ca_bundle: str | None = None
+    """File with the certificates to trust; null: the system's, or AWS_CA_BUNDLE."""
+    retry_s: float = 60.0
+    """Seconds after which no new attempt at a failing request starts."""
+
+
+@dataclass
 class SourceConfig:
     """The table of prompts."""
 
     uri: Any = None
-    """A Parquet file, a glob, a folder (recursive), or a list of these."""
+    """A Parquet file, a glob, a folder (recursive), or a list of these; paths or URLs."""
+    s3: S3Config = field(default_factory=S3Config)
+    """How to reach the input where it is in S3."""
     columns: dict[str, str | None] = field(default_factory=dict)
     """Field -> column name, e.g. `{prompt: caption}`; unmapped fields use a column of their name
     where the input has one; `null` ignores such a column."""
@@ -123,7 +146,12 @@ class SinkConfig:
     """Where the dataset is written."""
 
     uri: str | None = None
-    """The dataset's folder."""
+    """The dataset's folder: a path, or `s3://bucket/prefix`."""
+    s3: S3Config = field(default_factory=S3Config)
+    """How to reach the dataset where it is in S3."""
+    allow_unconditional: bool = False
+    """Accept a store that ignores `If-None-Match`: one driver at a time (by a lease), and the same
+    bytes again wherever a shard is made twice are then your promise, not the store's."""
 
 
 @dataclass
@@ -204,6 +232,8 @@ def validate(job: JobConfig) -> None:
         *_check_source(job.source),
         *_check_model(job.model),
         *_check_sampling(job.scheduler),
+        *_check_s3("source", job.source.s3),
+        *_check_s3("sink", job.sink.s3),
         *(f"{path}: refused, {why}" for path, why in _find_forbidden(job)),
     ]
     if job.sink.uri is None:
@@ -298,6 +328,12 @@ def _check_sampling(scheduler: SchedulerConfig) -> Iterator[str]:
     yield from _within("scheduler.cache_interval", scheduler.cache_interval, 1, 100)
 
 
+def _check_s3(section: str, s3: S3Config) -> Iterator[str]:
+    if s3.endpoint is not None and not s3.endpoint.startswith(("http://", "https://")):
+        yield f"{section}.s3.endpoint: {s3.endpoint!r} is not a URL like https://host:port"
+    yield from _within(f"{section}.s3.retry_s", s3.retry_s, 0, 3600)
+
+
 def is_commit_sha(revision: str | None) -> bool:
     """Tell whether a hub revision is pinned for good."""
     return revision is not None and len(revision) == 40 and set(revision) <= set("0123456789abcdef")
@@ -335,3 +371,5 @@ def _find_forbidden(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
     elif isinstance(value, list):
         for i, inner in enumerate(value):
             yield from _find_forbidden(inner, f"{path}[{i}]")
+    elif isinstance(value, str) and _SECRET_IN_URL.search(value):
+        yield path, "a URL with credentials in it; use the environment"

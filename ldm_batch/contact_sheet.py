@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ldm_batch import identity
 from ldm_batch.errors import JobError, LdmBatchError
+from ldm_batch.sink_arguments import add_sink, named_sink
 from ldm_batch.storage import Store
 
 COLUMNS_PER_SHEET = 8
@@ -59,27 +60,27 @@ def draw_sheet(images: Sequence[tuple[Image.Image, str]]) -> Image.Image:
     return sheet
 
 
-def write_contact_sheet(sink: str, path: Path, num_images: int) -> None:
-    """Draw the first images of the dataset at `sink` into a PNG file.
+def write_contact_sheet(sink: Store, path: Path, num_images: int) -> None:
+    """Draw the first images of a dataset into a PNG file.
 
     Raises:
         JobError: there is no image yet.
     """
-    images = list(first_images(Store(sink), num_images))
+    images = list(first_images(sink, num_images))
     if not images:
-        raise JobError(f"{sink}: no images to show yet")
+        raise JobError(f"{sink.root}: no images to show yet")
     draw_sheet(images).save(path)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line and write the sheet."""
     parser = argparse.ArgumentParser(prog="python -m ldm_batch.contact_sheet", description=__doc__)
-    parser.add_argument("sink", help="folder of the dataset")
+    add_sink(parser)
     parser.add_argument("--output", type=Path, default=Path("contact_sheet.png"))
     parser.add_argument("--images", type=int, default=48, help="how many (default: 48)")
     options = parser.parse_args(arguments)
     try:
-        write_contact_sheet(options.sink, options.output, options.images)
+        write_contact_sheet(named_sink(options), options.output, options.images)
     except LdmBatchError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

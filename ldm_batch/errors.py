@@ -2,6 +2,7 @@
 
     LdmBatchError
     ├── JobError        the job cannot run or go on; the user must act (exit code 2)
+    │   └── AccessError     storage will not serve us, whoever asks and however often
     ├── ShardError      one shard could not be made; tried again, then recorded (exit code 1)
     └── StorageError    storage did not do what was asked: a job error where the driver meets it,
                         a shard error where a worker does
@@ -16,6 +17,10 @@ class LdmBatchError(Exception):
 
 class JobError(LdmBatchError):
     """The job cannot run: bad configuration, no input, a model that does not load, other plan."""
+
+
+class AccessError(JobError):
+    """Storage refuses for a reason that no retry mends: credentials, rights, a missing bucket."""
 
 
 class ShardError(LdmBatchError):

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ldm_batch.config import PROMPT_COLUMNS, SourceConfig, suggest
+from ldm_batch.config import PROMPT_COLUMNS, S3Config, SourceConfig, suggest
 from ldm_batch.errors import JobError, StorageError
 from ldm_batch.storage import open_file
 
@@ -36,14 +36,14 @@ class Footer:
     sha256: str
 
 
-def read_footer(uri: str, size_bytes: int) -> Footer:
+def read_footer(uri: str, size_bytes: int, s3: S3Config | None = None) -> Footer:
     """Read the footer of a Parquet file with one or two range reads.
 
     Raises:
         JobError: the file is not Parquet, is cut off, or declares more than a worker could hold.
     """
     try:
-        with open_file(uri) as file:
+        with open_file(uri, s3) as file:
             raw = _footer_bytes(file, uri, size_bytes)
         framed = MAGIC + raw + len(raw).to_bytes(4, "little") + MAGIC
         parsed = pq.ParquetFile(pa.BufferReader(framed))

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from ldm_batch import footer as footers
-from ldm_batch.config import JobConfig, SourceConfig
+from ldm_batch.config import JobConfig, S3Config, SourceConfig
 from ldm_batch.errors import JobError
 from ldm_batch.footer import Footer
 from ldm_batch.plan_file import Plan, refuse_other_fingerprint
@@ -45,7 +45,7 @@ def make_plan(
             or the input cannot be read.
     """
     uris = job.source.uri if isinstance(job.source.uri, list) else [job.source.uri]
-    listed, skipped = list_source(uris)
+    listed, skipped = list_source(uris, job.source.s3)
     notes = [f"skipped {note}" for note in skipped]
     known = {shard.file.name: shard.file for shard in planned.shards} if planned else {}
     if planned:
@@ -58,7 +58,7 @@ def make_plan(
     )
     unknown = [file for file in listed if file.name not in known]
     new_shards: list[Shard] = []
-    for file, footer in zip(unknown, _read_footers(unknown), strict=True):
+    for file, footer in zip(unknown, _read_footers(unknown, job.source.s3), strict=True):
         refuse_renamed(file, footer)
         if footer.num_rows == 0:
             notes.append(f"skipped {file.uri}: no rows")
@@ -85,10 +85,10 @@ def carry_schema(job: JobConfig) -> dict[str, str]:
     if not job.source.carry:
         return {}
     uris = job.source.uri if isinstance(job.source.uri, list) else [job.source.uri]
-    listed, _ = list_source(uris)
+    listed, _ = list_source(uris, job.source.s3)
     if not listed:
         return {}
-    footer = footers.read_footer(listed[0].uri, listed[0].size_bytes)
+    footer = footers.read_footer(listed[0].uri, listed[0].size_bytes, job.source.s3)
     footers.resolve_columns(footer, job.source, listed[0].uri)
     return {name: str(kind) for name, kind in footers.carried_fields(footer, job.source)}
 
@@ -181,9 +181,9 @@ def cut_file(file: InputFile, row_group_ends: Sequence[int], num_rows: int) -> l
     return shards
 
 
-def _read_footers(files: Sequence[SourceFile]) -> list[Footer]:
+def _read_footers(files: Sequence[SourceFile], s3: S3Config) -> list[Footer]:
     with ThreadPoolExecutor(FOOTER_THREADS) as pool:
-        return list(pool.map(lambda f: footers.read_footer(f.uri, f.size_bytes), files))
+        return list(pool.map(lambda f: footers.read_footer(f.uri, f.size_bytes, s3), files))
 
 
 def _match_known(
@@ -205,7 +205,7 @@ def _refuse_changed(source: SourceConfig, file: SourceFile, before: InputFile) -
     changes = []
     if file.size_bytes != before.size_bytes:
         changes.append(f"{before.size_bytes} -> {file.size_bytes} bytes")
-    footer = footers.read_footer(file.uri, file.size_bytes)
+    footer = footers.read_footer(file.uri, file.size_bytes, source.s3)
     if footer.num_rows != before.num_rows:
         changes.append(f"{before.num_rows} -> {footer.num_rows} rows")
     if footer.sha256 != before.footer_sha256 and not changes:

@@ -20,9 +20,10 @@ from ldm_batch.config import (
     SIDE_RANGE,
     STEPS_RANGE,
     CallConfig,
+    S3Config,
     SourceConfig,
 )
-from ldm_batch.errors import JobError, ShardError
+from ldm_batch.errors import AccessError, JobError, ShardError
 from ldm_batch.identity import derive_key
 from ldm_batch.records import Call, Reason, Rejection, Row, Shard
 from ldm_batch.storage import open_file
@@ -88,28 +89,32 @@ def _read_values(
     """Raw values of each row by field; carried columns under their own name as arrays of one."""
     uri = shard.file.uri
     try:
-        footer = footers.read_footer(uri, shard.file.size_bytes)
+        footer = footers.read_footer(uri, shard.file.size_bytes, source.s3)
         if footer.sha256 != shard.file.footer_sha256:
             raise ShardError(f"{uri}: changed after it was planned (its footer differs)")
         columns = footers.resolve_columns(footer, source, uri)
         carried += footers.carried_fields(footer, source)
         wanted = list(dict.fromkeys([*columns.values(), *source.carry]))
-        for batch in _read_batches(shard, footer, wanted):
+        for batch in _read_batches(shard, footer, wanted, source.s3):
             yield from _batch_values(batch, columns, source.carry)
     except (pa.ArrowException, OSError) as error:
         raise ShardError(f"{uri}: cannot be read: {footers.first_line(error)}") from error
+    except AccessError:
+        raise
     except JobError as error:
         raise ShardError(str(error)) from error
 
 
-def _read_batches(shard: Shard, footer: footers.Footer, columns: Sequence[str]) -> Iterator[Any]:
+def _read_batches(
+    shard: Shard, footer: footers.Footer, columns: Sequence[str], s3: S3Config
+) -> Iterator[Any]:
     """Record batches of exactly the shard's rows."""
     ends = footers.row_group_ends(footer)
     first, last = shard.row_start, shard.row_start + shard.num_rows
     starts = [0, *ends[:-1]]
     groups = [i for i in range(len(ends)) if starts[i] < last and ends[i] > first]
     position = starts[groups[0]]
-    with open_file(shard.file.uri) as file:
+    with open_file(shard.file.uri, s3) as file:
         parquet = pq.ParquetFile(
             file,
             metadata=footer.metadata,

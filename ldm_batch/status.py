@@ -20,6 +20,7 @@ from ldm_batch.commit import read_receipt
 from ldm_batch.drive import committed_shards
 from ldm_batch.errors import JobError, LdmBatchError
 from ldm_batch.plan_file import load_plan
+from ldm_batch.sink_arguments import add_sink, named_sink
 from ldm_batch.storage import Store
 
 READ_THREADS = 16
@@ -117,11 +118,11 @@ def print_status(status: Status, out: TextIO) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line, print the status, exit."""
     parser = argparse.ArgumentParser(prog="python -m ldm_batch.status", description=__doc__)
-    parser.add_argument("sink", help="folder of the dataset")
+    add_sink(parser)
     parser.add_argument("--json", action="store_true", help="print JSON for scripts")
     options = parser.parse_args(arguments)
     try:
-        status = read_status(Store(options.sink))
+        status = read_status(named_sink(options))
     except LdmBatchError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -1,43 +1,48 @@
 """Files and URLs: list, open, and publish whole objects, exclusively where asked.
 
-The only user of fsspec. Knows URLs and bytes; must not know shards, plans or Parquet.
+The seam to storage: all others import this module, which chooses between a local disk, S3 and, for
+input, whatever fsspec knows. Knows URLs and bytes; must not know shards, plans or Parquet.
 """
 
 from __future__ import annotations
 
 import io
-import os
-import shutil
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, BinaryIO, cast
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import BinaryIO
 
-import fsspec
-from fsspec.core import url_to_fs
+from ldm_batch import storage_files, storage_s3
+from ldm_batch.config import S3Config, SinkConfig
+from ldm_batch.errors import JobError, LdmBatchError, StorageError
+from ldm_batch.storage_files import absolute
+from ldm_batch.storage_local import SCRATCH_FOLDER, LocalFolder
+from ldm_batch.storage_place import COPY_BYTES, Creation, Leftover, Place, SourceFile
 
-from ldm_batch.errors import JobError, StorageError
+__all__ = [
+    "COPY_BYTES",
+    "Creation",
+    "Leftover",
+    "SourceFile",
+    "Store",
+    "absolute",
+    "list_source",
+    "open_file",
+    "open_sink",
+]
 
-PARQUET_SUFFIXES = (".parquet", ".parq", ".pq")
-COPY_BYTES = 1024 * 1024
 LEFTOVER_AGE_S = 24 * 3600
 
 
-@dataclass(frozen=True, slots=True)
-class SourceFile:
-    """A listed input file; `name` is its path relative to the source it was found in."""
-
-    name: str
-    uri: str
-    size_bytes: int
-    version: str
-
-
-def list_source(uris: Sequence[str]) -> tuple[list[SourceFile], list[str]]:
+def list_source(
+    uris: Sequence[str], s3: S3Config | None = None
+) -> tuple[list[SourceFile], list[str]]:
     """List the Parquet files of paths, globs and folders (recursive), in order of their names.
+
+    Args:
+        uris: local paths or URLs.
+        s3: how to reach S3.
 
     Returns:
         The files, and a line on each file that was skipped (hidden or empty).
@@ -48,7 +53,11 @@ def list_source(uris: Sequence[str]) -> tuple[list[SourceFile], list[str]]:
     found: dict[str, SourceFile] = {}
     skipped: list[str] = []
     for uri in uris:
-        for file in _list_one(uri):
+        is_s3 = storage_files.protocol_of(uri) == "s3"
+        files = storage_s3.list_files(uri, s3) if is_s3 else storage_files.list_files(uri)
+        if not files:
+            raise JobError(f"source.uri: nothing found at {uri}")
+        for file in files:
             if any(part.startswith((".", "_")) for part in file.name.split("/")):
                 skipped.append(f"{file.uri}: hidden (a name starts with '.' or '_')")
             elif file.size_bytes == 0:
@@ -58,108 +67,49 @@ def list_source(uris: Sequence[str]) -> tuple[list[SourceFile], list[str]]:
                     f"source.uri: {found[file.name].uri} and {file.uri} would both be named "
                     f"{file.name!r}; name the folder above them, or a glob, in place of a list"
                 )
-    return sorted(found.values(), key=lambda file: file.name), skipped
+    return sorted(found.values(), key=lambda file: file.name), sorted(skipped)
 
 
-def _list_one(uri: str) -> list[SourceFile]:
-    fs, path = _filesystem(uri)
-    with _translated(uri):
-        if fs.isfile(path):
-            return [_source_file(fs, fs.info(path), path.rpartition("/")[0])]
-        if fs.isdir(path):
-            infos = _files_among(fs, _below(fs, path))
-            return [
-                _source_file(fs, info, path)
-                for info in infos
-                if info["name"].endswith(PARQUET_SUFFIXES)
-            ]
-        root = _fixed_prefix(path)
-        if root != path and fs.isdir(root):
-            infos = _files_among(fs, fs.glob(path, detail=True).values())
-            files = [_source_file(fs, info, root) for info in infos]
-            if files:
-                return files
-    raise JobError(f"source.uri: nothing found at {uri}")
-
-
-def _below(fs: Any, folder: str) -> Iterator[Mapping[str, Any]]:
-    """Everything below a folder; fsspec's own `find` leaves out folders that it may not read."""
-    for info in fs.ls(folder, detail=True):
-        if info["type"] == "directory":
-            yield from _below(fs, info["name"])
-        else:
-            yield info
-
-
-def _files_among(fs: Any, listing: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
-    """Files of a listing, links followed; a broken link counts as an empty file."""
-    for info in listing:
-        if info.get("islink"):
-            path = info["name"]
-            info = fs.info(path) if fs.exists(path) else {**info, "type": "file", "size": 0}
-        if info["type"] == "file":
-            yield info
-
-
-def _fixed_prefix(pattern: str) -> str:
-    fixed = []
-    for part in pattern.split("/"):
-        if any(c in part for c in "*?["):
-            break
-        fixed.append(part)
-    return "/".join(fixed)
-
-
-def _source_file(fs: Any, info: Mapping[str, Any], root: str) -> SourceFile:
-    path = str(info["name"])
-    version = info.get("ETag") or info.get("mtime") or info.get("LastModified") or ""
-    name = path.removeprefix(root).lstrip("/")
-    uri = path if "file" in fs.protocol else fs.unstrip_protocol(path)
-    return SourceFile(name, uri, int(info["size"]), str(version))
-
-
-def open_file(uri: str) -> BinaryIO:
-    """Open a file for random reading.
+def open_file(uri: str, s3: S3Config | None = None) -> BinaryIO:
+    """Open a file for random reading; on S3, every read is one range request.
 
     Raises:
         StorageError: it cannot be opened.
     """
-    fs, path = _filesystem(uri)
-    with _translated(uri):
-        return cast(BinaryIO, fs.open(path, "rb"))
+    if storage_files.protocol_of(uri) == "s3":
+        return storage_s3.open_for_reading(uri, s3)
+    return storage_files.open_for_reading(uri)
 
 
-def absolute(uri: str) -> str:
-    """The same place, independent of the working directory."""
-    return uri if "://" in uri else str(Path(uri).expanduser().absolute())
-
-
-def _filesystem(uri: str) -> tuple[Any, str]:
-    protocol = fsspec.utils.get_protocol(uri)
-    if protocol not in ("file", "local"):
-        raise JobError(f"{uri}: {protocol}:// is not supported yet; use a local path")
-    fs, path = url_to_fs(absolute(uri), use_listings_cache=False, skip_instance_cache=True)
-    return fs, path
-
-
-@contextmanager
-def _translated(place: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise StorageError(f"{place}: {error.strerror or error}") from error
+def open_sink(sink: SinkConfig) -> Store:
+    """The store that a job's configuration names."""
+    return Store(str(sink.uri), sink.s3, allow_unconditional=sink.allow_unconditional)
 
 
 class Store:
     """A folder that holds whole objects at relative paths: listed, read, published, removed.
 
-    Nothing is cached, so a listing tells what is there now.
+    Nothing is cached, so a listing tells what is there now. Safe in several threads; opened anew
+    in every process.
     """
 
-    def __init__(self, root: str) -> None:
-        _filesystem(root)
-        self.root = absolute(root.removeprefix("file://"))
-        self._scratch = Path(self.root, ".ldm_batch", "tmp")
+    def __init__(
+        self, root: str, s3: S3Config | None = None, *, allow_unconditional: bool = False
+    ) -> None:
+        """Name a folder; nothing is read or written yet.
+
+        Args:
+            root: a local path, or `s3://bucket/prefix`.
+            s3: how to reach S3.
+            allow_unconditional: accept a store that lets a second writer replace what the first
+                created; see `prove_exclusive`.
+
+        Raises:
+            JobError: a kind of storage that cannot hold a dataset.
+        """
+        self.root = absolute(root.removeprefix("file://")).rstrip("/") or "/"
+        self.allow_unconditional = allow_unconditional
+        self._place = _open_place(self.root, s3)
 
     def uri(self, path: str) -> str:
         """Full address of an object."""
@@ -167,29 +117,33 @@ class Store:
 
     def names(self, folder: str) -> set[str]:
         """Names directly below a folder; empty where the folder is not there."""
-        with _translated(self.uri(folder)):
-            try:
-                return {entry.name for entry in os.scandir(self.uri(folder))}
-            except FileNotFoundError:
-                return set()
+        return self._place.names(folder)
 
     def has(self, path: str) -> bool:
         """Tell whether an object is there."""
-        with _translated(self.uri(path)):
-            return Path(self.uri(path)).exists()
+        return self._place.has(path)
 
     def open(self, path: str) -> BinaryIO:
         """Open an object for random reading."""
-        with _translated(self.uri(path)):
-            return Path(self.uri(path)).open("rb")
+        return self._place.open(path)
 
     def read(self, path: str) -> bytes | None:
         """All bytes of an object, or None where it is not there."""
-        with _translated(self.uri(path)):
-            try:
-                return Path(self.uri(path)).read_bytes()
-            except FileNotFoundError:
-                return None
+        return self._place.read(path)
+
+    def create(self, path: str, content: bytes | BinaryIO) -> Creation:
+        """Make an object appear whole or not at all, durably, unless there is one already.
+
+        A lost reply or a retry never makes a writer lose to itself.
+
+        Raises:
+            StorageError: it could not be written.
+        """
+        file = _as_file(content)
+        is_unique = path.startswith(SCRATCH_FOLDER)
+        if self.allow_unconditional and not is_unique and self._place.has(path):
+            return self._place.compare(path, file)
+        return self._place.create(path, file)
 
     def publish(self, path: str, content: bytes | BinaryIO, *, exclusive: bool) -> bool:
         """Make an object appear whole or not at all, durably.
@@ -203,78 +157,64 @@ class Store:
             True if this call's content is now the object, False if another one was there first.
 
         Raises:
-            StorageError: it could not be written; nothing has appeared.
+            StorageError: it could not be written.
         """
-        source = io.BytesIO(content) if isinstance(content, bytes) else content
-        source.seek(0)
-        target = Path(self.uri(path))
-        temporary = self._scratch / f"{uuid.uuid4().hex}.tmp"
-        with _translated(str(target)):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            self._scratch.mkdir(parents=True, exist_ok=True)
-            try:
-                _write_durably(temporary, source)
-                created = _give_name(temporary, target, exclusive=exclusive)
-            finally:
-                temporary.unlink(missing_ok=True)
-            _sync_folder(target.parent)
-        return created
+        if exclusive:
+            return self.create(path, content) is Creation.WON
+        self._place.replace(path, _as_file(content))
+        return True
 
     def remove(self, path: str) -> None:
         """Remove an object; nothing happens where it is not there."""
-        with _translated(self.uri(path)):
-            Path(self.uri(path)).unlink(missing_ok=True)
+        self._place.remove(path)
 
-    def prove_exclusive(self) -> None:
+    def prove_exclusive(self) -> bool:
         """Prove that the store can be written and keeps its word on exclusive creation.
+
+        Returns:
+            False if it does not keep its word, but `allow_unconditional` accepts that.
 
         Raises:
             StorageError: it cannot be written.
             JobError: it lets a second writer replace what the first created.
         """
-        self._remove_leftovers()
-        probe = f".ldm_batch/tmp/probe-{uuid.uuid4().hex}"
+        with suppress(LdmBatchError):  # whoever may not look for them need not remove them
+            self.remove_leftovers(LEFTOVER_AGE_S)
+        probe = f"{SCRATCH_FOLDER}/probe-{uuid.uuid4().hex}"
         try:
-            outcome = [self.publish(probe, b"probe", exclusive=True) for _ in range(2)]
+            outcome = [self.publish(probe, bytes([i]), exclusive=True) for i in range(2)]
         finally:
             self.remove(probe)
-        if outcome != [True, False]:
-            raise JobError(
-                f"sink.uri: {self.root} does not refuse to create an object twice, so two "
-                "attempts at one shard could both count; use another store"
-            )
+        if outcome == [True, False]:
+            return True
+        if self.allow_unconditional:
+            return False
+        raise JobError(
+            f"sink.uri: {self.root} does not refuse to create an object twice, so two attempts at "
+            "one shard could both count; use another store, or accept one driver at a time and "
+            "a weaker promise with sink.allow_unconditional=true"
+        )
 
-    def _remove_leftovers(self) -> None:
-        """Remove what crashed writers left behind a day ago or earlier."""
-        oldest = time.time() - LEFTOVER_AGE_S
-        for name in self.names(".ldm_batch/tmp"):
-            leftover = self._scratch / name
-            with suppress(OSError):  # another driver was faster, or it is another user's
-                if leftover.stat().st_mtime < oldest:
-                    leftover.unlink()
-
-
-def _write_durably(path: Path, source: BinaryIO) -> None:
-    with path.open("xb") as file:
-        shutil.copyfileobj(source, file, COPY_BYTES)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _give_name(temporary: Path, target: Path, *, exclusive: bool) -> bool:
-    if not exclusive:
-        os.replace(temporary, target)
-        return True
-    try:
-        os.link(temporary, target)
-    except FileExistsError:
-        return False
-    return True
+    def remove_leftovers(self, age_s: float) -> list[Leftover]:
+        """Remove what crashed writers left behind `age_s` seconds ago or earlier."""
+        oldest = time.time() - age_s
+        removed = []
+        for leftover in list(self._place.leftovers()):
+            with suppress(StorageError):  # another driver was faster, or it is another user's
+                if leftover.modified_at < oldest:
+                    self._place.remove_leftover(leftover)
+                    removed.append(leftover)
+        return removed
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _open_place(root: str, s3: S3Config | None) -> Place:
+    protocol = storage_files.protocol_of(root)
+    if protocol == "s3":
+        return storage_s3.open_folder(root, s3)
+    if protocol != "file":
+        raise JobError(f"{root}: {protocol}:// is not supported for a dataset; use a path or s3://")
+    return LocalFolder(root)
+
+
+def _as_file(content: bytes | BinaryIO) -> BinaryIO:
+    return io.BytesIO(content) if isinstance(content, bytes) else content

@@ -32,7 +32,7 @@ from ldm_batch.records import (
     Row,
     Shard,
 )
-from ldm_batch.storage import Store
+from ldm_batch.storage import Store, open_sink
 from ldm_batch.write import Spool, object_schema, written_object
 
 
@@ -59,7 +59,7 @@ def load_worker(spec: WorkerSpec) -> Worker:
     Raises:
         JobError: the model does not load.
     """
-    return Worker(spec, load_pipeline(spec.job, spec.model_lock), Store(str(spec.job.sink.uri)))
+    return Worker(spec, load_pipeline(spec.job, spec.model_lock), open_sink(spec.job.sink))
 
 
 class Worker:

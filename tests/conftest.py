@@ -1,18 +1,21 @@
 """Small makers that many tests share: Parquet files, jobs without a model, and their plans."""
 
 import dataclasses
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from s3_server import CREDENTIALS, moto_server, reset
 
 from ldm_batch.config import (
     ClusterConfig,
     JobConfig,
     ModelConfig,
+    S3Config,
     SinkConfig,
     SourceConfig,
     validate,
@@ -86,3 +89,21 @@ def plan_job() -> Callable[[JobConfig], Plan]:
 def make_worker() -> Callable[..., tuple[Worker, Plan]]:
     """`make_worker(job, pipeline)` -> a worker and the stored plan, by default of random pixels."""
     return _make_worker
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    """URL of an S3 server that lives as long as the tests, with credentials in the environment."""
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in CREDENTIALS.items():
+            patch.setenv(name, value)
+        with moto_server() as endpoint:
+            yield endpoint
+
+
+@pytest.fixture
+def s3(s3_endpoint: str) -> S3Config:
+    """How to reach an S3 server that holds nothing but an empty bucket named `bucket`."""
+    reset(s3_endpoint)
+    return S3Config(endpoint=s3_endpoint, retry_s=5)

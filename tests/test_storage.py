@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+import fsspec
 import pytest
 
 from ldm_batch.errors import JobError, StorageError
@@ -287,12 +288,24 @@ def test_a_full_disk(tmp_path: Path) -> None:
     assert listing == "set() set()"
 
 
-@pytest.mark.parametrize("uri", ["s3://bucket/a", "http://a/b", "simplecache::file:///tmp/a"])
+@pytest.mark.parametrize("uri", ["nonsense://a/b", "simplecache::file:///tmp/a"])
 def test_other_stores_are_refused_by_name(uri: str) -> None:
     protocol = uri.partition(":")[0]
     for use in (Store, open_file, lambda uri: list_source([uri])):
-        with pytest.raises(JobError, match=f"{protocol}:// is not supported yet"):
+        with pytest.raises(JobError, match=f"{protocol}:// is not supported"):
             use(uri)
+
+
+def test_other_kinds_of_storage_hold_input_but_no_dataset() -> None:
+    for name, content in (("a.parquet", b"one"), ("sub/b.parquet", b"two"), ("c.txt", b"")):
+        fsspec.filesystem("memory").pipe(f"/kinds/{name}", content)
+    files, _ = list_source(["memory://kinds"])
+    assert [(file.name, open_file(file.uri).read()) for file in files] == [
+        ("a.parquet", b"one"),
+        ("sub/b.parquet", b"two"),
+    ]
+    with pytest.raises(JobError, match="memory:// is not supported for a dataset"):
+        Store("memory://kinds")
 
 
 def test_file_urls_are_paths(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def main() -> None:
         sys.exit(code)
     print("rejected rows:")
     print_rejections(str(sink))
-    write_contact_sheet(str(sink), sheet, NUM_SHOWN)
+    write_contact_sheet(Store(str(sink)), sheet, NUM_SHOWN)
     print(f"contact sheet: {sheet.absolute()}")
 
 

@@ -1,0 +1,35 @@
+"""What the operator's commands have in common: which dataset, and how to reach it."""
+
+from __future__ import annotations
+
+import argparse
+
+from ldm_batch.config import S3Config
+from ldm_batch.storage import Store
+
+
+def add_sink(parser: argparse.ArgumentParser) -> None:
+    """Add the dataset and the options of its store to a command line."""
+    parser.add_argument("sink", help="the dataset: a folder, or s3://bucket/prefix")
+    s3 = parser.add_argument_group("S3", "credentials come from the standard chain")
+    s3.add_argument("--endpoint", metavar="URL", help="another store than AWS")
+    s3.add_argument("--region")
+    s3.add_argument("--anonymous", action="store_true", help="send no credentials")
+    s3.add_argument("--path-style", action=argparse.BooleanOptionalAction, default=None)
+    s3.add_argument("--ca-bundle", metavar="FILE", help="certificates to trust")
+
+
+def named_s3(options: argparse.Namespace) -> S3Config:
+    """How the parsed command line wants S3 to be reached."""
+    return S3Config(
+        endpoint=options.endpoint,
+        region=options.region,
+        anonymous=options.anonymous,
+        path_style=options.path_style,
+        ca_bundle=options.ca_bundle,
+    )
+
+
+def named_sink(options: argparse.Namespace) -> Store:
+    """The store that the parsed command line names."""
+    return Store(options.sink, named_s3(options))

@@ -1,0 +1,103 @@
+"""What every place that holds objects can do, and the values that it answers with.
+
+The words that the kinds of storage share; must not know any one of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import BinaryIO, Protocol
+
+from ldm_batch.errors import StorageError
+
+PARQUET_SUFFIXES = (".parquet", ".parq", ".pq")
+COPY_BYTES = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """A listed input file; `name` is its path relative to the source it was found in."""
+
+    name: str
+    uri: str
+    size_bytes: int
+    version: str
+
+
+class Creation(StrEnum):
+    """What became of an attempt to create an object."""
+
+    WON = "won"
+    LOST_TO_SAME = "lost_to_same"
+    """Another attempt created it first, with the same bytes."""
+    LOST_TO_OTHER = "lost_to_other"
+    """Another attempt created it first, with other bytes; these stand."""
+
+
+@dataclass(frozen=True, slots=True)
+class Leftover:
+    """What a crash left behind: a temporary object, or an upload that was never completed."""
+
+    path: str
+    modified_at: float
+    """Seconds since the epoch."""
+    upload_id: str | None = None
+
+
+class Place(Protocol):
+    """A folder of whole objects at relative paths; nothing is cached.
+
+    Every method raises `StorageError` where it cannot do what it says.
+    """
+
+    def names(self, folder: str) -> set[str]:
+        """Names directly below a folder; empty where the folder is not there."""
+
+    def has(self, path: str) -> bool:
+        """Tell whether an object is there."""
+
+    def open(self, path: str) -> BinaryIO:
+        """Open an object for random reading."""
+
+    def read(self, path: str) -> bytes | None:
+        """All bytes of an object, or None where it is not there."""
+
+    def create(self, path: str, content: BinaryIO) -> Creation:
+        """Make an object appear whole, unless there is one already."""
+
+    def compare(self, path: str, content: BinaryIO) -> Creation:
+        """Tell whether the object that is there holds these bytes or other ones."""
+
+    def replace(self, path: str, content: BinaryIO) -> None:
+        """Make an object appear whole, in place of one that is there."""
+
+    def remove(self, path: str) -> None:
+        """Remove an object; nothing happens where it is not there."""
+
+    def leftovers(self) -> Iterator[Leftover]:
+        """What crashed writers left behind."""
+
+    def remove_leftover(self, leftover: Leftover) -> None:
+        """Remove a leftover; nothing happens where it is gone."""
+
+
+@contextmanager
+def translated(place: str) -> Iterator[None]:
+    """Turn what the operating system complains of into our own error, with the place's name."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"{place}: {error.strerror or error}") from error
+
+
+def content_digest(content: BinaryIO) -> str:
+    """SHA-256 (hexadecimal) of a file, read from its start."""
+    content.seek(0)
+    sha256 = hashlib.sha256()
+    while block := content.read(COPY_BYTES):
+        sha256.update(block)
+    return sha256.hexdigest()

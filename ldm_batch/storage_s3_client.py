@@ -1,0 +1,192 @@
+"""One connection to S3 per process and one layer of retries, with errors in our own words.
+
+The only user of botocore. Its own retries are off: layers multiply, and a job must know how long a
+call can take. Credentials come from the standard chain where the call is made; they are never
+stored, shown or sent to another process.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+import time
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, TypeVar
+
+import botocore.session
+from botocore import UNSIGNED
+from botocore import exceptions as aws
+from botocore.config import Config
+
+from ldm_batch.config import S3Config
+from ldm_batch.errors import AccessError, StorageError
+
+Answer = TypeVar("Answer")
+
+CONNECT_S, ANSWER_S = 10, 30
+"""Longest wait for a connection, and for the next bytes on one."""
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 8.0
+MAX_CONNECTIONS = 32
+DEFAULT_REGION = "us-east-1"
+MISSING = ("NoSuchKey", "NotFound", "404")
+TAKEN = ("PreconditionFailed", "412")
+PASSING = (
+    "BadDigest",
+    "ConditionalRequestConflict",
+    "IncompleteBody",
+    "InternalError",
+    "OperationAborted",
+    "RequestTimeout",
+    "ServiceUnavailable",
+    "SlowDown",
+    "Throttling",
+    "ThrottlingException",
+    "TooManyRequests",
+    "XAmzContentChecksumMismatch",
+    "XAmzContentSHA256Mismatch",
+)
+"""Codes of errors that a later attempt may not meet; so are all answers of 429 and from 500 on."""
+UNMENDABLE = {
+    "AccessDenied": "access denied; the credentials in use lack the right to do this",
+    "AllAccessDisabled": "access to this bucket is disabled",
+    "AuthorizationHeaderMalformed": "wrong region; set it with the option s3.region",
+    "ExpiredToken": "the credentials have expired; renew them and run the same command again",
+    "ExpiredTokenException": "the credentials have expired; renew them and run it again",
+    "Forbidden": "access denied; the credentials in use lack the right to do this",
+    "IllegalLocationConstraintException": "wrong region; set it with the option s3.region",
+    "InvalidAccessKeyId": "the store does not know these credentials",
+    "InvalidToken": "the store does not accept these credentials",
+    "NoSuchBucket": "no such bucket",
+    "PermanentRedirect": "wrong region or endpoint; set s3.region or s3.endpoint",
+    "RequestTimeTooSkewed": "this machine's clock differs too much from the store's",
+    "SignatureDoesNotMatch": "the store does not accept these credentials (wrong secret?)",
+}
+FORBIDDEN_STATUS = {301: "PermanentRedirect", 401: "AccessDenied", 403: "AccessDenied"}
+
+
+class Missing(Exception):
+    """The object is not there."""
+
+
+class Taken(Exception):
+    """The condition of a conditional request does not hold: the object is there, or another."""
+
+
+class Unsupported(Exception):
+    """The store says itself that it does not know this kind of request."""
+
+
+def connect(s3: S3Config) -> Any:
+    """A client for these options: one per process, safe in many threads, never inherited."""
+    with _connecting:
+        return _connect(
+            (s3.endpoint, s3.region, s3.anonymous, s3.path_style, s3.ca_bundle), os.getpid()
+        )
+
+
+_connecting = threading.Lock()
+
+
+@lru_cache(maxsize=16)
+def _connect(options: tuple[Any, ...], _pid: int) -> Any:
+    endpoint, region, anonymous, path_style, ca_bundle = options
+    named = (endpoint, *map(os.environ.get, ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")))
+    in_path = any(named) if path_style is None else path_style
+    session = botocore.session.Session()
+    config = Config(
+        connect_timeout=CONNECT_S,
+        read_timeout=ANSWER_S,
+        retries={"mode": "standard", "total_max_attempts": 1},
+        max_pool_connections=MAX_CONNECTIONS,
+        s3={"addressing_style": "path" if in_path else "auto"},
+        **({"signature_version": UNSIGNED} if anonymous else {}),
+    )
+    try:
+        return session.create_client(
+            "s3",
+            endpoint_url=endpoint,
+            region_name=region or session.get_config_variable("region") or DEFAULT_REGION,
+            verify=ca_bundle,
+            config=config,
+        )
+    except (aws.BotoCoreError, ValueError) as error:
+        raise AccessError(f"s3: cannot be set up: {error}") from error
+
+
+def persist(
+    call: Callable[[], Answer],
+    place: str,
+    retry_s: float,
+    *,
+    pause: Callable[[float], None] = time.sleep,
+) -> Answer:
+    """Make a call until it succeeds; the one layer of retries.
+
+    Pauses grow and are drawn at random, so that many workers do not come back at once. No new
+    attempt starts after `retry_s` seconds.
+
+    Raises:
+        Missing: the object is not there.
+        Taken: a condition does not hold.
+        Unsupported: the store does not know such requests.
+        AccessError: no retry could mend it.
+        StorageError: it failed until the time was up.
+    """
+    give_up, longest = time.monotonic() + retry_s, FIRST_PAUSE_S
+    while True:
+        try:
+            return call()
+        except (aws.BotoCoreError, aws.ClientError, OSError) as error:
+            trouble = _judge(error, place)
+            if trouble is not None:
+                raise trouble from error
+            seconds = random.uniform(0, longest)
+            if time.monotonic() + seconds > give_up:
+                message = f"{place}: {_brief(error)} (tried for {retry_s:g} s)"
+                raise StorageError(message) from error
+        pause(seconds)
+        longest = min(2 * longest, LONGEST_PAUSE_S)
+
+
+def _judge(error: Exception, place: str) -> Exception | None:
+    """What an error means; None where a later attempt may succeed."""
+    if isinstance(error, aws.ClientError):
+        return _judge_answer(error, place)
+    if isinstance(error, (aws.NoCredentialsError, aws.PartialCredentialsError)):
+        return AccessError(
+            f"{place}: no credentials found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a "
+            "profile or a role, or s3.anonymous=true for a public bucket"
+        )
+    passing = (aws.HTTPClientError, aws.ConnectionError, aws.FlexibleChecksumError)
+    incomplete = (aws.IncompleteReadError, aws.AwsChunkedWrapperError, aws.CredentialRetrievalError)
+    if isinstance(error, aws.SSLError):
+        return AccessError(f"{place}: {_brief(error)}; is s3.ca_bundle needed?")
+    if isinstance(error, (*passing, *incomplete, ConnectionError, TimeoutError)):
+        return None
+    if isinstance(error, OSError):
+        return StorageError(f"{place}: {error.strerror or error}")
+    return AccessError(f"{place}: {_brief(error)}")
+
+
+def _judge_answer(error: aws.ClientError, place: str) -> Exception | None:
+    status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    code = str(error.response.get("Error", {}).get("Code", ""))
+    if code in MISSING:
+        return Missing(place)
+    if code in TAKEN or status == 412:
+        return Taken(place)
+    if code == "NotImplemented" or status == 501:
+        return Unsupported(place)
+    if code in PASSING or status == 429 or status >= 500:
+        return None
+    known = UNMENDABLE.get(code) or UNMENDABLE.get(FORBIDDEN_STATUS.get(status, ""))
+    if known:
+        return AccessError(f"{place}: {known} ({code or status})")
+    return StorageError(f"{place}: {_brief(error)}")
+
+
+def _brief(error: Exception) -> str:
+    lines = str(error).splitlines()
+    return lines[0] if lines else type(error).__name__
