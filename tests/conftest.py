@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import settings
 from s3_server import CREDENTIALS, moto_server, reset
 
 from ldm_batch.config import (
@@ -26,6 +27,9 @@ from ldm_batch.plan import make_plan
 from ldm_batch.plan_file import Plan, load_plan, plan_document, save_plan
 from ldm_batch.storage import Store
 from ldm_batch.worker import Worker, WorkerSpec, load_worker
+
+settings.register_profile("ldm_batch", deadline=None, derandomize=True, max_examples=50)
+settings.load_profile("ldm_batch")
 
 
 def _write_parquet(path: Path, *, row_group_size: int | None = None, **columns: Any) -> str:
