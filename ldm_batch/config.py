@@ -13,9 +13,13 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 from ldm_batch.errors import JobError
-from ldm_batch.provenance import COLUMNS
+from ldm_batch.provenance import COLUMNS, SECOND_STAGE_COLUMNS, UPSCALE_COLUMNS
 
-PIPELINES = ("text_to_image", "random_pixels")
+PIPELINES = ("text_to_image", "super_resolution", "random_pixels")
+SOURCE_KINDS = ("prompts", "images")
+ALPHA_POLICIES = ("flatten", "keep")
+UPSCALE = 4
+"""How many times super-resolution enlarges each side."""
 DTYPES = ("float32", "bfloat16", "float16")
 ATTENTIONS = ("sdpa", "plain")
 IMAGE_FORMATS = ("webp", "png", "jpeg")
@@ -32,6 +36,7 @@ PROMPT_COLUMNS = (
     "height",
     "width",
 )
+IMAGE_COLUMNS = ("image", "id", "image_index", "seed", "num_inference_steps", "eta")
 STEPS_RANGE = (1, 1000)
 GUIDANCE_RANGE = (0.0, 100.0)
 ETA_RANGE = (0.0, 1.0)
@@ -46,7 +51,8 @@ class ModelConfig:
     """Which pipeline to load, from a local folder or a pinned hub revision."""
 
     pipeline: str = "text_to_image"
-    """`text_to_image`, or `random_pixels`: no model, to measure everything around one."""
+    """`text_to_image`, `super_resolution` (with `source=images`), or `random_pixels`: no model, to
+    measure everything around one."""
     path: str | None = None
     """Local folder in diffusers' layout; `demo:text_to_image` names a model shipped with us."""
     repo_id: str | None = None
@@ -121,9 +127,40 @@ class S3Config:
 
 
 @dataclass
-class SourceConfig:
-    """The table of prompts."""
+class UpscaleConfig:
+    """How images are made four times as large, and the second model of a job of two stages.
 
+    A job whose own model is super-resolution takes steps and eta from `call`, and of this section
+    only tiles and alpha.
+    """
+
+    model: ModelConfig = field(default_factory=lambda: ModelConfig(pipeline="super_resolution"))
+    """Enlarges what the job's own model made from text; without a path images stay as they are."""
+    scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
+    """The second model's scheduler."""
+    num_inference_steps: int = 50
+    """The second model's denoising steps, 1 to 1000."""
+    eta: float = 0.0
+    """The second model's noise of DDIM steps, 0 to 1."""
+    keep_low_resolution: bool = False
+    """Keep what the first stage made, in the column `low_resolution`."""
+    tile_size: int = 128
+    """Larger images are made in overlapping tiles of this side, in low-resolution pixels; a
+    multiple of 32."""
+    tile_overlap: int = 16
+    """Low-resolution pixels that neighbouring tiles share and blend, less than half a tile."""
+    alpha: str = "flatten"
+    """Transparent images: `flatten` on `background`, or `keep`: alpha is enlarged by itself."""
+    background: str = "#ffffff"
+    """Colour behind transparent images, `#rrggbb`."""
+
+
+@dataclass
+class SourceConfig:
+    """The table of prompts, or of images to enlarge."""
+
+    kind: str = "prompts"
+    """`prompts`, or `images`: a column `image` of bytes, `{bytes, path}` structs, or paths."""
     uri: Any = None
     """A Parquet file, a glob, a folder (recursive), or a list of these; paths or URLs."""
     s3: S3Config = field(default_factory=S3Config)
@@ -137,6 +174,16 @@ class SourceConfig:
     """Longer prompts are rejected before the tokenizer sees them."""
     long_prompts: str = "truncate"
     """Prompts past the text encoder's tokens: `truncate` (recorded) or `reject`."""
+    image_root: str | None = None
+    """Folder or URL below which the paths of images must stand, and to which relative ones are
+    relative; null: the folder of the Parquet file."""
+    max_image_bytes: int = 32 * 1024 * 1024
+    """Larger image files are rejected unread."""
+    max_image_pixels: int = 1024 * 1024
+    """Images of more pixels are rejected before they are decoded."""
+    carry_parent: bool = True
+    """Copy the columns of a dataset of ours to what is made of its images; `parent_` is put before
+    names that the new dataset has itself."""
     allow_touched: bool = False
     """Accept planned files whose time stamp changed while size and footer did not."""
 
@@ -193,6 +240,8 @@ class JobConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
     call: CallConfig = field(default_factory=CallConfig)
+    upscale: UpscaleConfig = field(default_factory=UpscaleConfig)
+    """Super-resolution: tiles and transparency, and the model of a second stage."""
     source: SourceConfig = field(default_factory=SourceConfig)
     sink: SinkConfig = field(default_factory=SinkConfig)
     image: ImageConfig = field(default_factory=ImageConfig)
@@ -229,9 +278,10 @@ def validate(job: JobConfig) -> None:
         *_check_names(job),
         *_check_numbers(job),
         *_check_call(job.call),
-        *_check_source(job.source),
-        *_check_model(job.model),
-        *_check_sampling(job.scheduler),
+        *_check_source(job),
+        *_check_model("model", job.model),
+        *_check_sampling("scheduler", job.scheduler),
+        *_check_upscale(job),
         *_check_s3("source", job.source.s3),
         *_check_s3("sink", job.sink.s3),
         *(f"{path}: refused, {why}" for path, why in _find_forbidden(job)),
@@ -247,12 +297,15 @@ def validate(job: JobConfig) -> None:
 def _check_names(job: JobConfig) -> Iterator[str]:
     if not job.name or not all(c.isalnum() or c in "_-." for c in job.name):
         yield f"name: {job.name!r} may hold letters, digits, '_', '-' and '.'"
-    yield from _one_of("model.pipeline", job.model.pipeline, PIPELINES)
-    yield from _one_of("model.dtype", job.model.dtype, DTYPES)
-    if job.model.decode_dtype is not None:
-        yield from _one_of("model.decode_dtype", job.model.decode_dtype, DTYPES)
-    yield from _one_of("model.attention", job.model.attention, ATTENTIONS)
-    yield from _one_of("model.device", job.model.device, ("auto", "cpu", "cuda"))
+    for path, model in (("model", job.model), ("upscale.model", job.upscale.model)):
+        yield from _one_of(f"{path}.pipeline", model.pipeline, PIPELINES)
+        yield from _one_of(f"{path}.dtype", model.dtype, DTYPES)
+        if model.decode_dtype is not None:
+            yield from _one_of(f"{path}.decode_dtype", model.decode_dtype, DTYPES)
+        yield from _one_of(f"{path}.attention", model.attention, ATTENTIONS)
+        yield from _one_of(f"{path}.device", model.device, ("auto", "cpu", "cuda"))
+    yield from _one_of("source.kind", job.source.kind, SOURCE_KINDS)
+    yield from _one_of("upscale.alpha", job.upscale.alpha, ALPHA_POLICIES)
     yield from _one_of("image.format", job.image.format, IMAGE_FORMATS)
     yield from _one_of("cluster.executor", job.cluster.executor, EXECUTORS)
     yield from _one_of("source.long_prompts", job.source.long_prompts, LONG_PROMPT_POLICIES)
@@ -268,6 +321,8 @@ def _check_numbers(job: JobConfig) -> Iterator[str]:
     yield from _within("max_object_bytes", job.max_object_bytes, 64 * 1024, 4 * 1024**3)
     yield from _within("max_rejected_fraction", job.max_rejected_fraction, 0, 1)
     yield from _within("source.max_prompt_chars", job.source.max_prompt_chars, 1, 1_000_000)
+    yield from _within("source.max_image_bytes", job.source.max_image_bytes, 1, 2**30)
+    yield from _within("source.max_image_pixels", job.source.max_image_pixels, 1, 2**26)
     yield from _within("cluster.num_workers", cluster.num_workers, 1, 100_000)
     yield from _within("cluster.cpus_per_worker", cluster.cpus_per_worker, 0, 1024)
     yield from _within("cluster.gpus_per_worker", cluster.gpus_per_worker, 0, 64)
@@ -287,45 +342,105 @@ def _check_call(call: CallConfig) -> Iterator[str]:
             yield f"{name}: {pixels} is not a multiple of {SIDE_MULTIPLE}"
 
 
-def _check_source(source: SourceConfig) -> Iterator[str]:
+def _check_source(job: JobConfig) -> Iterator[str]:
+    source = job.source
+    known = input_columns(source)
     uris = source.uri if isinstance(source.uri, list) else [source.uri]
     if source.uri is None or not uris:
         yield "source.uri: not set; name a Parquet file, a glob, a folder, or a list of these"
     elif not all(isinstance(uri, str) and uri for uri in uris):
         yield f"source.uri: {source.uri!r} is not a path or a list of paths"
     for name in source.columns:
-        if name not in PROMPT_COLUMNS:
-            yield f"source.columns.{name}: unknown field{suggest(name, PROMPT_COLUMNS)}"
-    if source.columns.get("prompt", "prompt") is None:
-        yield "source.columns.prompt: null, but every job needs prompts"
+        if name not in known:
+            yield f"source.columns.{name}: unknown field{suggest(name, known)}"
+    if source.columns.get(known[0], known[0]) is None:
+        yield f"source.columns.{known[0]}: null, but every job needs {source.kind}"
     for name in source.carry:
-        if name == "image" or name in COLUMNS:
+        if name in ("image", "low_resolution") or name in output_columns(job):
             yield f"source.carry: {name!r} is already a column of the output"
     repeated = {name for name in source.carry if source.carry.count(name) > 1}
     if repeated:
         yield f"source.carry: {sorted(repeated)} named twice"
 
 
-def _check_model(model: ModelConfig) -> Iterator[str]:
+def _check_model(path: str, model: ModelConfig) -> Iterator[str]:
     if model.pipeline == "random_pixels":
         return
     if model.path is None and model.repo_id is None:
-        yield "model.path: not set; name a local folder, or set model.repo_id and model.revision"
+        yield (
+            f"{path}.path: not set; name a local folder, or set {path}.repo_id and {path}.revision"
+        )
     if model.path is not None and model.repo_id is not None:
-        yield "model.path: set together with model.repo_id; keep one of the two"
+        yield f"{path}.path: set together with {path}.repo_id; keep one of the two"
     if model.path is None and model.repo_id is not None and not is_commit_sha(model.revision):
         yield (
-            f"model.revision: {model.revision!r} is not a full commit sha (40 hexadecimal digits); "
-            "a branch or tag can change between two runs"
+            f"{path}.revision: {model.revision!r} is not a full commit sha (40 hexadecimal "
+            "digits); a branch or tag can change between two runs"
         )
 
 
-def _check_sampling(scheduler: SchedulerConfig) -> Iterator[str]:
+def _check_sampling(path: str, scheduler: SchedulerConfig) -> Iterator[str]:
     interval = scheduler.guidance_interval
     if len(interval) != 2 or not 0 <= interval[0] <= interval[1] <= 1:
-        yield f"scheduler.guidance_interval: {interval} is not [start, stop] within 0 and 1"
-    yield from _within("scheduler.guidance_rescale", scheduler.guidance_rescale, 0, 1)
-    yield from _within("scheduler.cache_interval", scheduler.cache_interval, 1, 100)
+        yield f"{path}.guidance_interval: {interval} is not [start, stop] within 0 and 1"
+    yield from _within(f"{path}.guidance_rescale", scheduler.guidance_rescale, 0, 1)
+    yield from _within(f"{path}.cache_interval", scheduler.cache_interval, 1, 100)
+
+
+def _check_upscale(job: JobConfig) -> Iterator[str]:
+    upscale, kind = job.upscale, job.source.kind
+    if (job.model.pipeline == "super_resolution") != (kind == "images"):
+        fitting = "images" if kind == "prompts" else "prompts"
+        yield (
+            f"source.kind: {kind!r} does not go with model.pipeline={job.model.pipeline}; "
+            f"choose source={fitting} or another model"
+        )
+    yield from _within("upscale.num_inference_steps", upscale.num_inference_steps, *STEPS_RANGE)
+    yield from _within("upscale.eta", upscale.eta, *ETA_RANGE)
+    yield from _within("upscale.tile_size", upscale.tile_size, 32, 4096)
+    yield from _within("upscale.tile_overlap", upscale.tile_overlap, 0, upscale.tile_size // 2)
+    if upscale.tile_size % 32:
+        yield f"upscale.tile_size: {upscale.tile_size} is not a multiple of 32"
+    try:
+        parse_colour(upscale.background)
+    except ValueError:
+        yield f"upscale.background: {upscale.background!r} is not a colour such as '#ffffff'"
+    if upscale.alpha == "keep" and job.image.format == "jpeg":
+        yield "upscale.alpha: 'keep' needs an image.format that holds alpha: webp or png"
+    if not has_second_stage(job):
+        return
+    if job.model.pipeline != "text_to_image":
+        yield f"upscale.model: set, but model.pipeline={job.model.pipeline} has no second stage"
+    if upscale.model.pipeline != "super_resolution":
+        yield f"upscale.model.pipeline: {upscale.model.pipeline!r} is not 'super_resolution'"
+    yield from _check_model("upscale.model", upscale.model)
+    yield from _check_sampling("upscale.scheduler", upscale.scheduler)
+
+
+def has_second_stage(job: JobConfig) -> bool:
+    """Tell whether the job's images are enlarged by a second model before they are stored."""
+    return job.upscale.model.path is not None or job.upscale.model.repo_id is not None
+
+
+def input_columns(source: SourceConfig) -> tuple[str, ...]:
+    """The fields that columns of the input may stand for; the first one must be there."""
+    return IMAGE_COLUMNS if source.kind == "images" else PROMPT_COLUMNS
+
+
+def output_columns(job: JobConfig) -> dict[str, str]:
+    """Name and Arrow type of the columns that a job's dataset has beside images and carried
+    ones."""
+    if job.source.kind == "images":
+        return dict(UPSCALE_COLUMNS)
+    return {**COLUMNS, **SECOND_STAGE_COLUMNS} if has_second_stage(job) else dict(COLUMNS)
+
+
+def parse_colour(text: str) -> tuple[int, int, int]:
+    """Red, green and blue, 0 to 255, of `#rrggbb`; ValueError for anything else."""
+    if len(text) != 7 or text[0] != "#":
+        raise ValueError(text)
+    red, green, blue = bytes.fromhex(text[1:])
+    return red, green, blue
 
 
 def _check_s3(section: str, s3: S3Config) -> Iterator[str]:

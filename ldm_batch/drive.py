@@ -20,9 +20,9 @@ from typing import Any, TextIO
 from ldm_batch import __version__, identity
 from ldm_batch.cluster import run_in_process, run_on_ray
 from ldm_batch.commit import read_receipt, write_failure, write_receipt
-from ldm_batch.config import JobConfig, validate
+from ldm_batch.config import JobConfig, ModelConfig, has_second_stage, validate
 from ldm_batch.errors import JobError, StorageError
-from ldm_batch.generate import find_model
+from ldm_batch.generate import find_model, split_lock
 from ldm_batch.plan import carry_schema, make_plan, select_shards
 from ldm_batch.plan_file import Plan, load_plan, plan_document, save_plan
 from ldm_batch.progress import Progress, Tally
@@ -69,7 +69,8 @@ def run_job(job: JobConfig, *, overrides: Sequence[str] = (), out: TextIO = sys.
         roll_forward(store, done)
     except StorageError as error:
         raise JobError(str(error)) from error
-    spec = WorkerSpec(job, plan.fingerprint, _model_name(job), lock, native_size)
+    second_name = _model_name(job.upscale.model) if has_second_stage(job) else ""
+    spec = WorkerSpec(job, plan.fingerprint, _model_name(job.model), lock, native_size, second_name)
     with turn:
         tally = _make_shards(job, store, spec, todo, out)
     _print_report(tally, store, command, out)
@@ -124,19 +125,27 @@ def _quoted(value: str) -> str:
 def _anchor(job: JobConfig) -> JobConfig:
     """The job with all its local paths independent of the working directory."""
     uris = job.source.uri if isinstance(job.source.uri, list) else [job.source.uri]
-    model_path = job.model.path
-    if model_path is not None and not model_path.startswith("demo:"):
-        model_path = str(Path(model_path).expanduser().absolute())
+    root = job.source.image_root
     return dataclasses.replace(
         job,
-        source=dataclasses.replace(job.source, uri=[absolute(uri) for uri in uris]),
+        source=dataclasses.replace(
+            job.source,
+            uri=[absolute(uri) for uri in uris],
+            image_root=root if root is None else absolute(root),
+        ),
         sink=dataclasses.replace(job.sink, uri=absolute(str(job.sink.uri))),
-        model=dataclasses.replace(job.model, path=model_path),
+        model=_anchor_model(job.model),
+        upscale=dataclasses.replace(job.upscale, model=_anchor_model(job.upscale.model)),
     )
 
 
-def _model_name(job: JobConfig) -> str:
-    model = job.model
+def _anchor_model(model: ModelConfig) -> ModelConfig:
+    if model.path is None or model.path.startswith("demo:"):
+        return model
+    return dataclasses.replace(model, path=str(Path(model.path).expanduser().absolute()))
+
+
+def _model_name(model: ModelConfig) -> str:
     if model.pipeline == "random_pixels":
         return model.pipeline
     if model.path is None:
@@ -149,8 +158,9 @@ def images_document(job: JobConfig, lock: Mapping[str, str]) -> dict[str, Any]:
 
     Where the job runs is no part of it, and neither are places that can be moved.
     """
+    first, second = split_lock(lock)
     return {
-        "model": {name: getattr(job.model, name) for name in MODEL_FIELDS} | {"files": dict(lock)},
+        "model": {name: getattr(job.model, name) for name in MODEL_FIELDS} | {"files": first},
         "scheduler": dataclasses.asdict(job.scheduler),
         "call": dataclasses.asdict(job.call),
         "image": dataclasses.asdict(job.image),
@@ -164,7 +174,33 @@ def images_document(job: JobConfig, lock: Mapping[str, str]) -> dict[str, Any]:
             "max_prompt_chars": job.source.max_prompt_chars,
             "long_prompts": job.source.long_prompts,
         },
+        **_upscale_document(job, second),
     }
+
+
+def _upscale_document(job: JobConfig, second: Mapping[str, str]) -> dict[str, Any]:
+    """What the fingerprint of a job that enlarges images, alone or after making them, has more."""
+    upscale, source = job.upscale, job.source
+    document: dict[str, Any] = {}
+    if source.kind == "images":
+        document["input_images"] = {
+            "max_image_bytes": source.max_image_bytes,
+            "max_image_pixels": source.max_image_pixels,
+            "alpha": upscale.alpha,
+            "background": upscale.background,
+        }
+    if has_second_stage(job):
+        document["second_stage"] = {
+            "model": {name: getattr(upscale.model, name) for name in MODEL_FIELDS}
+            | {"files": dict(second)},
+            "scheduler": dataclasses.asdict(upscale.scheduler),
+            "num_inference_steps": upscale.num_inference_steps,
+            "eta": upscale.eta,
+            "keep_low_resolution": upscale.keep_low_resolution,
+        }
+    if document:
+        document["tiles"] = {"size": upscale.tile_size, "overlap": upscale.tile_overlap}
+    return document
 
 
 def _settle_plan(

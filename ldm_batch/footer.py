@@ -13,8 +13,9 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ldm_batch.config import PROMPT_COLUMNS, S3Config, SourceConfig, suggest
+from ldm_batch.config import S3Config, SourceConfig, input_columns, suggest
 from ldm_batch.errors import JobError, StorageError
+from ldm_batch.provenance import UPSCALE_COLUMNS
 from ldm_batch.storage import open_file
 
 TAIL_BYTES = 64 * 1024
@@ -24,6 +25,12 @@ MAX_CHUNK_BYTES = 2 * 1024**3
 MAX_SIDE = 4096
 MAGIC = b"PAR1"
 TEXT_FIELDS = ("prompt", "negative_prompt")
+IMAGE_COLUMN_NAMES = ("image", "low_resolution")
+OWN_METADATA = b"ldm_batch"
+"""Key of the schema metadata by which a file tells that it is a shard of a dataset of ours."""
+OWN_COLUMNS = {"image": "image", "id": "key", "image_index": "image_index"}
+"""Fields of images to enlarge -> columns of a dataset of ours, whose seeds, steps and eta are those
+of the images that it holds and not of those to be made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,29 +109,45 @@ def resolve_columns(footer: Footer, source: SourceConfig, uri: str) -> dict[str,
     """
     names = footer.schema.names
     columns: dict[str, str] = {}
-    for field in PROMPT_COLUMNS:
-        wanted = source.columns.get(field, field)
+    fields = input_columns(source)
+    for field in fields:
+        wanted = source.columns.get(field, _usual_name(field, footer, source))
         if wanted in names:
             columns[field] = str(wanted)
-        elif wanted is not None and (field in source.columns or field == "prompt"):
+        elif wanted is not None and (field in source.columns or field == fields[0]):
             raise JobError(
                 f"{uri}: no column {wanted!r} for {field} (source.columns.{field})"
                 f"{suggest(wanted, names)}"
             )
-    for name in (*columns.values(), *source.carry):
+    carried = carried_columns(footer, source).values()
+    for name in (*columns.values(), *carried):
         if name not in names:
             raise JobError(f"{uri}: no column {name!r} (source.carry){suggest(name, names)}")
         if names.count(name) > 1:
             raise JobError(f"{uri}: two columns are named {name!r}")
     for field, name in columns.items():
         _check_type(field, name, footer.schema.field(name).type, uri)
-    _check_size(footer.metadata, {*columns.values(), *source.carry}, uri)
+    _check_size(footer.metadata, {*columns.values(), *carried}, uri)
     return columns
+
+
+def _usual_name(field: str, footer: Footer, source: SourceConfig) -> str | None:
+    """The column that stands for a field where the job does not say."""
+    if source.kind == "images" and is_own(footer):
+        return OWN_COLUMNS.get(field)
+    return field
+
+
+def is_own(footer: Footer) -> bool:
+    """Tell whether a file is a shard of a dataset of ours."""
+    return OWN_METADATA in (footer.schema.metadata or {})
 
 
 def _check_type(field: str, column: str, declared: Any, uri: str) -> None:
     kind = plain_type(declared)
-    if field in TEXT_FIELDS:
+    if field == "image":
+        fits, wanted = is_image(kind), "bytes, {bytes, path} structs or paths"
+    elif field in TEXT_FIELDS:
         fits, wanted = is_text(kind), "text"
     elif field == "id":
         fits, wanted = is_text(kind) or pa.types.is_integer(kind), "text or whole numbers"
@@ -168,9 +191,59 @@ def is_text(kind: Any) -> bool:
     )
 
 
+def is_image(kind: Any) -> bool:
+    """Tell whether a type holds images: bytes, structs of bytes and path, or paths."""
+    if pa.types.is_struct(kind):
+        types = {kind.field(i).name: kind.field(i).type for i in range(kind.num_fields)}
+        return set(types) == {"bytes", "path"} and is_binary(types["bytes"])
+    return is_binary(kind) or is_text(kind)
+
+
+def is_binary(kind: Any) -> bool:
+    """Tell whether a type holds bytes."""
+    return bool(
+        pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
+    )
+
+
+def carried_columns(footer: Footer, source: SourceConfig) -> dict[str, str]:
+    """Which columns are copied to the output, by their name there.
+
+    What a job enlarges of a dataset of ours brings along all that is known of it, under the same
+    names where the new dataset has no such columns itself.
+    """
+    carried = {name: name for name in source.carry}
+    if source.kind != "images" or not source.carry_parent or not is_own(footer):
+        return carried
+    columns = [n for n in footer.schema.names if n not in (*IMAGE_COLUMN_NAMES, *source.carry)]
+    free = [name for name in columns if name not in UPSCALE_COLUMNS]
+    for name in columns:
+        taken = {*carried, *free}
+        renamed = name
+        while name not in free and (renamed == name or renamed in taken):
+            renamed = f"parent_{renamed}"
+        carried[renamed] = name
+    return carried
+
+
 def carried_fields(footer: Footer, source: SourceConfig) -> list[tuple[str, Any]]:
-    """Name and Arrow type of the carried columns."""
-    return [(name, plain_type(footer.schema.field(name).type)) for name in source.carry]
+    """Name in the output and Arrow type of the carried columns."""
+    return [
+        (name, plain_type(footer.schema.field(column).type))
+        for name, column in carried_columns(footer, source).items()
+    ]
+
+
+def mean_bytes(footer: Footer, column: str) -> float:
+    """Bytes of a column's values per row, unpacked."""
+    total = sum(
+        chunk.total_uncompressed_size
+        for group in range(footer.metadata.num_row_groups)
+        for i in range(footer.metadata.num_columns)
+        if (chunk := footer.metadata.row_group(group).column(i)).path_in_schema.split(".")[0]
+        == column
+    )
+    return float(total) / max(1, footer.num_rows)
 
 
 def largest_value(footer: Footer, column: str) -> float | None:

@@ -6,27 +6,35 @@ know how a pipeline works: torch and diffusers are loaded only when a pipeline i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ldm_batch.config import JobConfig
-from ldm_batch.identity import image_seed
-from ldm_batch.records import Call, Fault, PlannedImage, PromptCount, Request, Row
+from ldm_batch.config import JobConfig, ModelConfig, has_second_stage
+from ldm_batch.identity import image_key, image_seed, upscale_seed
+from ldm_batch.records import Call, Fault, Made, PlannedImage, PromptCount, Request, Row
 
 RANDOM_PIXELS_SIDE = 8
+SECOND_STAGE = "upscale/"
+"""Before the paths of the second model's files in the lock of a job of two stages."""
+BatchKey = Callable[[Call], tuple[Call, int]]
+"""call -> what calls must share to be in one batch, and how many images one batch may have."""
 
 
 class Pipeline(Protocol):
-    """What the rest of the program knows of a model."""
+    """What the rest of the program knows of a model.
+
+    It may have a method `batch_key` (see `BatchKey`); without one, images of an equal call share
+    batches of the job's `batch_size`.
+    """
 
     def count_tokens(self, prompts: Sequence[str]) -> list[PromptCount]:
         """Tokens of each prompt, and whether the text encoder would cut it."""
 
-    def generate(self, requests: Sequence[Request]) -> list[NDArray[np.uint8] | Fault]:
+    def generate(self, requests: Sequence[Request]) -> Sequence[NDArray[np.uint8] | Made | Fault]:
         """One image per request (uint8, height x width x 3), all with an equal call; what an
         image looks like does not depend on the requests beside it."""
 
@@ -67,7 +75,8 @@ def find_model(job: JobConfig) -> tuple[dict[str, str], tuple[int, int]]:
     """Find the model's files without loading them.
 
     Returns:
-        The SHA-256 of every file that loading reads, and the model's own height and width.
+        The SHA-256 of every file that loading reads, and the model's own height and width; files
+        of a second stage under `SECOND_STAGE`.
 
     Raises:
         JobError: the model is not there or not what we load.
@@ -76,58 +85,152 @@ def find_model(job: JobConfig) -> tuple[dict[str, str], tuple[int, int]]:
         return {}, (RANDOM_PIXELS_SIDE, RANDOM_PIXELS_SIDE)
     from ldm_batch.diffusion import files
 
-    folder: Path = files.find_model(job.model)
+    folder = files.find_model(job.model)
+    lock = files.lock_model(folder)
+    if has_second_stage(job):
+        second = files.lock_model(files.find_model(job.upscale.model))
+        lock.update({f"{SECOND_STAGE}{path}": digest for path, digest in second.items()})
     if job.call.height is not None and job.call.width is not None:
-        return files.lock_model(folder), (job.call.height, job.call.width)
-    return files.lock_model(folder), files.native_size(folder)
+        return lock, (job.call.height, job.call.width)
+    return lock, files.native_size(folder)
+
+
+def split_lock(lock: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+    """The files of the job's model, and those of its second stage if it has one."""
+    first = {path: digest for path, digest in lock.items() if not path.startswith(SECOND_STAGE)}
+    second = {
+        path.removeprefix(SECOND_STAGE): digest
+        for path, digest in lock.items()
+        if path.startswith(SECOND_STAGE)
+    }
+    return first, second
 
 
 def load_pipeline(job: JobConfig, lock: Mapping[str, str]) -> Pipeline:
-    """Load the job's model into this process.
+    """Load the job's model, or models, into this process.
 
     Raises:
-        JobError: the model does not load, or its files are not those of the lock.
+        JobError: a model does not load, or its files are not those of the lock.
     """
     if job.model.pipeline == "random_pixels":
         return RandomPixels()
     import torch
 
+    from ldm_batch.diffusion.super_resolution import SuperResolution
     from ldm_batch.diffusion.text_to_image import TextToImage
+    from ldm_batch.upscaling import ImagesLarger, TextToLargeImages
 
     torch.set_num_threads(job.num_threads)
-    return TextToImage.from_config(job.model, job.scheduler, batch_size=job.batch_size, lock=lock)
+    first, second = split_lock(lock)
+    tiles: dict[str, Any] = {
+        "tile_size": job.upscale.tile_size,
+        "tile_overlap": job.upscale.tile_overlap,
+    }
+    if job.model.pipeline == "super_resolution":
+        return ImagesLarger(
+            SuperResolution.from_config(
+                job.model, job.scheduler, batch_size=job.batch_size, lock=first, **tiles
+            )
+        )
+    painter = TextToImage.from_config(
+        job.model, job.scheduler, batch_size=job.batch_size, lock=first
+    )
+    if not has_second_stage(job):
+        return painter
+    shared = painter.modules(shared_components(first, second, job.model, job.upscale.model))
+    upscaler = SuperResolution.from_config(
+        job.upscale.model,
+        job.upscale.scheduler,
+        batch_size=job.batch_size,
+        lock=second,
+        shared=shared,
+        **tiles,
+    )
+    return TextToLargeImages(
+        painter,
+        upscaler,
+        num_inference_steps=job.upscale.num_inference_steps,
+        eta=job.upscale.eta,
+    )
 
 
-def plan_images(
-    rows: Sequence[Row], job_seed: int, num_images_per_prompt: int
-) -> list[PlannedImage]:
+def shared_components(
+    first: Mapping[str, str],
+    second: Mapping[str, str],
+    first_model: ModelConfig,
+    second_model: ModelConfig,
+) -> list[str]:
+    """Names of the components that two models have in common, file by file, and load alike."""
+    if replace(first_model, pipeline="", path=None, repo_id=None, revision=None) != replace(
+        second_model, pipeline="", path=None, repo_id=None, revision=None
+    ):
+        return []
+
+    def of(name: str, lock: Mapping[str, str]) -> dict[str, str]:
+        return {path: digest for path, digest in lock.items() if path.startswith(f"{name}/")}
+
+    names = {path.split("/")[0] for path in second if "/" in path} - {"scheduler"}
+    return sorted(name for name in names if of(name, first) == of(name, second))
+
+
+def plan_images(rows: Sequence[Row], job: JobConfig) -> list[PlannedImage]:
     """All images of some rows, in the order of the rows, with their seeds."""
+    enlarges, has_second = job.source.kind == "images", has_second_stage(job)
+    seed_of = upscale_seed if enlarges else image_seed
     return [
-        PlannedImage(row, k, image_seed(job_seed, row.key, k, row.seed))
+        PlannedImage(
+            row,
+            k,
+            seed_of(job.seed, row.key, k, row.seed),
+            upscale_seed(job.seed, image_key(row.key, k), 0) if has_second else None,
+        )
         for row in rows
-        for k in range(num_images_per_prompt)
+        for k in range(job.num_images_per_prompt)
     ]
 
 
-def make_batches(images: Sequence[PlannedImage], batch_size: int) -> list[list[int]]:
-    """Cut images into batches with an equal call; positions, each exactly once.
+def make_batches(images: Sequence[PlannedImage], batch_key: BatchKey) -> list[list[int]]:
+    """Cut images into batches; positions, each exactly once.
 
-    Calls come in the order in which they first appear, images of a call in their own order.
+    Keys come in the order in which they first appear, images of a key in their own order.
     """
-    by_call: dict[Call, list[int]] = {}
+    by_key: dict[Call, list[int]] = {}
+    sizes: dict[Call, int] = {}
     for slot, image in enumerate(images):
-        by_call.setdefault(image.row.call, []).append(slot)
+        key, size = batch_key(image.row.call)
+        by_key.setdefault(key, []).append(slot)
+        sizes[key] = size
     return [
-        slots[start : start + batch_size]
-        for slots in by_call.values()
-        for start in range(0, len(slots), batch_size)
+        slots[start : start + sizes[key]]
+        for key, slots in by_key.items()
+        for start in range(0, len(slots), sizes[key])
     ]
 
 
 def generate_images(
-    pipeline: Pipeline, images: Sequence[PlannedImage], batch_size: int
+    pipeline: Pipeline,
+    images: Sequence[PlannedImage],
+    batch_size: int,
+    load_image: Callable[[int], NDArray[np.uint8]] | None = None,
 ) -> Iterator[tuple[int, NDArray[np.uint8] | Fault]]:
-    """Make images batch by batch; yields the position of each and its pixels or its fault."""
-    for slots in make_batches(images, batch_size):
-        made = pipeline.generate([images[slot].request for slot in slots])
-        yield from zip(slots, made, strict=True)
+    """Make images batch by batch; yields the position of each and its pixels or its fault.
+
+    What the first of two stages made follows at its image's position plus the number of images.
+
+    Args:
+        load_image: place of a row in the shard -> the image to be enlarged, if rows have some.
+    """
+    batch_key: BatchKey = getattr(pipeline, "batch_key", lambda call: (call, batch_size))
+    for slots in make_batches(images, batch_key):
+        requests = [images[slot].request for slot in slots]
+        if load_image is not None:
+            requests = [
+                replace(request, image=load_image(images[slot].row.index))
+                for slot, request in zip(slots, requests, strict=True)
+            ]
+        for slot, made in zip(slots, pipeline.generate(requests), strict=True):
+            if isinstance(made, Made):
+                yield slot, made.pixels
+                yield slot + len(images), made.low_resolution
+            else:
+                yield slot, made

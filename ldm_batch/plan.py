@@ -7,13 +7,14 @@ rows; must not know pipelines or workers.
 from __future__ import annotations
 
 import bisect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
 from ldm_batch import footer as footers
-from ldm_batch.config import JobConfig, S3Config, SourceConfig
+from ldm_batch.config import UPSCALE, JobConfig, S3Config, SourceConfig, has_second_stage
 from ldm_batch.errors import JobError
 from ldm_batch.footer import Footer
 from ldm_batch.plan_file import Plan, refuse_other_fingerprint
@@ -21,6 +22,8 @@ from ldm_batch.records import InputFile, Shard
 from ldm_batch.storage import SourceFile, Store, list_source
 
 FOOTER_THREADS = 16
+PIXELS_PER_BYTE = 2
+"""Of compressed images of unknown size: what photographs have at good quality."""
 
 
 def make_plan(
@@ -81,8 +84,8 @@ def make_plan(
 
 
 def carry_schema(job: JobConfig) -> dict[str, str]:
-    """Types of the carried columns in the first input file, as text."""
-    if not job.source.carry:
+    """Types of the carried columns in the first input file, as text, by their output name."""
+    if not job.source.carry and job.source.kind == "prompts":
         return {}
     uris = job.source.uri if isinstance(job.source.uri, list) else [job.source.uri]
     listed, _ = list_source(uris, job.source.s3)
@@ -134,14 +137,31 @@ def rows_per_shard(job: JobConfig, size: tuple[int, int]) -> int:
 def _largest_size(
     footer: Footer, columns: Mapping[str, str], job: JobConfig, native_size: tuple[int, int]
 ) -> tuple[int, int]:
+    if job.source.kind == "images":
+        return _upscaled_size(footer, columns, job)
+    factor = UPSCALE if has_second_stage(job) else 1
     sides = []
     for name, default, native in zip(
         ("height", "width"), (job.call.height, job.call.width), native_size, strict=True
     ):
         largest = footers.largest_value(footer, columns[name]) if name in columns else None
         within = max(0, min(largest or 0, footers.MAX_SIDE))
-        sides.append(max(default or native, int(within)))
+        sides.append(factor * max(default or native, int(within)))
     return sides[0], sides[1]
+
+
+def _upscaled_size(footer: Footer, columns: Mapping[str, str], job: JobConfig) -> tuple[int, int]:
+    """Sides of a square of as many pixels as a large image may have.
+
+    A dataset of ours tells; of others the bytes per image are taken for two pixels each.
+    """
+    pixels = PIXELS_PER_BYTE * footers.mean_bytes(footer, columns["image"])
+    if footers.is_own(footer):
+        sides = [footers.largest_value(footer, name) for name in ("height", "width")]
+        if None not in sides:
+            pixels = math.prod(int(side) for side in sides if side is not None)
+    side = math.isqrt(int(min(max(pixels, 1), job.source.max_image_pixels)) - 1) + 1
+    return UPSCALE * side, UPSCALE * side
 
 
 def _plan_file(
@@ -242,8 +262,13 @@ def _refuse_other_types(
 ) -> None:
     planned = document["images"]["source"]["carry"]
     for name, declared in carried:
-        if str(declared) != planned[name]:
+        if str(declared) != planned.get(name):
             raise JobError(
-                f"{uri}: carried column {name!r} has type {declared}, planned {planned[name]}; "
-                "all files of a dataset need the same"
+                f"{uri}: carried column {name!r} has type {declared}, planned "
+                f"{planned.get(name, 'without it')}; all files of a dataset need the same"
             )
+    missing = planned.keys() - {name for name, _ in carried}
+    if missing:
+        raise JobError(
+            f"{uri}: lacks {sorted(missing)[0]!r}, which other files of the dataset carry"
+        )

@@ -20,18 +20,19 @@ from ldm_batch.config import (
     SIDE_RANGE,
     STEPS_RANGE,
     CallConfig,
-    S3Config,
     SourceConfig,
 )
 from ldm_batch.errors import AccessError, JobError, ShardError
-from ldm_batch.identity import derive_key
-from ldm_batch.records import Call, Reason, Rejection, Row, Shard
+from ldm_batch.identity import derive_key, image_key
+from ldm_batch.input_images import InputImages
+from ldm_batch.records import Call, Fault, Reason, Rejection, Row, Shard
 from ldm_batch.storage import open_file
 
-ROWS_PER_READ = 256
+ROWS_PER_READ, IMAGES_PER_READ = 256, 8
 MAX_ID_CHARS = 512
 MAX_CARRIED_BYTES = 1024 * 1024
 MAX_SEED = 2**63 - 1
+MAX_IMAGES_PER_ROW = 10**6
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +55,16 @@ class _Invalid(Exception):
         self.reason = reason
 
 
-def read_shard(shard: Shard, source: SourceConfig, call: CallConfig) -> ShardRows:
+def read_shard(
+    shard: Shard, source: SourceConfig, call: CallConfig, images: InputImages | None = None
+) -> ShardRows:
     """Read and check the rows of one shard.
 
     Args:
         shard: a row range of a planned file.
         source: column mapping and limits.
-        call: defaults of the call's arguments; height and width must be set.
+        call: defaults of the call's arguments; for prompts, height and width must be set.
+        images: where the images of a job that enlarges some are checked and kept.
 
     Raises:
         ShardError: the file is gone, is damaged, or is not the one that was planned.
@@ -75,7 +79,10 @@ def read_shard(shard: Shard, source: SourceConfig, call: CallConfig) -> ShardRow
             if key in seen:
                 raise _Invalid(Reason.DUPLICATE_ID, f"id {key!r} stands twice in this shard")
             seen.add(key)
-            found.rows.append(_parse_row(values, number, place, key, source, call))
+            if images is None:
+                found.rows.append(_parse_row(values, number, place, key, source, call))
+            else:
+                found.rows.append(_parse_image_row(values, number, place, key, call, images))
         except _Invalid as invalid:
             found.rejections.append(Rejection(key, place, invalid.reason, str(invalid)))
     if len(found.rows) + len(found.rejections) != shard.num_rows:
@@ -94,9 +101,10 @@ def _read_values(
             raise ShardError(f"{uri}: changed after it was planned (its footer differs)")
         columns = footers.resolve_columns(footer, source, uri)
         carried += footers.carried_fields(footer, source)
-        wanted = list(dict.fromkeys([*columns.values(), *source.carry]))
-        for batch in _read_batches(shard, footer, wanted, source.s3):
-            yield from _batch_values(batch, columns, source.carry)
+        carry = footers.carried_columns(footer, source)
+        wanted = list(dict.fromkeys([*columns.values(), *carry.values()]))
+        for batch in _read_batches(shard, footer, wanted, source):
+            yield from _batch_values(batch, columns, carry)
     except (pa.ArrowException, OSError) as error:
         raise ShardError(f"{uri}: cannot be read: {footers.first_line(error)}") from error
     except AccessError:
@@ -106,7 +114,7 @@ def _read_values(
 
 
 def _read_batches(
-    shard: Shard, footer: footers.Footer, columns: Sequence[str], s3: S3Config
+    shard: Shard, footer: footers.Footer, columns: Sequence[str], source: SourceConfig
 ) -> Iterator[Any]:
     """Record batches of exactly the shard's rows."""
     ends = footers.row_group_ends(footer)
@@ -114,7 +122,8 @@ def _read_batches(
     starts = [0, *ends[:-1]]
     groups = [i for i in range(len(ends)) if starts[i] < last and ends[i] > first]
     position = starts[groups[0]]
-    with open_file(shard.file.uri, s3) as file:
+    rows_per_read = IMAGES_PER_READ if source.kind == "images" else ROWS_PER_READ
+    with open_file(shard.file.uri, source.s3) as file:
         parquet = pq.ParquetFile(
             file,
             metadata=footer.metadata,
@@ -122,7 +131,7 @@ def _read_batches(
             pre_buffer=False,
             read_dictionary=[name for name in columns if _holds_bytes(footer, name)],
         )
-        batches = parquet.iter_batches(ROWS_PER_READ, row_groups=groups, columns=list(columns))
+        batches = parquet.iter_batches(rows_per_read, row_groups=groups, columns=list(columns))
         for batch in batches:
             begin, end = max(first - position, 0), min(last - position, batch.num_rows)
             position += batch.num_rows
@@ -140,13 +149,14 @@ def _holds_bytes(footer: footers.Footer, column: str) -> bool:
 
 
 def _batch_values(
-    batch: Any, columns: Mapping[str, str], carry: Sequence[str]
+    batch: Any, columns: Mapping[str, str], carry: Mapping[str, str]
 ) -> Iterator[Mapping[str, Any]]:
     lists: dict[str, Sequence[Any]] = {}
     for name_in_row, column in columns.items():
-        lists[name_in_row] = _cells(batch.column(column), _python_values)
-    for column in carry:
-        lists[f"carry.{column}"] = _cells(batch.column(column), _carried_values)
+        convert = _image_cells if name_in_row == "image" else _python_values
+        lists[name_in_row] = _cells(batch.column(column), convert)
+    for name, column in carry.items():
+        lists[f"carry.{name}"] = _cells(batch.column(column), _carried_values)
     for i in range(batch.num_rows):
         yield {name: values[i] for name, values in lists.items()}
 
@@ -164,6 +174,19 @@ def _cells(column: Any, convert: Callable[[Any], list[Any]]) -> list[Any]:
 def _python_values(column: Any) -> list[Any]:
     values = column.cast(pa.large_binary()) if footers.is_text(column.type) else column
     return list(values.to_pylist())
+
+
+def _image_cells(column: Any) -> list[Any]:
+    """Bytes and path (UTF-8, unchecked) of each image; both None where there is none."""
+    if pa.types.is_struct(column.type):
+        names = [column.type.field(i).name for i in range(column.type.num_fields)]
+        parts = dict(zip(names, column.flatten(), strict=True))
+    else:
+        parts = {"path" if footers.is_text(column.type) else "bytes": column}
+    nothing: list[bytes | None] = [None] * len(column)
+    lists = {name: part.cast(pa.large_binary()).to_pylist() for name, part in parts.items()}
+    cells = zip(lists.get("bytes", nothing), lists.get("path", nothing), strict=True)
+    return [{"bytes": data, "path": path} for data, path in cells]
 
 
 def _carried_values(column: Any) -> list[Any]:
@@ -192,14 +215,46 @@ def _parse_row(
         negative_prompt=call.negative_prompt if negative is None else negative,
         call=_parse_call(values, call),
         seed=_whole(values, "seed", None, 0, MAX_SEED),
-        carry={name: _parse_carried(values[f"carry.{name}"], name) for name in source.carry},
+        carry=_parse_all_carried(values),
+    )
+
+
+def _parse_image_row(
+    values: Mapping[str, Any],
+    number: int,
+    place: int,
+    key: str,
+    call: CallConfig,
+    images: InputImages,
+) -> Row:
+    steps = _side_or_count(values, "num_inference_steps", call.num_inference_steps, STEPS_RANGE)
+    eta = _number(values, "eta", call.eta, ETA_RANGE)
+    seed = _whole(values, "seed", None, 0, MAX_SEED)
+    carry = _parse_all_carried(values)
+    image = images.keep(number, values["image"])
+    if isinstance(image, Fault):
+        raise _Invalid(image.reason, image.message)
+    return Row(
+        index=number,
+        input_row=place,
+        key=key,
+        prompt="",
+        negative_prompt="",
+        call=Call(steps, 1.0, eta, image.height, image.width),
+        seed=seed,
+        carry=carry,
+        image=image,
     )
 
 
 def _parse_key(values: Mapping[str, Any], derived: str) -> str:
     if "id" not in values:
         return derived
-    value = values["id"]
+    image_index = _whole(values, "image_index", 0, 0, MAX_IMAGES_PER_ROW)
+    return image_key(_parse_id(values["id"]), image_index or 0)
+
+
+def _parse_id(value: Any) -> str:
     if value is None:
         raise _Invalid(Reason.INVALID_ID, "the id is null")
     if isinstance(value, int):
@@ -294,6 +349,14 @@ def _number(
 def _refuse_outside(name: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:
         raise _Invalid(Reason.OUT_OF_RANGE, f"{name} {value} is not between {low} and {high}")
+
+
+def _parse_all_carried(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name.removeprefix("carry."): _parse_carried(value, name.removeprefix("carry."))
+        for name, value in values.items()
+        if name.startswith("carry.")
+    }
 
 
 def _parse_carried(value: Any, name: str) -> Any:

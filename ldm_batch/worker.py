@@ -16,11 +16,18 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from ldm_batch.commit import commit_shard, make_facts, write_receipt
-from ldm_batch.config import CallConfig, JobConfig
+from ldm_batch.config import UPSCALE, CallConfig, JobConfig, has_second_stage, output_columns
 from ldm_batch.encode import Encoders
-from ldm_batch.generate import Pipeline, generate_images, load_pipeline, plan_images
+from ldm_batch.generate import (
+    Pipeline,
+    generate_images,
+    load_pipeline,
+    plan_images,
+    split_lock,
+)
 from ldm_batch.identity import fingerprint
-from ldm_batch.provenance import Origin, make_record
+from ldm_batch.input_images import InputImages
+from ldm_batch.provenance import Origin, make_record, second_stage_record
 from ldm_batch.read import read_shard
 from ldm_batch.records import (
     Fault,
@@ -45,6 +52,8 @@ class WorkerSpec:
     model_name: str
     model_lock: Mapping[str, str]
     native_size: tuple[int, int]
+    second_model_name: str = ""
+    """The model of the second stage, if the job has one."""
 
     @property
     def call(self) -> CallConfig:
@@ -69,13 +78,9 @@ class Worker:
         self._spec, self._pipeline, self._store = spec, pipeline, store
         self._turn = threading.Lock()
         self._encoders = Encoders(spec.job.image, spec.job.batch_size)
-        self._origin = Origin(
-            scheduler=str(pipeline.describe()["scheduler"]),
-            model=spec.model_name,
-            model_sha256=fingerprint(spec.model_lock),
-            image_format=spec.job.image.format,
-            fingerprint=spec.fingerprint,
-        )
+        self._origin = _make_origin(spec, pipeline)
+        self._enlarges = spec.job.source.kind == "images"
+        self._has_second_stage = has_second_stage(spec.job)
 
     def make_shard(self, shard: Shard) -> Receipt:
         """Turn one shard into its committed object.
@@ -84,38 +89,54 @@ class Worker:
             ShardError: the input cannot be read, or the object would be too large.
             StorageError: the object could not be written.
         """
+        with Spool() as spool, Spool() as input_spool:
+            inputs = InputImages(self._spec.job, shard, input_spool) if self._enlarges else None
+            return self._make_shard(shard, spool, inputs)
+
+    def _make_shard(self, shard: Shard, spool: Spool, inputs: InputImages | None) -> Receipt:
         job, started_at, clock = self._spec.job, datetime.now(UTC), _Clock()
-        found = read_shard(shard, job.source, self._spec.call)
+        found = read_shard(shard, job.source, self._spec.call, inputs)
         counts = self._count_tokens(found.rows)
         rows, too_long = self._refuse_long(found.rows, counts)
-        images = plan_images(rows, job.seed, job.num_images_per_prompt)
+        images = plan_images(rows, job)
         clock.lap("read_s")
-        with Spool() as spool:
-            with self._turn:
-                clock.lap("wait_s")
-                made = generate_images(self._pipeline, images, job.batch_size)
-                digests, faults = self._encoders.spool_images(made, spool)
-                notes = tuple(self._pipeline.pop_notes())
-                clock.lap("generate_s")
-            faulty = reject_faulty(images, faults)
-            rejections = [*found.rejections, *too_long, *faulty.values()]
-            kept = [
-                (slot, self._record(shard, image, counts[image.row.key], digests[slot]))
-                for slot, image in enumerate(images)
-                if image.row.key not in faulty
-            ]
-            facts = make_facts(shard, self._spec.fingerprint, rejections)
-            schema = object_schema(found.carried, facts)
-            extension = job.image.format
-            with written_object(kept, spool, schema=schema, extension=extension) as content:
-                outcome, size_bytes, digest = commit_shard(
-                    self._store,
+        with self._turn:
+            clock.lap("wait_s")
+            load_image = inputs.load if inputs else None
+            made = generate_images(self._pipeline, images, job.batch_size, load_image)
+            digests, faults = self._encoders.spool_images(made, spool)
+            notes = tuple(self._pipeline.pop_notes())
+            clock.lap("generate_s")
+        faulty = reject_faulty(images, faults)
+        rejections = [*found.rejections, *too_long, *faulty.values()]
+        keep_low = self._has_second_stage and job.upscale.keep_low_resolution
+        kept = [
+            (
+                (slot, slot + len(images)) if keep_low else (slot,),
+                self._record(
                     shard,
-                    content,
-                    rejections,
-                    max_bytes=job.max_object_bytes,
-                    overwrite=job.overwrite,
-                )
+                    image,
+                    counts[image.row.key],
+                    digests[slot],
+                    digests.get(slot + len(images)),
+                ),
+            )
+            for slot, image in enumerate(images)
+            if image.row.key not in faulty
+        ]
+        facts = make_facts(shard, self._spec.fingerprint, rejections)
+        schema = object_schema(
+            output_columns(job), found.carried, facts, keep_low_resolution=keep_low
+        )
+        with written_object(kept, spool, schema=schema, extension=job.image.format) as content:
+            outcome, size_bytes, digest = commit_shard(
+                self._store,
+                shard,
+                content,
+                rejections,
+                max_bytes=job.max_object_bytes,
+                overwrite=job.overwrite,
+            )
         clock.lap("write_s")
         receipt = Receipt(
             shard=shard.index,
@@ -160,15 +181,45 @@ class Worker:
         return kept, refused
 
     def _record(
-        self, shard: Shard, image: PlannedImage, count: PromptCount, digests: tuple[str, str]
+        self,
+        shard: Shard,
+        image: PlannedImage,
+        count: PromptCount,
+        digests: tuple[str, str],
+        low_digests: tuple[str, str] | None,
     ) -> dict[str, object]:
-        return make_record(
+        record = make_record(
             image,
             origin=self._origin,
             input_file=shard.file.name,
             count=count,
             digests=digests,
+            scale=UPSCALE if self._enlarges or self._has_second_stage else 1,
         )
+        if low_digests is not None:
+            record |= second_stage_record(image, self._origin, low_digests[1])
+        return record
+
+
+def _make_origin(spec: WorkerSpec, pipeline: Pipeline) -> Origin:
+    described, (first, second) = pipeline.describe(), split_lock(spec.model_lock)
+    second_stage: dict[str, object] = {}
+    if has_second_stage(spec.job):
+        second_stage = {
+            "upscale_num_inference_steps": spec.job.upscale.num_inference_steps,
+            "upscale_eta": spec.job.upscale.eta,
+            "upscale_scheduler": str(described["upscale"]["scheduler"]),
+            "upscale_model": spec.second_model_name,
+            "upscale_model_sha256": fingerprint(second),
+        }
+    return Origin(
+        scheduler=str(described["scheduler"]),
+        model=spec.model_name,
+        model_sha256=fingerprint(first),
+        image_format=spec.job.image.format,
+        fingerprint=spec.fingerprint,
+        second_stage=second_stage,
+    )
 
 
 def reject_faulty(

@@ -15,13 +15,13 @@ from typing import Any, BinaryIO, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ldm_batch.provenance import COLUMNS, REPEATED_COLUMNS
+from ldm_batch.provenance import REPEATED_COLUMNS
 from ldm_batch.records import Rejection
 
 IMAGES_PER_ROW_GROUP = 100
 METADATA_KEY = b"ldm_batch"
 IMAGE_TYPE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-HUGGINGFACE_METADATA = json.dumps({"info": {"features": {"image": {"_type": "Image"}}}})
+IMAGE_COLUMNS = ("image", "low_resolution")
 REJECTION_SCHEMA = pa.schema(
     [
         ("key", pa.string()),
@@ -61,19 +61,29 @@ class Spool:
         self._file.close()
 
 
-def object_schema(carried: Sequence[tuple[str, Any]], metadata: Mapping[str, Any]) -> Any:
+def object_schema(
+    columns: Mapping[str, str],
+    carried: Sequence[tuple[str, Any]],
+    metadata: Mapping[str, Any],
+    *,
+    keep_low_resolution: bool = False,
+) -> Any:
     """Arrow schema of an output object.
 
     Args:
+        columns: name and Arrow type of the columns between `image` and the carried ones.
         carried: name and Arrow type of the columns copied from the input.
         metadata: what the object says of its shard (JSON), under the key `ldm_batch`.
+        keep_low_resolution: a second image column after the first, `low_resolution`.
     """
-    fields = [("image", IMAGE_TYPE)]
-    fields += [(name, pa.type_for_alias(alias)) for name, alias in COLUMNS.items()]
+    names = IMAGE_COLUMNS if keep_low_resolution else IMAGE_COLUMNS[:1]
+    fields = [(name, IMAGE_TYPE) for name in names]
+    fields += [(name, pa.type_for_alias(alias)) for name, alias in columns.items()]
+    features = {name: {"_type": "Image"} for name in names}
     return pa.schema(
         [*fields, *carried],
         metadata={
-            b"huggingface": HUGGINGFACE_METADATA.encode(),
+            b"huggingface": json.dumps({"info": {"features": features}}).encode(),
             METADATA_KEY: json.dumps(metadata, sort_keys=True).encode(),
         },
     )
@@ -81,43 +91,61 @@ def object_schema(carried: Sequence[tuple[str, Any]], metadata: Mapping[str, Any
 
 @contextmanager
 def written_object(
-    slots: Sequence[tuple[int, Mapping[str, Any]]], spool: Spool, *, schema: Any, extension: str
+    slots: Sequence[tuple[Sequence[int], Mapping[str, Any]]],
+    spool: Spool,
+    *,
+    schema: Any,
+    extension: str,
 ) -> Iterator[BinaryIO]:
     """Write the object of a shard to an unnamed local file and hand that file out.
 
     Args:
-        slots: slot in the spool and record of each image, in the order of the output.
+        slots: slots in the spool, one per image column, and record of each image, in the order of
+            the output.
         spool: the encoded images.
         schema: see `object_schema`.
         extension: file extension of the images, for the `path` that readers show.
     """
     shard = json.loads(schema.metadata[METADATA_KEY])["shard"]
-    plain = [name for name in schema.names if name not in ("image", *REPEATED_COLUMNS)]
     with tempfile.TemporaryFile(prefix="ldm_batch-") as file:
-        with pq.ParquetWriter(
-            file,
-            schema,
-            compression={"image.bytes": "NONE", "image.path": "ZSTD"}
-            | {name: "ZSTD" for name in (*plain, *REPEATED_COLUMNS)},
-            use_dictionary=list(REPEATED_COLUMNS),
-            write_statistics=plain,
-            write_page_checksum=True,
-        ) as writer:
+        with pq.ParquetWriter(file, schema, **_writer_options(schema)) as writer:
             for start in range(0, len(slots), IMAGES_PER_ROW_GROUP):
                 group = slots[start : start + IMAGES_PER_ROW_GROUP]
-                images = [
-                    {"bytes": spool.get(slot), "path": f"{shard}-{start + i:06d}.{extension}"}
-                    for i, (slot, _) in enumerate(group)
+                names = [f"{shard}-{start + i:06d}.{extension}" for i in range(len(group))]
+                columns = [
+                    [
+                        {"bytes": spool.get(slot), "path": name}
+                        for slot, name in zip(column, names, strict=True)
+                    ]
+                    for column in zip(*(places for places, _ in group), strict=True)
                 ]
-                writer.write_batch(_record_batch(images, [r for _, r in group], schema))
+                writer.write_batch(_record_batch(columns, [r for _, r in group], schema))
         yield cast(BinaryIO, file)
 
 
+def _writer_options(schema: Any) -> dict[str, Any]:
+    """Images as they are, other columns compressed, repeated values once, sums of every page."""
+    images = [name for name in schema.names if name in IMAGE_COLUMNS]
+    others = [name for name in schema.names if name not in images]
+    repeated = [name for name in others if name in REPEATED_COLUMNS]
+    kinds = {f"{name}.bytes": "NONE" for name in images}
+    kinds |= {f"{name}.path": "ZSTD" for name in images} | {name: "ZSTD" for name in others}
+    return {
+        "compression": kinds,
+        "use_dictionary": repeated,
+        "write_statistics": [name for name in others if name not in repeated],
+        "write_page_checksum": True,
+    }
+
+
 def _record_batch(
-    images: Sequence[Mapping[str, Any]], records: Sequence[Mapping[str, Any]], schema: Any
+    images: Sequence[Sequence[Mapping[str, Any]]],
+    records: Sequence[Mapping[str, Any]],
+    schema: Any,
 ) -> Any:
-    arrays = [pa.array(images, IMAGE_TYPE)]
-    arrays += [_column([r[f.name] for r in records], f.type) for f in list(schema)[1:]]
+    arrays = [pa.array(column, IMAGE_TYPE) for column in images]
+    fields = list(schema)[len(images) :]
+    arrays += [_column([r[f.name] for r in records], f.type) for f in fields]
     return pa.record_batch(arrays, schema=schema)
 
 
