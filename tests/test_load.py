@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -51,8 +52,32 @@ def test_find_model_refuses(model: ModelConfig, message: str) -> None:
         find_model(model)
 
 
+def test_only_pinned_safetensors_come_from_the_hub(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, object] = {}
+
+    def snapshot_download(**arguments: object) -> str:
+        asked.update(arguments)
+        return str(folder)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    assert find_model(ModelConfig(repo_id="a/b", revision="0" * 40)) == folder
+    patterns = asked["allow_patterns"]
+    assert asked["revision"] == "0" * 40
+
+    def is_fetched(path: str) -> bool:
+        return any(fnmatch(path, pattern) for pattern in patterns)
+
+    assert all(is_fetched(path) for path in lock_model(folder))
+    assert is_fetched("unet/diffusion_pytorch_model-00001-of-00002.safetensors")
+    for path in ("unet/diffusion_pytorch_model.bin", "pipeline.py", "unet/model.py",
+                 "unet/diffusion_pytorch_model.fp16.safetensors", "README.md"):  # fmt: skip
+        assert not is_fetched(path)
+
+
 def test_lock_names_every_file_that_is_loaded(folder: Path) -> None:
-    files = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
+    files = {str(p.relative_to(folder)) for p in folder.rglob("*.*") if p.suffix != ".md"}
     assert set(lock_model(folder)) == files
     (folder / "unet" / "readme.md").write_text("not loaded")
     assert set(lock_model(folder)) == files

@@ -210,12 +210,12 @@ def test_count_tokens() -> None:
 
 
 def test_faults_are_told_apart_from_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    def decode(latents: torch.Tensor) -> object:
+    def decode(latents: torch.Tensor, return_dict: bool) -> tuple[torch.Tensor]:
         decoded = torch.linspace(-1, 1, 64).expand(4, 3, 64, 64).clone()
         decoded[1, 0, 5, 5] = float("inf")
         decoded[2, :, 5, 5] = float("nan")
         decoded[3] = 0.5
-        return type("Output", (), {"sample": decoded})
+        return (decoded,)
 
     monkeypatch.setattr(components()["vqvae"], "decode", decode)
     good, *bad = pipeline().generate(requests(Call(1, 1.0, 0.0, 64, 64)))

@@ -32,9 +32,13 @@ TOKENIZER_NAMES = (
     "added_tokens.json",
     "vocab.txt",
 )
-HUB_PATTERNS = [MODEL_INDEX, *(f"{c}/*.{e}" for c in COMPONENTS for e in ("json", "txt"))] + [
-    f"{name}/*.safetensors" for name in WEIGHT_NAMES
+HUB_PATTERNS = [
+    MODEL_INDEX,
+    *(f"{name}/*.{ending}" for name in COMPONENTS for ending in ("json", "txt")),
+    *(f"{name}/{weights}" for name, weights in WEIGHT_NAMES.items()),
+    *(f"{name}/{weights.replace('.', '-*.')}" for name, weights in WEIGHT_NAMES.items()),
 ]
+"""What is fetched of a hub repository: no pickles, no variants in other dtypes, no code."""
 MAX_JSON_BYTES = 64 * 1024 * 1024
 
 

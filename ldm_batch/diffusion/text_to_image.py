@@ -22,11 +22,10 @@ from ldm_batch.diffusion.fixed_shape import FixedShape
 from ldm_batch.diffusion.library import check_call, check_output_type, make_output, plan_call
 from ldm_batch.diffusion.load import DTYPES, Components, load, pick_device
 from ldm_batch.diffusion.noise import make_generator, make_noise
+from ldm_batch.diffusion.paint import Painter
 from ldm_batch.diffusion.pixels import find_faults, to_uint8, to_unit_range
-from ldm_batch.diffusion.sampler import Denoiser, Guidance, guide, sample
 from ldm_batch.diffusion.schedulers import check_sampling, find_step_trouble, make_scheduler
 from ldm_batch.diffusion.speed import apply_switches, decode_dtype
-from ldm_batch.diffusion.step_cache import StepCache
 from ldm_batch.diffusion.text_encoder import TextEncoder
 from ldm_batch.errors import JobError
 from ldm_batch.records import Call, Fault, PromptCount, Request
@@ -50,12 +49,12 @@ class TextToImage:
         self.batch_size = batch_size
         self._components = components
         self._sampling = scheduler
+        self._unet, self._vqvae = components["unet"], components["vqvae"]
+        self._text = TextEncoder(components["tokenizer"], components["bert"], batch_size=batch_size)
         self._scheduler = make_scheduler(
             components.scheduler_settings, scheduler.name, scheduler.settings
         )
-        self._unet, self._vqvae = components["unet"], components["vqvae"]
-        self._text = TextEncoder(components["tokenizer"], components["bert"], batch_size=batch_size)
-        self._cached_unet = StepCache(self._unet, scheduler.cache_interval)
+        self._painter = Painter(self._unet, self._vqvae, self._text, self._scheduler, scheduler)
         self._shape = FixedShape(batch_size)
         self._lock = Lock()
         self._notes: list[str] = []
@@ -196,7 +195,7 @@ class TextToImage:
 
     def _attempt(self, requests: Sequence[Request]) -> list[np.ndarray | Fault]:
         generators = [make_generator(request.seed) for request in requests]
-        decoded = self._run(
+        decoded = self._painter.paint(
             [request.prompt for request in requests],
             [request.negative_prompt for request in requests],
             make_noise(generators, self._latent_shape(requests[0].call)),
@@ -206,60 +205,6 @@ class TextToImage:
         pixels = to_uint8(to_unit_range(decoded).nan_to_num())
         faults = find_faults(decoded, pixels)
         return [fault or image for fault, image in zip(faults, pixels, strict=True)]
-
-    @torch.inference_mode()
-    def _run(
-        self,
-        prompts: Sequence[str],
-        negative_prompts: Sequence[str],
-        noise: torch.Tensor,
-        generators: Sequence[torch.Generator],
-        call: Call,
-    ) -> torch.Tensor:
-        """Denoise and decode one batch; returns float32 `[B, 3, H, W]`, nominally -1..1."""
-        latents = sample(
-            self._denoiser(prompts, negative_prompts, call.guidance_scale),
-            noise.to(self.device),
-            self._scheduler,
-            num_inference_steps=call.num_inference_steps,
-            generators=generators,
-            eta=call.eta,
-        )
-        latents = 1 / self._vqvae.config.scaling_factor * latents
-        return self._vqvae.decode(latents.to(self._vqvae.dtype)).sample.float()  # type: ignore[no-any-return]
-
-    def _denoiser(
-        self, prompts: Sequence[str], negative_prompts: Sequence[str], guidance_scale: float
-    ) -> Denoiser:
-        """Bind the UNet to its texts: one half of the batch at guidance 0 and 1, else both."""
-        self._cached_unet.start()
-        if guidance_scale == 1:
-            return self._bind(self._text.encode(prompts))
-        if guidance_scale == 0:
-            return self._bind(self._text.encode(negative_prompts))
-        start, stop = self._sampling.guidance_interval
-        guidance = Guidance(
-            guidance_scale,
-            interval=(start, stop),
-            rescale=self._sampling.guidance_rescale,
-            num_train_timesteps=self._scheduler.config.num_train_timesteps,
-        )
-        texts = self._text.encode([*negative_prompts, *prompts])
-        return guide(self._bind(texts), self._bind(texts[len(prompts) :]), guidance)
-
-    def _bind(self, embeddings: torch.Tensor) -> Denoiser:
-        unet = self._unet if self._sampling.cache_interval == 1 else self._cached_unet
-
-        def denoise(latents: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
-            out = unet(
-                latents.to(self.dtype),
-                timestep,
-                encoder_hidden_states=embeddings,
-                return_dict=False,
-            )
-            return out[0].float()  # type: ignore[no-any-return]
-
-        return denoise
 
     def _latent_shape(self, call: Call) -> tuple[int, int, int]:
         check_call(call, self.size_multiple)
@@ -345,7 +290,7 @@ class TextToImage:
         )
         with self._lock:
             decoded = [
-                self._run(b.prompts, b.negative_prompts, b.noise, b.generators, call)[
+                self._painter.paint(b.prompts, b.negative_prompts, b.noise, b.generators, call)[
                     : b.num_images
                 ]
                 for b in batches

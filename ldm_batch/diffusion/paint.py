@@ -1,0 +1,99 @@
+"""Texts and noise -> decoded pictures, at whatever batch shape comes in.
+
+Latent diffusion conditioned by cross-attention (Rombach et al. 2022, section 3.3). Must not know
+seeds, requests or padding: the same rows at the same shape give the same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from ldm_batch.config import SchedulerConfig
+from ldm_batch.diffusion.sampler import Denoiser, Guidance, guide, sample
+from ldm_batch.diffusion.step_cache import StepCache
+from ldm_batch.diffusion.text_encoder import TextEncoder
+from ldm_batch.records import Call
+
+
+class Painter:
+    """UNet, first stage, text encoder and scheduler, put together for one kind of sampling."""
+
+    def __init__(
+        self,
+        unet: Any,
+        vqvae: Any,
+        text: TextEncoder,
+        scheduler: Any,
+        sampling: SchedulerConfig,
+    ) -> None:
+        self._unet, self._vqvae, self._text = unet, vqvae, text
+        self._scheduler, self._sampling = scheduler, sampling
+        self._cached_unet = StepCache(unet, sampling.cache_interval)
+
+    @torch.inference_mode()
+    def paint(
+        self,
+        prompts: Sequence[str],
+        negative_prompts: Sequence[str],
+        noise: torch.Tensor,
+        generators: Sequence[torch.Generator],
+        call: Call,
+    ) -> torch.Tensor:
+        """Denoise and decode one batch.
+
+        Args:
+            prompts: B texts; `negative_prompts` as many, "" the null prompt.
+            noise: standard normal, float32 `[B, C, h, w]`.
+            generators: one per row, for the noise that the scheduler draws.
+            call: steps, guidance and eta of the whole batch.
+
+        Returns:
+            float32 `[B, 3, H, W]`, nominally -1..1, not clamped.
+        """
+        latents = sample(
+            self._denoiser(prompts, negative_prompts, call.guidance_scale),
+            noise.to(self._unet.device),
+            self._scheduler,
+            num_inference_steps=call.num_inference_steps,
+            generators=generators,
+            eta=call.eta,
+        )
+        latents = 1 / self._vqvae.config.scaling_factor * latents
+        decoded = self._vqvae.decode(latents.to(self._vqvae.dtype), return_dict=False)[0]
+        return decoded.float()  # type: ignore[no-any-return]
+
+    def _denoiser(
+        self, prompts: Sequence[str], negative_prompts: Sequence[str], guidance_scale: float
+    ) -> Denoiser:
+        """Bind the UNet to its texts: one half of the batch at guidance 0 and 1, else both."""
+        self._cached_unet.start()
+        if guidance_scale == 1:
+            return self._bind(self._text.encode(prompts))
+        if guidance_scale == 0:
+            return self._bind(self._text.encode(negative_prompts))
+        start, stop = self._sampling.guidance_interval
+        guidance = Guidance(
+            guidance_scale,
+            interval=(start, stop),
+            rescale=self._sampling.guidance_rescale,
+            num_train_timesteps=self._scheduler.config.num_train_timesteps,
+        )
+        texts = self._text.encode([*negative_prompts, *prompts])
+        return guide(self._bind(texts), self._bind(texts[len(prompts) :]), guidance)
+
+    def _bind(self, embeddings: torch.Tensor) -> Denoiser:
+        unet = self._unet if self._sampling.cache_interval == 1 else self._cached_unet
+
+        def denoise(latents: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+            out = unet(
+                latents.to(self._unet.dtype),
+                timestep.to(latents.device),
+                encoder_hidden_states=embeddings,
+                return_dict=False,
+            )
+            return out[0].float()  # type: ignore[no-any-return]
+
+        return denoise
