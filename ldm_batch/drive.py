@@ -20,7 +20,7 @@ from typing import Any, TextIO
 from ldm_batch import __version__, identity
 from ldm_batch.cluster import run_in_process, run_on_ray
 from ldm_batch.commit import read_receipt, write_failure, write_receipt
-from ldm_batch.config import JobConfig, ModelConfig, has_second_stage, validate
+from ldm_batch.config import JobConfig, ModelConfig, has_second_stage
 from ldm_batch.errors import JobError, StorageError
 from ldm_batch.generate import find_model, split_lock
 from ldm_batch.plan import carry_schema, make_plan, select_shards
@@ -29,6 +29,7 @@ from ldm_batch.progress import Progress, Tally
 from ldm_batch.records import Failure, Outcome, Receipt, Shard
 from ldm_batch.storage import Store, absolute, open_sink
 from ldm_batch.storage_lease import hold_lease
+from ldm_batch.validate import validate
 from ldm_batch.worker import WorkerSpec, load_worker
 
 EXIT_DONE, EXIT_SHARDS_FAILED = 0, 1

@@ -13,10 +13,11 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ldm_batch.config import S3Config, SourceConfig, input_columns, suggest
+from ldm_batch.config import S3Config, SourceConfig, input_columns
 from ldm_batch.errors import JobError, StorageError
 from ldm_batch.provenance import UPSCALE_COLUMNS
 from ldm_batch.storage import open_file
+from ldm_batch.validate import suggest
 
 TAIL_BYTES = 64 * 1024
 MAX_FOOTER_BYTES = 128 * 1024 * 1024

@@ -25,9 +25,10 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ldm_batch.config import JobConfig, suggest
+from ldm_batch.config import JobConfig
 from ldm_batch.drive import run_job
 from ldm_batch.errors import JobError, StorageError
+from ldm_batch.validate import suggest
 
 OPEN_FIELDS = ("source.columns.", "scheduler.settings.")
 """Fields whose keys are the user's own: an override may add one without Hydra's `+`."""

@@ -19,13 +19,13 @@ from ldm_batch.config import (
     S3Config,
     SinkConfig,
     SourceConfig,
-    validate,
 )
 from ldm_batch.drive import images_document
 from ldm_batch.generate import find_model
 from ldm_batch.plan import make_plan
 from ldm_batch.plan_file import Plan, load_plan, plan_document, save_plan
 from ldm_batch.storage import Store
+from ldm_batch.validate import validate
 from ldm_batch.worker import Worker, WorkerSpec, load_worker
 
 settings.register_profile("ldm_batch", deadline=None, derandomize=True, max_examples=50)

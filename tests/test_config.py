@@ -15,11 +15,9 @@ from ldm_batch.config import (
     SchedulerConfig,
     SinkConfig,
     SourceConfig,
-    is_commit_sha,
-    suggest,
-    validate,
 )
 from ldm_batch.errors import JobError
+from ldm_batch.validate import is_commit_sha, suggest, validate
 
 JOB = JobConfig(
     model=ModelConfig(path="demo:text_to_image"),

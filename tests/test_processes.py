@@ -1,4 +1,4 @@
-"""What a dataset lives through: kills, full disks, changed input, two drivers, in real processes."""
+"""What a dataset lives through: kills, full disks, changed input, two drivers at a time."""
 
 import json
 import os
