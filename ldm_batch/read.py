@@ -13,26 +13,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ldm_batch import footer as footers
-from ldm_batch.config import (
-    ETA_RANGE,
-    GUIDANCE_RANGE,
-    SIDE_MULTIPLE,
-    SIDE_RANGE,
-    STEPS_RANGE,
-    CallConfig,
-    SourceConfig,
-)
+from ldm_batch.config import CallConfig, SourceConfig
 from ldm_batch.errors import AccessError, JobError, ShardError
-from ldm_batch.identity import derive_key, image_key
+from ldm_batch.identity import derive_key
 from ldm_batch.input_images import InputImages
-from ldm_batch.records import Call, Fault, Reason, Rejection, Row, Shard
+from ldm_batch.records import Reason, Rejection, Row, Shard
+from ldm_batch.rows import (
+    MAX_CARRIED_BYTES,
+    InvalidRow,
+    Place,
+    parse_image_row,
+    parse_key,
+    parse_prompt_row,
+)
 from ldm_batch.storage import open_file
 
 ROWS_PER_READ, IMAGES_PER_READ = 256, 8
-MAX_ID_CHARS = 512
-MAX_CARRIED_BYTES = 1024 * 1024
-MAX_SEED = 2**63 - 1
-MAX_IMAGES_PER_ROW = 10**6
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +41,6 @@ class ShardRows:
     rows: list[Row] = field(default_factory=list)
     rejections: list[Rejection] = field(default_factory=list)
     carried: list[tuple[str, Any]] = field(default_factory=list)
-
-
-class _Invalid(Exception):
-    """A value that makes its row a rejection."""
-
-    def __init__(self, reason: Reason, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
 
 
 def read_shard(
@@ -75,15 +63,16 @@ def read_shard(
         place = shard.row_start + number
         key = derive_key(shard.file.name, place)
         try:
-            key = _parse_key(values, key)
+            key = parse_key(values, key)
             if key in seen:
-                raise _Invalid(Reason.DUPLICATE_ID, f"id {key!r} stands twice in this shard")
+                raise InvalidRow(Reason.DUPLICATE_ID, f"id {key!r} stands twice in this shard")
             seen.add(key)
+            here = Place(number, place, key)
             if images is None:
-                found.rows.append(_parse_row(values, number, place, key, source, call))
+                found.rows.append(parse_prompt_row(values, here, source, call))
             else:
-                found.rows.append(_parse_image_row(values, number, place, key, call, images))
-        except _Invalid as invalid:
+                found.rows.append(parse_image_row(values, here, call, images))
+        except InvalidRow as invalid:
             found.rejections.append(Rejection(key, place, invalid.reason, str(invalid)))
     if len(found.rows) + len(found.rejections) != shard.num_rows:
         raise ShardError(f"{shard.file.uri}: fewer rows than its footer says")
@@ -196,178 +185,3 @@ def _carried_values(column: Any) -> list[Any]:
         return cells
     first = pa.array([0])  # taking copies: a small value does not keep its large neighbours
     return [c.take(first) if c.nbytes <= MAX_CARRIED_BYTES else int(c.nbytes) for c in cells]
-
-
-def _parse_row(
-    values: Mapping[str, Any],
-    number: int,
-    place: int,
-    key: str,
-    source: SourceConfig,
-    call: CallConfig,
-) -> Row:
-    negative = _text(values, "negative_prompt", source.max_prompt_chars)
-    return Row(
-        index=number,
-        input_row=place,
-        key=key,
-        prompt=_parse_prompt(values, source),
-        negative_prompt=call.negative_prompt if negative is None else negative,
-        call=_parse_call(values, call),
-        seed=_whole(values, "seed", None, 0, MAX_SEED),
-        carry=_parse_all_carried(values),
-    )
-
-
-def _parse_image_row(
-    values: Mapping[str, Any],
-    number: int,
-    place: int,
-    key: str,
-    call: CallConfig,
-    images: InputImages,
-) -> Row:
-    steps = _side_or_count(values, "num_inference_steps", call.num_inference_steps, STEPS_RANGE)
-    eta = _number(values, "eta", call.eta, ETA_RANGE)
-    seed = _whole(values, "seed", None, 0, MAX_SEED)
-    carry = _parse_all_carried(values)
-    image = images.keep(number, values["image"])
-    if isinstance(image, Fault):
-        raise _Invalid(image.reason, image.message)
-    return Row(
-        index=number,
-        input_row=place,
-        key=key,
-        prompt="",
-        negative_prompt="",
-        call=Call(steps, 1.0, eta, image.height, image.width),
-        seed=seed,
-        carry=carry,
-        image=image,
-    )
-
-
-def _parse_key(values: Mapping[str, Any], derived: str) -> str:
-    if "id" not in values:
-        return derived
-    image_index = _whole(values, "image_index", 0, 0, MAX_IMAGES_PER_ROW)
-    return image_key(_parse_id(values["id"]), image_index or 0)
-
-
-def _parse_id(value: Any) -> str:
-    if value is None:
-        raise _Invalid(Reason.INVALID_ID, "the id is null")
-    if isinstance(value, int):
-        return str(value)
-    if not value or len(value) > MAX_ID_CHARS:
-        raise _Invalid(
-            Reason.INVALID_ID, f"the id has {len(value)} bytes, it may have 1 to {MAX_ID_CHARS}"
-        )
-    return _decode(value, "id")
-
-
-def _parse_prompt(values: Mapping[str, Any], source: SourceConfig) -> str:
-    prompt = _text(values, "prompt", source.max_prompt_chars)
-    if prompt is None:
-        raise _Invalid(Reason.NULL_PROMPT, "the prompt is null")
-    if not prompt.strip():
-        raise _Invalid(Reason.EMPTY_PROMPT, "the prompt is empty or blank")
-    return prompt
-
-
-def _text(values: Mapping[str, Any], name: str, max_chars: int) -> str | None:
-    value = values.get(name)
-    if value is None:
-        return None
-    if len(value) <= 4 * max_chars:
-        text = _decode(value, name)
-        if len(text) <= max_chars:
-            return text
-    raise _Invalid(
-        Reason.PROMPT_TOO_LARGE,
-        f"{name} has {len(value)} bytes; at most {max_chars} characters (source.max_prompt_chars)",
-    )
-
-
-def _decode(value: bytes, name: str) -> str:
-    try:
-        return value.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise _Invalid(Reason.INVALID_TEXT, f"{name} is not UTF-8: {error.reason}") from None
-
-
-def _parse_call(values: Mapping[str, Any], call: CallConfig) -> Call:
-    return Call(
-        num_inference_steps=_side_or_count(
-            values, "num_inference_steps", call.num_inference_steps, STEPS_RANGE
-        ),
-        guidance_scale=_number(values, "guidance_scale", call.guidance_scale, GUIDANCE_RANGE),
-        eta=_number(values, "eta", call.eta, ETA_RANGE),
-        height=_parse_side(values, "height", call.height),
-        width=_parse_side(values, "width", call.width),
-    )
-
-
-def _parse_side(values: Mapping[str, Any], name: str, default: int | None) -> int:
-    assert default is not None
-    pixels = _side_or_count(values, name, default, SIDE_RANGE)
-    if pixels % SIDE_MULTIPLE:
-        raise _Invalid(Reason.OUT_OF_RANGE, f"{name} {pixels} is not a multiple of {SIDE_MULTIPLE}")
-    return pixels
-
-
-def _side_or_count(
-    values: Mapping[str, Any], name: str, default: int, limits: tuple[int, int]
-) -> int:
-    value = _whole(values, name, default, *limits)
-    assert value is not None
-    return value
-
-
-def _whole(
-    values: Mapping[str, Any], name: str, default: int | None, low: int, high: int
-) -> int | None:
-    value = values.get(name)
-    if value is None:
-        return default
-    if isinstance(value, float) and not value.is_integer():
-        raise _Invalid(Reason.WRONG_TYPE, f"{name} {value} is not a whole number")
-    _refuse_outside(name, value, low, high)
-    return int(value)
-
-
-def _number(
-    values: Mapping[str, Any], name: str, default: float, limits: tuple[float, float]
-) -> float:
-    value = values.get(name)
-    if value is None:
-        return default
-    _refuse_outside(name, value, *limits)
-    return float(value)
-
-
-def _refuse_outside(name: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
-        raise _Invalid(Reason.OUT_OF_RANGE, f"{name} {value} is not between {low} and {high}")
-
-
-def _parse_all_carried(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        name.removeprefix("carry."): _parse_carried(value, name.removeprefix("carry."))
-        for name, value in values.items()
-        if name.startswith("carry.")
-    }
-
-
-def _parse_carried(value: Any, name: str) -> Any:
-    if isinstance(value, int):
-        raise _Invalid(
-            Reason.OUT_OF_RANGE,
-            f"carried column {name!r} holds {value} bytes, at most {MAX_CARRIED_BYTES}",
-        )
-    try:
-        value.validate(full=True)
-    except pa.ArrowInvalid as error:
-        message = f"carried column {name!r}: {footers.first_line(error)}"
-        raise _Invalid(Reason.INVALID_TEXT, message) from None
-    return value

@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 from ldm_batch.config import CallConfig, SourceConfig
 from ldm_batch.errors import ShardError
 from ldm_batch.footer import read_footer
-from ldm_batch.read import MAX_CARRIED_BYTES, ShardRows, read_shard
+from ldm_batch.read import ShardRows, read_shard
 from ldm_batch.records import Call, InputFile, Reason, Shard
+from ldm_batch.rows import MAX_CARRIED_BYTES
 
 WriteParquet = Callable[..., str]
 CALL = CallConfig(num_inference_steps=10, guidance_scale=2.0, height=64, width=32)
