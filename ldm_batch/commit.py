@@ -120,7 +120,8 @@ def read_receipt(store: Store, index: int) -> Receipt:
     try:
         if raw is not None:
             fields = json.loads(raw)
-            return Receipt(**{**fields, "outcome": Outcome(fields["outcome"])})
+            fields |= {"outcome": Outcome(fields["outcome"]), "notes": tuple(fields["notes"])}
+            return Receipt(**fields)
     except (ValueError, TypeError, KeyError):
         pass  # a damaged receipt is as good as none: the object knows all that counts
     return _rebuild_receipt(store, index)
@@ -133,19 +134,21 @@ def _rebuild_receipt(store: Store, index: int) -> Receipt:
         try:
             metadata = pq.read_metadata(file)
             facts: Mapping[str, Any] = json.loads(metadata.metadata[METADATA_KEY])
+            if facts["shard"] != f"{index:05d}":
+                raise ValueError(f"it is shard {facts['shard']}")
+            return Receipt(
+                shard=index,
+                outcome=Outcome.COMMITTED,
+                num_rows=facts["num_rows"],
+                num_rows_with_images=facts["num_rows_with_images"],
+                num_images=metadata.num_rows,
+                rejected=facts["rejected"],
+                object_bytes=size_bytes,
+                object_sha256=digest,
+                notes=("rebuilt from the object",),
+            )
         except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
             raise JobError(
                 f"{store.uri(path)}: not an object of this dataset, or damaged; remove it and run "
                 "the job again to make it anew"
             ) from error
-    return Receipt(
-        shard=index,
-        outcome=Outcome.COMMITTED,
-        num_rows=facts["num_rows"],
-        num_rows_with_images=facts["num_rows_with_images"],
-        num_images=metadata.num_rows,
-        rejected=facts["rejected"],
-        object_bytes=size_bytes,
-        object_sha256=digest,
-        notes=("rebuilt from the object",),
-    )

@@ -128,14 +128,21 @@ def _writer_options(schema: Any) -> dict[str, Any]:
     images = [name for name in schema.names if name in IMAGE_COLUMNS]
     others = [name for name in schema.names if name not in images]
     repeated = [name for name in others if name in REPEATED_COLUMNS]
-    kinds = {f"{name}.bytes": "NONE" for name in images}
-    kinds |= {f"{name}.path": "ZSTD" for name in images} | {name: "ZSTD" for name in others}
+    pixels = [f"{name}.bytes" for name in images]
     return {
-        "compression": kinds,
+        "compression": {p: "NONE" if p in pixels else "ZSTD" for p in _leaf_paths(schema)},
         "use_dictionary": repeated,
         "write_statistics": [name for name in others if name not in repeated],
         "write_page_checksum": True,
     }
+
+
+def _leaf_paths(schema: Any) -> list[str]:
+    """Parquet's own names of the columns, one for each leaf of a nested type."""
+    buffer = pa.BufferOutputStream()
+    pq.write_table(schema.empty_table(), buffer)
+    leaves = pq.read_metadata(pa.BufferReader(buffer.getvalue())).schema
+    return [leaves.column(i).path for i in range(len(leaves))]
 
 
 def _record_batch(
