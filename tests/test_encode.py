@@ -1,0 +1,119 @@
+"""Pixels to bytes: lossless where promised, the same bytes each time, marked as synthetic."""
+
+import io
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from numpy.typing import NDArray
+from PIL import Image
+
+from ldm_batch.config import IMAGE_FORMATS, ImageConfig
+from ldm_batch.encode import Encoders, encode_image, sha256
+from ldm_batch.records import Fault, Reason
+
+Pixels = NDArray[np.uint8]
+PICTURES = arrays.arrays(np.uint8, st.tuples(st.integers(1, 20), st.integers(1, 20), st.just(3)))
+
+
+def picture(seed: int, side: int = 16) -> Pixels:
+    return np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
+
+
+def decode(data: bytes) -> Pixels:
+    return np.asarray(Image.open(io.BytesIO(data)))
+
+
+class Kept(dict[int, bytes]):
+    """A spool in memory."""
+
+    def add(self, slot: int, data: bytes) -> None:
+        self[slot] = data
+
+
+@pytest.mark.parametrize("image_format", ["webp", "png"])
+@given(pixels=PICTURES)
+def test_lossless_formats_give_the_pixels_back(image_format: str, pixels: Pixels) -> None:
+    assert np.array_equal(decode(encode_image(pixels, image_format)), pixels)
+
+
+def test_jpeg_comes_close() -> None:
+    """Of a smooth picture; 4:4:4, so colour keeps its place."""
+    ramp = np.linspace(0, 255, 64, dtype=np.uint8)
+    pixels = np.stack(np.meshgrid(ramp, ramp, ramp[:1], indexing="ij"), -1)[:, :, 0]
+    decoded = decode(encode_image(pixels, "jpeg"))
+    assert np.abs(decoded.astype(int) - pixels).max() <= 6
+
+
+@pytest.mark.parametrize("image_format", IMAGE_FORMATS)
+def test_the_same_pixels_give_the_same_bytes(image_format: str) -> None:
+    one, same = encode_image(picture(0), image_format), encode_image(picture(0), image_format)
+    assert one == same != encode_image(picture(1), image_format)
+
+
+@pytest.mark.parametrize("image_format", IMAGE_FORMATS)
+def test_the_mark_changes_no_pixel_and_can_be_read(image_format: str) -> None:
+    marked = encode_image(picture(0), image_format)
+    plain = encode_image(picture(0), image_format, mark=False)
+    assert np.array_equal(decode(marked), decode(plain))
+    assert b"trainedAlgorithmicMedia" in marked
+    assert b"trainedAlgorithmicMedia" not in plain
+    assert b"trainedAlgorithmicMedia" in Image.open(io.BytesIO(marked)).info["xmp"]
+
+
+@pytest.mark.parametrize("image_format", IMAGE_FORMATS)
+def test_a_file_is_what_it_is_called(image_format: str) -> None:
+    image = Image.open(io.BytesIO(encode_image(picture(0), image_format)))
+    assert (image.format, image.size, image.mode) == (image_format.upper(), (16, 16), "RGB")
+
+
+def test_a_digest_is_of_the_pixels_in_their_order() -> None:
+    pixels = picture(0)
+    assert sha256(pixels) == sha256(pixels.tobytes())
+    assert sha256(pixels[:, ::-1]) == sha256(pixels[:, ::-1].tobytes()) != sha256(pixels)
+
+
+def test_images_are_spooled_with_their_digests() -> None:
+    pictures = {slot: picture(slot) for slot in (5, 0, 3)}
+    spool = Kept()
+    digests, faults = Encoders(ImageConfig("png"), 2).spool_images(pictures.items(), spool)
+    assert {slot: decode(data).tolist() for slot, data in spool.items()} == {
+        slot: pixels.tolist() for slot, pixels in pictures.items()
+    }
+    assert faults == {}
+    assert digests == {s: (sha256(spool[s]), sha256(pictures[s])) for s in pictures}
+
+
+def test_faults_pass_by() -> None:
+    fault = Fault(Reason.NOT_FINITE, "not finite")
+    spool = Kept()
+    made = [(0, picture(0)), (1, fault), (2, picture(2))]
+    digests, faults = Encoders(ImageConfig(), 2).spool_images(made, spool)
+    assert (faults, set(digests), set(spool)) == ({1: fault}, {0, 2}, {0, 2})
+
+
+def test_no_images_are_no_trouble() -> None:
+    assert Encoders(ImageConfig(), 2).spool_images([], Kept()) == ({}, {})
+
+
+def test_few_images_wait_in_memory() -> None:
+    """Two batches and one image at most stand between the pipeline and the spool."""
+    spool, waiting = Kept(), []
+
+    def made() -> Iterator[tuple[int, Pixels]]:
+        for slot in range(100):
+            waiting.append(slot - len(spool))
+            yield slot, picture(slot)
+
+    Encoders(ImageConfig("png"), 4).spool_images(made(), spool)
+    assert max(waiting) <= 2 * 4 + 1
+    assert list(spool) == list(range(100))
+
+
+def test_an_image_that_cannot_be_encoded_is_an_error() -> None:
+    too_wide = np.zeros((1, 20_000, 3), np.uint8)
+    with pytest.raises(ValueError, match="encoding error 5"):
+        Encoders(ImageConfig("webp"), 2).spool_images([(0, too_wide)], Kept())
