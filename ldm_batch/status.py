@@ -70,7 +70,7 @@ def read_status(store: Store) -> Status:
         num_shards=len(planned),
         num_rows_planned=plan.num_rows,
         num_done=len(done),
-        failed={index: _failure_message(store, index) for index in failed if index is not None},
+        failed={index: failure_message(store, index) for index in failed if index is not None},
         missing=sorted(planned - done - set(failed)),
         stray=sorted(
             store.names(identity.DATA_FOLDER) - {f"{index:05d}.parquet" for index in planned}
@@ -83,7 +83,8 @@ def read_status(store: Store) -> Status:
     )
 
 
-def _failure_message(store: Store, index: int) -> str:
+def failure_message(store: Store, index: int) -> str:
+    """Why a shard could not be made, by its record."""
     raw = store.read(identity.failure_path(f"{index:05d}"))
     try:
         return str(json.loads(raw or b"{}")["message"])

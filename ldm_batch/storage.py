@@ -178,8 +178,7 @@ class Store:
             StorageError: it cannot be written.
             JobError: it lets a second writer replace what the first created.
         """
-        with suppress(LdmBatchError):  # whoever may not look for them need not remove them
-            self.remove_leftovers(LEFTOVER_AGE_S)
+        self._remove_old_leftovers()
         probe = f"{SCRATCH_FOLDER}/probe-{uuid.uuid4().hex}"
         try:
             outcome = [self.publish(probe, bytes([i]), exclusive=True) for i in range(2)]
@@ -195,16 +194,21 @@ class Store:
             "a weaker promise with sink.allow_unconditional=true"
         )
 
-    def remove_leftovers(self, age_s: float) -> list[Leftover]:
-        """Remove what crashed writers left behind `age_s` seconds ago or earlier."""
-        oldest = time.time() - age_s
-        removed = []
-        for leftover in list(self._place.leftovers()):
-            with suppress(StorageError):  # another driver was faster, or it is another user's
-                if leftover.modified_at < oldest:
-                    self._place.remove_leftover(leftover)
-                    removed.append(leftover)
-        return removed
+    def leftovers(self) -> list[Leftover]:
+        """Temporary objects and uncompleted uploads, of crashed writers and of those at work."""
+        return list(self._place.leftovers())
+
+    def remove_leftover(self, leftover: Leftover) -> None:
+        """Remove one of them; nothing happens where it is gone."""
+        self._place.remove_leftover(leftover)
+
+    def _remove_old_leftovers(self) -> None:
+        oldest = time.time() - LEFTOVER_AGE_S
+        with suppress(LdmBatchError):  # whoever may not look for them need not remove them
+            for leftover in self.leftovers():
+                with suppress(StorageError):  # it is another user's
+                    if leftover.modified_at < oldest:
+                        self.remove_leftover(leftover)
 
 
 def _open_place(root: str, s3: S3Config | None) -> Place:

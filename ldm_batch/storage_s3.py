@@ -169,7 +169,8 @@ class S3Folder:
         if leftover.upload_id is None:
             return self.remove(leftover.path)
         upload = {**self._at(leftover.path), "UploadId": leftover.upload_id}
-        self._ask(leftover.path, lambda: self._client.abort_multipart_upload(**upload))
+        with suppress(Missing):
+            self._ask(leftover.path, lambda: self._client.abort_multipart_upload(**upload))
         return None
 
     def head(self, path: str) -> Mapping[str, Any] | None:

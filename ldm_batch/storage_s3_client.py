@@ -30,7 +30,7 @@ CONNECT_S, ANSWER_S = 10, 30
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 8.0
 MAX_CONNECTIONS = 32
 DEFAULT_REGION = "us-east-1"
-MISSING = ("NoSuchKey", "NotFound", "404")
+MISSING = ("NoSuchKey", "NoSuchUpload", "NotFound", "404")
 TAKEN = ("PreconditionFailed", "412")
 PASSING = (
     "BadDigest",
