@@ -1,4 +1,4 @@
-"""Workers on Ray, or one in this process: the same shards in, the same receipts and failures out.
+"""Workers on Ray: shards in, receipts and failures out.
 
 The only user of Ray. Only shard descriptions, receipts and failures travel through it; must not
 know plans, rows or pixels.
@@ -11,15 +11,15 @@ import math
 import os
 import signal
 import threading
-import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
+from ldm_batch.attempts import Loader, Task, Trouble, attempt, count_attempt
 from ldm_batch.config import ClusterConfig
-from ldm_batch.errors import JobError, LdmBatchError
+from ldm_batch.errors import JobError
 from ldm_batch.records import Failure, Receipt, Shard
 
 MAX_LOAD_DEATHS = 3
@@ -31,57 +31,6 @@ QUIET_RAY = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DEDUP_LOGS": "0",
 }
-
-
-class ShardMaker(Protocol):
-    """What a worker does."""
-
-    def make_shard(self, shard: Shard) -> Receipt:
-        """Turn one shard into its committed object."""
-
-
-Loader = Callable[[], ShardMaker]
-
-
-@dataclass(frozen=True, slots=True)
-class Trouble:
-    """Why an attempt at a shard, or the loading of a model, came to nothing."""
-
-    message: str
-    traceback: str = ""
-    is_job_error: bool = False
-
-
-@dataclass(slots=True)
-class _Task:
-    """A shard on its way: how often it was tried, and what is known against it."""
-
-    shard: Shard
-    attempts: int = 0
-    preemptions: int = 0
-    is_suspect: bool = False
-    """A worker died while it had this shard and another: tried alone next, to tell which it was."""
-    last_worker: int | None = None
-    last_trouble: Trouble | None = None
-
-
-def run_in_process(
-    load: Loader, shards: Sequence[Shard], cluster: ClusterConfig
-) -> Iterator[Receipt | Failure]:
-    """Make shards one after the other in this process; see `run_on_ray`."""
-    loaded = attempt(load)
-    if isinstance(loaded, Trouble):
-        raise JobError(loaded.message)
-    for shard in shards:
-        task = _Task(shard)
-        while True:
-            made = attempt(loaded.make_shard, shard)
-            if isinstance(made, Receipt):
-                yield made
-                break
-            if (failure := _count_attempt(task, made, cluster.max_attempts)) is not None:
-                yield failure
-                break
 
 
 def run_on_ray(
@@ -101,32 +50,6 @@ def run_on_ray(
             yield from pool.run()
         finally:
             pool.stop()
-
-
-def attempt(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a function and return what it returns, or as `Trouble` what it raised."""
-    try:
-        return function(*arguments)
-    except LdmBatchError as error:
-        return Trouble(str(error), is_job_error=isinstance(error, JobError))
-    except Exception as error:  # anything else is a shard's trouble, not the job's
-        message = f"{type(error).__name__}: {error}"
-        return Trouble(message, traceback.format_exc())
-
-
-def _count_attempt(task: _Task, trouble: Trouble, max_attempts: int) -> Failure | None:
-    """Count a failed attempt; the failure to report, if it was the last.
-
-    Raises:
-        JobError: the trouble is not the shard's but the job's.
-    """
-    if trouble.is_job_error:
-        raise JobError(trouble.message)
-    task.attempts += 1
-    task.last_trouble = trouble
-    if task.attempts < max_attempts:
-        return None
-    return Failure(task.shard.index, task.attempts, trouble.message, trouble.traceback)
 
 
 class _Actor:
@@ -153,7 +76,7 @@ class _Member:
 
     number: int
     actor: Any
-    running: dict[Any, _Task] = field(default_factory=dict)
+    running: dict[Any, Task] = field(default_factory=dict)
 
 
 class _Pool:
@@ -165,7 +88,7 @@ class _Pool:
         self._ray = ray
         self._load = ray.put(load)
         self._cluster = cluster
-        self._queue = deque(_Task(shard) for shard in shards)
+        self._queue = deque(Task(shard) for shard in shards)
         self._loading: dict[Any, _Member] = {}
         self._ready: dict[int, _Member] = {}
         self._started = 0
@@ -262,8 +185,8 @@ class _Pool:
             else:
                 yield from self._again(task, Trouble(f"its worker died: {_brief(error)}"))
 
-    def _again(self, task: _Task, trouble: Trouble) -> Iterator[Failure]:
-        failure = _count_attempt(task, trouble, self._cluster.max_attempts)
+    def _again(self, task: Task, trouble: Trouble) -> Iterator[Failure]:
+        failure = count_attempt(task, trouble, self._cluster.max_attempts)
         if failure is None:
             self._queue.append(task)
         else:

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from ldm_batch import __version__, identity
-from ldm_batch.cluster import run_in_process, run_on_ray
+from ldm_batch.attempts import run_in_process
+from ldm_batch.cluster import run_on_ray
 from ldm_batch.commit import read_receipt, write_failure, write_receipt
 from ldm_batch.config import JobConfig, ModelConfig, has_second_stage
 from ldm_batch.errors import JobError, StorageError
