@@ -152,3 +152,16 @@ def _rebuild_receipt(store: Store, index: int) -> Receipt:
                 f"{store.uri(path)}: not an object of this dataset, or damaged; remove it and run "
                 "the job again to make it anew"
             ) from error
+
+
+def committed_shards(store: Store) -> set[int]:
+    """Indices of the shards that are done: those whose object stands in the sink."""
+    names = (name for name in store.names(identity.DATA_FOLDER) if name.endswith(".parquet"))
+    return {index for index in map(identity.shard_index, names) if index is not None}
+
+
+def roll_forward(store: Store, done: set[int]) -> None:
+    """Write the receipts that a crash between commit and receipt left out."""
+    names = store.names(identity.RECEIPTS_FOLDER)
+    for index in sorted(done - {identity.shard_index(name) for name in names}):
+        write_receipt(store, read_receipt(store, index))

@@ -7,28 +7,25 @@ the configuration came from (run.py does).
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
-import platform
-import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from functools import partial
-from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
-from ldm_batch import __version__, identity
+from ldm_batch import identity
 from ldm_batch.attempts import run_in_process
 from ldm_batch.cluster import run_on_ray
-from ldm_batch.commit import read_receipt, write_failure, write_receipt
-from ldm_batch.config import JobConfig, ModelConfig, has_second_stage
+from ldm_batch.commit import committed_shards, roll_forward, write_failure
+from ldm_batch.config import JobConfig, has_second_stage
+from ldm_batch.document import anchor, images_document, model_name, resume_command, versions
 from ldm_batch.errors import JobError, StorageError
-from ldm_batch.generate import find_model, split_lock
-from ldm_batch.plan import carry_schema, make_plan, select_shards
+from ldm_batch.generate import find_model
+from ldm_batch.plan import make_plan, select_shards
 from ldm_batch.plan_file import Plan, load_plan, plan_document, save_plan
 from ldm_batch.progress import Progress, Tally
 from ldm_batch.records import Failure, Outcome, Receipt, Shard
-from ldm_batch.storage import Store, absolute, open_sink
+from ldm_batch.storage import Store, open_sink
 from ldm_batch.storage_lease import hold_lease
 from ldm_batch.validate import validate
 from ldm_batch.worker import WorkerSpec, load_worker
@@ -36,9 +33,6 @@ from ldm_batch.worker import WorkerSpec, load_worker
 EXIT_DONE, EXIT_SHARDS_FAILED = 0, 1
 MIN_ROWS_TO_JUDGE = 200
 MAX_LISTED = 20
-MODEL_FIELDS = ("pipeline", "dtype", "decode_dtype", "channels_last", "attention", "compile")
-"""What of the model's settings can change the last bits of an image."""
-RECORDED_PACKAGES = ("torch", "diffusers", "transformers", "numpy", "pillow", "pyarrow", "ray")
 
 
 def run_job(job: JobConfig, *, overrides: Sequence[str] = (), out: TextIO = sys.stdout) -> int:
@@ -56,7 +50,7 @@ def run_job(job: JobConfig, *, overrides: Sequence[str] = (), out: TextIO = sys.
         JobError: the job cannot run or must stop; nothing that was committed is lost.
     """
     validate(job)
-    job = _anchor(job)
+    job = anchor(job)
     store = open_sink(job.sink)
     lock, native_size = find_model(job)
     command = resume_command(job, overrides)
@@ -71,8 +65,8 @@ def run_job(job: JobConfig, *, overrides: Sequence[str] = (), out: TextIO = sys.
         roll_forward(store, done)
     except StorageError as error:
         raise JobError(str(error)) from error
-    second_name = _model_name(job.upscale.model) if has_second_stage(job) else ""
-    spec = WorkerSpec(job, plan.fingerprint, _model_name(job.model), lock, native_size, second_name)
+    second_name = model_name(job.upscale.model) if has_second_stage(job) else ""
+    spec = WorkerSpec(job, plan.fingerprint, model_name(job.model), lock, native_size, second_name)
     with turn:
         tally = _make_shards(job, store, spec, todo, out)
     _print_report(tally, store, command, out)
@@ -93,118 +87,6 @@ def _claim(store: Store, out: TextIO) -> AbstractContextManager[None]:
     return hold_lease(store)
 
 
-def committed_shards(store: Store) -> set[int]:
-    """Indices of the shards that are done: those whose object stands in the sink."""
-    names = (name for name in store.names(identity.DATA_FOLDER) if name.endswith(".parquet"))
-    return {index for index in map(identity.shard_index, names) if index is not None}
-
-
-def roll_forward(store: Store, done: set[int]) -> None:
-    """Write the receipts that a crash between commit and receipt left out."""
-    names = store.names(identity.RECEIPTS_FOLDER)
-    for index in sorted(done - {identity.shard_index(name) for name in names}):
-        write_receipt(store, read_receipt(store, index))
-
-
-def resume_command(job: JobConfig, overrides: Sequence[str]) -> str:
-    """The command that goes on with this job from any folder, without the choice of shards."""
-    dropped = ("shards=", "overwrite=", "dry_run=", "source.uri=", "sink.uri=")
-    kept = [text for text in overrides if not text.lstrip("+").startswith(dropped)]
-    uris = job.source.uri if isinstance(job.source.uri, list) else [job.source.uri]
-    source = _quoted(uris[0]) if len(uris) == 1 else f"[{','.join(map(_quoted, uris))}]"
-    places = [f"source.uri={source}", f"sink.uri={_quoted(str(job.sink.uri))}"]
-    return shlex.join(["python", "-m", "ldm_batch.run", *kept, *places])
-
-
-def _quoted(value: str) -> str:
-    """A value as Hydra's override grammar reads it back."""
-    if all(c.isalnum() or c in "/_-.:@" for c in value):
-        return value
-    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"
-
-
-def _anchor(job: JobConfig) -> JobConfig:
-    """The job with all its local paths independent of the working directory."""
-    uris = job.source.uri if isinstance(job.source.uri, list) else [job.source.uri]
-    root = job.source.image_root
-    return dataclasses.replace(
-        job,
-        source=dataclasses.replace(
-            job.source,
-            uri=[absolute(uri) for uri in uris],
-            image_root=root if root is None else absolute(root),
-        ),
-        sink=dataclasses.replace(job.sink, uri=absolute(str(job.sink.uri))),
-        model=_anchor_model(job.model),
-        upscale=dataclasses.replace(job.upscale, model=_anchor_model(job.upscale.model)),
-    )
-
-
-def _anchor_model(model: ModelConfig) -> ModelConfig:
-    if model.path is None or model.path.startswith("demo:"):
-        return model
-    return dataclasses.replace(model, path=str(Path(model.path).expanduser().absolute()))
-
-
-def _model_name(model: ModelConfig) -> str:
-    if model.pipeline == "random_pixels":
-        return model.pipeline
-    if model.path is None:
-        return f"{model.repo_id}@{model.revision}"
-    return model.path if model.path.startswith("demo:") else Path(model.path).name
-
-
-def images_document(job: JobConfig, lock: Mapping[str, str]) -> dict[str, Any]:
-    """Everything that can change an image or the row set: what the fingerprint is made of.
-
-    Where the job runs is no part of it, and neither are places that can be moved.
-    """
-    first, second = split_lock(lock)
-    return {
-        "model": {name: getattr(job.model, name) for name in MODEL_FIELDS} | {"files": first},
-        "scheduler": dataclasses.asdict(job.scheduler),
-        "call": dataclasses.asdict(job.call),
-        "image": dataclasses.asdict(job.image),
-        "seed": job.seed,
-        "num_images_per_prompt": job.num_images_per_prompt,
-        "batch_size": job.batch_size,
-        "num_threads": job.num_threads,
-        "source": {
-            "columns": dict(job.source.columns),
-            "carry": carry_schema(job),
-            "max_prompt_chars": job.source.max_prompt_chars,
-            "long_prompts": job.source.long_prompts,
-        },
-        **_upscale_document(job, second),
-    }
-
-
-def _upscale_document(job: JobConfig, second: Mapping[str, str]) -> dict[str, Any]:
-    """What the fingerprint of a job that enlarges images, alone or after making them, has more."""
-    upscale, source = job.upscale, job.source
-    document: dict[str, Any] = {}
-    if source.kind == "images":
-        document["input_images"] = {
-            "max_image_bytes": source.max_image_bytes,
-            "max_image_pixels": source.max_image_pixels,
-            "alpha": upscale.alpha,
-            "background": upscale.background,
-        }
-    if has_second_stage(job):
-        document["second_stage"] = {
-            "model": {name: getattr(upscale.model, name) for name in MODEL_FIELDS}
-            | {"files": dict(second)},
-            "scheduler": dataclasses.asdict(upscale.scheduler),
-            "num_inference_steps": upscale.num_inference_steps,
-            "eta": upscale.eta,
-            "keep_low_resolution": upscale.keep_low_resolution,
-        }
-    if document:
-        document["tiles"] = {"size": upscale.tile_size, "overlap": upscale.tile_overlap}
-    return document
-
-
 def _settle_plan(
     job: JobConfig,
     store: Store,
@@ -216,7 +98,7 @@ def _settle_plan(
 
     Of two drivers that plan at once one stores first; the other starts again from what it stored.
     """
-    environment = {"command": command, "versions": _versions()}
+    environment = {"command": command, "versions": versions()}
     config = dataclasses.asdict(job)
     document = plan_document(images_document(job, lock), config=config, environment=environment)
     while True:
@@ -224,11 +106,6 @@ def _settle_plan(
         plan = make_plan(job, store, planned, document=document, native_size=native_size)
         if job.dry_run or save_plan(store, plan):
             return plan
-
-
-def _versions() -> dict[str, str]:
-    installed = {name: importlib.metadata.version(name) for name in RECORDED_PACKAGES}
-    return {"ldm_batch": __version__, "python": platform.python_version(), **installed}
 
 
 def _make_shards(

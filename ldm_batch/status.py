@@ -16,8 +16,7 @@ from dataclasses import asdict, dataclass
 from typing import TextIO
 
 from ldm_batch import identity
-from ldm_batch.commit import read_receipt
-from ldm_batch.drive import committed_shards
+from ldm_batch.commit import committed_shards, read_receipt
 from ldm_batch.errors import JobError, LdmBatchError
 from ldm_batch.plan_file import load_plan
 from ldm_batch.sink_arguments import add_sink, named_sink

@@ -20,7 +20,7 @@ from ldm_batch.config import (
     SinkConfig,
     SourceConfig,
 )
-from ldm_batch.drive import images_document
+from ldm_batch.document import images_document
 from ldm_batch.generate import find_model
 from ldm_batch.plan import make_plan
 from ldm_batch.plan_file import Plan, load_plan, plan_document, save_plan

@@ -1,0 +1,129 @@
+"""A job in words: what identifies its images, what it ran on, and the command that resumes it.
+
+Pure but for installed versions; must not know plans, stores or workers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import platform
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ldm_batch import __version__
+from ldm_batch.config import JobConfig, ModelConfig, has_second_stage
+from ldm_batch.generate import split_lock
+from ldm_batch.plan import carry_schema
+from ldm_batch.storage import absolute
+
+MODEL_FIELDS = ("pipeline", "dtype", "decode_dtype", "channels_last", "attention", "compile")
+"""What of the model's settings can change the last bits of an image."""
+RECORDED_PACKAGES = ("torch", "diffusers", "transformers", "numpy", "pillow", "pyarrow", "ray")
+
+
+def resume_command(job: JobConfig, overrides: Sequence[str]) -> str:
+    """The command that goes on with this job from any folder, without the choice of shards."""
+    dropped = ("shards=", "overwrite=", "dry_run=", "source.uri=", "sink.uri=")
+    kept = [text for text in overrides if not text.lstrip("+").startswith(dropped)]
+    uris = job.source.uri if isinstance(job.source.uri, list) else [job.source.uri]
+    source = _quoted(uris[0]) if len(uris) == 1 else f"[{','.join(map(_quoted, uris))}]"
+    places = [f"source.uri={source}", f"sink.uri={_quoted(str(job.sink.uri))}"]
+    return shlex.join(["python", "-m", "ldm_batch.run", *kept, *places])
+
+
+def _quoted(value: str) -> str:
+    """A value as Hydra's override grammar reads it back."""
+    if all(c.isalnum() or c in "/_-.:@" for c in value):
+        return value
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+def anchor(job: JobConfig) -> JobConfig:
+    """The job with all its local paths independent of the working directory."""
+    uris = job.source.uri if isinstance(job.source.uri, list) else [job.source.uri]
+    root = job.source.image_root
+    return dataclasses.replace(
+        job,
+        source=dataclasses.replace(
+            job.source,
+            uri=[absolute(uri) for uri in uris],
+            image_root=root if root is None else absolute(root),
+        ),
+        sink=dataclasses.replace(job.sink, uri=absolute(str(job.sink.uri))),
+        model=_anchor_model(job.model),
+        upscale=dataclasses.replace(job.upscale, model=_anchor_model(job.upscale.model)),
+    )
+
+
+def _anchor_model(model: ModelConfig) -> ModelConfig:
+    if model.path is None or model.path.startswith("demo:"):
+        return model
+    return dataclasses.replace(model, path=str(Path(model.path).expanduser().absolute()))
+
+
+def model_name(model: ModelConfig) -> str:
+    if model.pipeline == "random_pixels":
+        return model.pipeline
+    if model.path is None:
+        return f"{model.repo_id}@{model.revision}"
+    return model.path if model.path.startswith("demo:") else Path(model.path).name
+
+
+def images_document(job: JobConfig, lock: Mapping[str, str]) -> dict[str, Any]:
+    """Everything that can change an image or the row set: what the fingerprint is made of.
+
+    Where the job runs is no part of it, and neither are places that can be moved.
+    """
+    first, second = split_lock(lock)
+    return {
+        "model": {name: getattr(job.model, name) for name in MODEL_FIELDS} | {"files": first},
+        "scheduler": dataclasses.asdict(job.scheduler),
+        "call": dataclasses.asdict(job.call),
+        "image": dataclasses.asdict(job.image),
+        "seed": job.seed,
+        "num_images_per_prompt": job.num_images_per_prompt,
+        "batch_size": job.batch_size,
+        "num_threads": job.num_threads,
+        "source": {
+            "columns": dict(job.source.columns),
+            "carry": carry_schema(job),
+            "max_prompt_chars": job.source.max_prompt_chars,
+            "long_prompts": job.source.long_prompts,
+        },
+        **_upscale_document(job, second),
+    }
+
+
+def _upscale_document(job: JobConfig, second: Mapping[str, str]) -> dict[str, Any]:
+    """What the fingerprint of a job that enlarges images, alone or after making them, has more."""
+    upscale, source = job.upscale, job.source
+    document: dict[str, Any] = {}
+    if source.kind == "images":
+        document["input_images"] = {
+            "max_image_bytes": source.max_image_bytes,
+            "max_image_pixels": source.max_image_pixels,
+            "alpha": upscale.alpha,
+            "background": upscale.background,
+        }
+    if has_second_stage(job):
+        document["second_stage"] = {
+            "model": {name: getattr(upscale.model, name) for name in MODEL_FIELDS}
+            | {"files": dict(second)},
+            "scheduler": dataclasses.asdict(upscale.scheduler),
+            "num_inference_steps": upscale.num_inference_steps,
+            "eta": upscale.eta,
+            "keep_low_resolution": upscale.keep_low_resolution,
+        }
+    if document:
+        document["tiles"] = {"size": upscale.tile_size, "overlap": upscale.tile_overlap}
+    return document
+
+
+def versions() -> dict[str, str]:
+    """Versions of everything that can change an image."""
+    installed = {name: importlib.metadata.version(name) for name in RECORDED_PACKAGES}
+    return {"ldm_batch": __version__, "python": platform.python_version(), **installed}
