@@ -28,7 +28,7 @@ from ldm_batch.demo.train.text_to_image_unet import (
 
 TEXT_ENCODER = Settings(Schedule(4e-3, 1200, 300), evaluate_every=150, average_decay=0.99)
 AUTOENCODER = Settings(Schedule(2e-3, 2000, 500), evaluate_every=250, average_decay=0.99)
-UNET = Settings(Schedule(7e-3, 4800, 1800), evaluate_every=600, weight_decay=1e-3)
+UNET = Settings(Schedule(7e-3, 2500, 750), evaluate_every=500, weight_decay=1e-3)
 NUM_LATENT_SCENES = 16_000
 MIN_RIGHT = 0.97
 
