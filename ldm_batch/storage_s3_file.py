@@ -58,5 +58,8 @@ class RangeFile(io.RawIOBase):
 
 def read_body(answer: Mapping[str, Any]) -> bytes:
     """All bytes of an answer's body; raises where it breaks off."""
-    with answer["Body"] as body:
+    body = answer["Body"]  # not by `with`, which hands out the stream without its checks
+    try:
         return cast(bytes, body.read())
+    finally:
+        body.close()
