@@ -26,6 +26,7 @@ MAX_CHUNK_BYTES = 2 * 1024**3
 MAX_SIDE = 4096
 MAGIC = b"PAR1"
 TEXT_FIELDS = ("prompt", "negative_prompt")
+PARENT = "parent_"
 IMAGE_COLUMN_NAMES = ("image", "low_resolution")
 OWN_METADATA = b"ldm_batch"
 """Key of the schema metadata by which a file tells that it is a shard of a dataset of ours."""
@@ -210,20 +211,17 @@ def is_binary(kind: Any) -> bool:
 def carried_columns(footer: Footer, source: SourceConfig) -> dict[str, str]:
     """Which columns are copied to the output, by their name there.
 
-    What a job enlarges of a dataset of ours brings along all that is known of it, under the same
-    names where the new dataset has no such columns itself.
+    What a job enlarges of a dataset of ours brings along all that is known of it, with `parent_`
+    before names that the new dataset has itself, and before those that have it already.
     """
     carried = {name: name for name in source.carry}
     if source.kind != "images" or not source.carry_parent or not is_own(footer):
         return carried
-    columns = [n for n in footer.schema.names if n not in (*IMAGE_COLUMN_NAMES, *source.carry)]
-    free = [name for name in columns if name not in UPSCALE_COLUMNS]
-    for name in columns:
-        taken = {*carried, *free}
-        renamed = name
-        while name not in free and (renamed == name or renamed in taken):
-            renamed = f"parent_{renamed}"
-        carried[renamed] = name
+    for name in footer.schema.names:
+        if name in IMAGE_COLUMN_NAMES or name in source.carry:
+            continue
+        is_taken = name in UPSCALE_COLUMNS or name.startswith(PARENT)
+        carried[f"{PARENT}{name}" if is_taken else name] = name
     return carried
 
 
