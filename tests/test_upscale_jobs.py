@@ -24,12 +24,12 @@ from ldm_batch.config import (
     SinkConfig,
     SourceConfig,
     UpscaleConfig,
-    validate,
 )
 from ldm_batch.drive import run_job
 from ldm_batch.errors import JobError
 from ldm_batch.generate import shared_components
 from ldm_batch.input_images import resolve_path
+from ldm_batch.validate import validate
 
 NOWHERE = io.StringIO()
 
