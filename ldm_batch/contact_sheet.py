@@ -9,9 +9,11 @@ import argparse
 import io
 import sys
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, ImageDraw, ImageFont
 
@@ -28,17 +30,29 @@ GAP_PIXELS = 8
 
 def first_images(store: Store, num_images: int) -> Iterator[tuple[Image.Image, str]]:
     """Decode the first images of a dataset, with their prompts, in the order of the shards."""
-    names = store.names(identity.DATA_FOLDER)
+    names = (name for name in store.names(identity.DATA_FOLDER) if name.endswith(".parquet"))
+    indices = map(identity.shard_index, names)
     left = num_images
-    for name in sorted(name for name in names if identity.shard_index(name) is not None):
-        with store.open(f"{identity.DATA_FOLDER}/{name}") as file:
-            parquet = pq.ParquetFile(file, page_checksum_verification=True)
-            for batch in parquet.iter_batches(min(left, 64), columns=["image", "prompt"]):
-                for row in batch.to_pylist()[:left]:
-                    yield Image.open(io.BytesIO(row["image"]["bytes"])), row["prompt"]
-                    left -= 1
-                if left <= 0:
-                    return
+    for index in sorted(index for index in indices if index is not None):
+        path = identity.data_path(f"{index:05d}")
+        try:
+            for row in _first_rows(store, path, left):
+                left -= 1
+                yield Image.open(io.BytesIO(row["image"]["bytes"])), row["prompt"]
+        except (pa.ArrowException, OSError) as error:
+            raise JobError(f"{store.uri(path)}: cannot be read: {error}") from error
+        if left <= 0:
+            return
+
+
+def _first_rows(store: Store, path: str, num_rows: int) -> Iterator[Mapping[str, Any]]:
+    with store.open(path) as file:
+        parquet = pq.ParquetFile(file, page_checksum_verification=True)
+        for batch in parquet.iter_batches(min(num_rows, 64), columns=["image", "prompt"]):
+            yield from batch.to_pylist()[:num_rows]
+            num_rows -= batch.num_rows
+            if num_rows <= 0:
+                return
 
 
 def draw_sheet(images: Sequence[tuple[Image.Image, str]]) -> Image.Image:
@@ -52,7 +66,7 @@ def draw_sheet(images: Sequence[tuple[Image.Image, str]]) -> Image.Image:
     for i, (image, prompt) in enumerate(images):
         x, y = GAP_PIXELS + i % columns * tile_width, GAP_PIXELS + i // columns * tile_height
         scale = TILE_PIXELS / max(image.size)
-        size = (round(image.width * scale), round(image.height * scale))
+        size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
         sheet.paste(image.convert("RGB").resize(size, Image.Resampling.LANCZOS), (x, y))
         lines = textwrap.wrap(prompt, CHARS_PER_LINE, max_lines=CAPTION_LINES, placeholder="...")
         for number, line in enumerate(lines):
@@ -64,12 +78,15 @@ def write_contact_sheet(sink: Store, path: Path, num_images: int) -> None:
     """Draw the first images of a dataset into a PNG file.
 
     Raises:
-        JobError: there is no image yet.
+        JobError: there is no image yet, or the file cannot be written.
     """
     images = list(first_images(sink, num_images))
     if not images:
         raise JobError(f"{sink.root}: no images to show yet")
-    draw_sheet(images).save(path)
+    try:
+        draw_sheet(images).save(path)
+    except OSError as error:
+        raise JobError(f"{path}: {error.strerror or error}") from error
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -79,6 +96,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, default=Path("contact_sheet.png"))
     parser.add_argument("--images", type=int, default=48, help="how many (default: 48)")
     options = parser.parse_args(arguments)
+    if options.images < 1:
+        parser.error(f"--images: {options.images} is not at least 1")
     try:
         write_contact_sheet(named_sink(options), options.output, options.images)
     except LdmBatchError as error:
