@@ -73,6 +73,22 @@ def count_attempt(task: Task, trouble: Trouble, max_attempts: int) -> Failure | 
     return Failure(task.shard.index, task.attempts, trouble.message, trouble.traceback)
 
 
+def call_in_process(function: Callable[[], Any], cluster: ClusterConfig) -> Any:
+    """Call a function once in this process, and return what it returns.
+
+    Raises:
+        JobError: the function raised.
+    """
+    return unwrap(attempt(function))
+
+
+def unwrap(result: Any) -> Any:
+    """What a call returned, or the trouble that it met as a JobError."""
+    if isinstance(result, Trouble):
+        raise JobError(result.message)
+    return result
+
+
 def run_in_process(
     load: Loader, shards: Sequence[Shard], cluster: ClusterConfig
 ) -> Iterator[Receipt | Failure]:
@@ -81,9 +97,7 @@ def run_in_process(
     Raises:
         JobError: the model does not load.
     """
-    loaded = attempt(load)
-    if isinstance(loaded, Trouble):
-        raise JobError(loaded.message)
+    loaded = call_in_process(load, cluster)
     for shard in shards:
         task = Task(shard)
         while True:

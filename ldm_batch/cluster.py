@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from ldm_batch.attempts import Loader, Task, Trouble, attempt, count_attempt
+from ldm_batch.attempts import Loader, Task, Trouble, attempt, count_attempt, unwrap
 from ldm_batch.config import ClusterConfig
 from ldm_batch.errors import JobError
 from ldm_batch.records import Failure, Receipt, Shard
@@ -50,6 +50,24 @@ def run_on_ray(
             yield from pool.run()
         finally:
             pool.stop()
+
+
+def call_on_ray(function: Callable[[], Any], cluster: ClusterConfig) -> Any:
+    """Call a function once where a worker would run, and return what it returns.
+
+    Raises:
+        JobError: Ray does not start, or the function raised.
+    """
+    with _ray_session(cluster):
+        import ray
+
+        options = {"num_cpus": cluster.cpus_per_worker, "num_gpus": _gpus_per_worker(ray, cluster)}
+        remote = ray.remote(attempt).options(max_retries=0, **options)
+        try:
+            result = ray.get(remote.remote(function))
+        except ray.exceptions.RayError as error:
+            raise JobError(f"a worker died: {_brief(error)}") from error
+    return unwrap(result)
 
 
 class _Actor:

@@ -244,8 +244,10 @@ class JobConfig:
     """Job seed; every image's seed is derived from it, the row's key and the image's number."""
     num_images_per_prompt: int = 1
     """Images of each row, each with a seed of its own."""
-    batch_size: int = 16
-    """Images per model call: a fixed shape, short batches are padded; part of the fingerprint."""
+    batch_size: Any = 16
+    """Images per model call: a fixed shape, short batches are padded; part of the fingerprint.
+    `auto` measures, where a worker runs, what suits the model when the dataset is first planned:
+    on a GPU the largest that fits, on a CPU the smallest that is about as quick as any."""
     num_threads: int = 1
     """torch threads per worker; changes last bits, so it is part of the fingerprint."""
     rows_per_shard: int = 1000

@@ -14,13 +14,13 @@ from functools import partial
 from typing import TextIO
 
 from ldm_batch import identity
-from ldm_batch.attempts import run_in_process
-from ldm_batch.cluster import run_on_ray
+from ldm_batch.attempts import call_in_process, run_in_process
+from ldm_batch.cluster import call_on_ray, run_on_ray
 from ldm_batch.commit import committed_shards, roll_forward, write_failure
 from ldm_batch.config import JobConfig, has_second_stage
 from ldm_batch.document import anchor, images_document, model_name, resume_command, versions
 from ldm_batch.errors import JobError, StorageError
-from ldm_batch.generate import find_model
+from ldm_batch.generate import find_model, measure_batch_size
 from ldm_batch.plan import make_plan, select_shards
 from ldm_batch.plan_file import Plan, load_plan, plan_document, save_plan
 from ldm_batch.progress import Progress, Tally
@@ -55,6 +55,7 @@ def run_job(job: JobConfig, *, overrides: Sequence[str] = (), out: TextIO = sys.
     lock, native_size = find_model(job)
     command = resume_command(job, overrides)
     try:
+        job = _settle_batch_size(job, store, native_size, out)
         plan = _settle_plan(job, store, lock, native_size, command)
         done = committed_shards(store)
         todo = select_shards(plan, done, named=job.shards, overwrite=job.overwrite)
@@ -85,6 +86,25 @@ def _claim(store: Store, out: TextIO) -> AbstractContextManager[None]:
         flush=True,
     )
     return hold_lease(store)
+
+
+def _settle_batch_size(
+    job: JobConfig, store: Store, native_size: tuple[int, int], out: TextIO
+) -> JobConfig:
+    """The job with `batch_size: auto` settled: by the plan, or measured where a worker runs."""
+    if job.batch_size != "auto":
+        return job
+    planned = load_plan(store)
+    if planned is not None:
+        size = int(planned.document["images"]["batch_size"])
+    elif job.dry_run:
+        size = 1
+    else:
+        measure = partial(measure_batch_size, job, native_size)
+        call = call_in_process if job.cluster.executor == "in_process" else call_on_ray
+        size = int(call(measure, job.cluster))
+        print(f"batch_size: {size}, measured for this model and machine", file=out, flush=True)
+    return dataclasses.replace(job, batch_size=size)
 
 
 def _settle_plan(

@@ -6,8 +6,10 @@ know how a pipeline works: torch and diffusers are loaded only when a pipeline i
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,7 +19,7 @@ from ldm_batch.config import JobConfig, ModelConfig, has_second_stage
 from ldm_batch.identity import image_key, image_seed, upscale_seed
 from ldm_batch.records import Call, Fault, Made, PlannedImage, PromptCount, Request, Row
 
-RANDOM_PIXELS_SIDE = 8
+RANDOM_PIXELS_SIDE, RANDOM_PIXELS_BATCH = 8, 16
 SECOND_STAGE = "upscale/"
 """Before the paths of the second model's files in the lock of a job of two stages."""
 BatchKey = Callable[[Call], tuple[Call, int]]
@@ -171,6 +173,36 @@ def shared_components(
 
     names = {path.split("/")[0] for path in second if "/" in path} - {"scheduler"}
     return sorted(name for name in names if of(name, first) == of(name, second))
+
+
+def measure_batch_size(job: JobConfig, native_size: tuple[int, int]) -> int:
+    """Find the batch size that suits the job's model on this machine, or remember it.
+
+    Raises:
+        JobError: the model does not load.
+        ShardError: not even one image fits into memory.
+    """
+    if job.model.pipeline == "random_pixels":
+        return RANDOM_PIXELS_BATCH
+    import torch
+
+    from ldm_batch.diffusion.batch_size import find_batch_size
+
+    torch.set_num_threads(job.num_threads)
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    (height, width), call = native_size, job.call
+    return find_batch_size(
+        job.model,
+        job.scheduler,
+        Call(
+            call.num_inference_steps,
+            call.guidance_scale,
+            call.eta,
+            call.height or height,
+            call.width or width,
+        ),
+        memory=cache / "ldm_batch" / "batch_sizes.json",
+    )
 
 
 def plan_images(rows: Sequence[Row], job: JobConfig) -> list[PlannedImage]:

@@ -88,7 +88,7 @@ def _check_numbers(job: JobConfig) -> Iterator[str]:
     cluster = job.cluster
     yield from _within("seed", job.seed, 0, 2**63 - 1)
     yield from _within("num_images_per_prompt", job.num_images_per_prompt, 1, 1000)
-    yield from _within("batch_size", job.batch_size, 1, 4096)
+    yield from _check_batch_size(job)
     yield from _within("num_threads", job.num_threads, 1, 1024)
     yield from _within("rows_per_shard", job.rows_per_shard, 1, 1_000_000)
     yield from _within("max_object_bytes", job.max_object_bytes, 64 * 1024, 4 * 1024**3)
@@ -103,6 +103,15 @@ def _check_numbers(job: JobConfig) -> Iterator[str]:
     yield from _within("cluster.max_attempts", cluster.max_attempts, 1, 100)
     for index in job.shards:
         yield from _within("shards", index, 0, 10**9)
+
+
+def _check_batch_size(job: JobConfig) -> Iterator[str]:
+    if isinstance(job.batch_size, int) and not isinstance(job.batch_size, bool):
+        yield from _within("batch_size", job.batch_size, 1, 4096)
+    elif job.batch_size != "auto":
+        yield f"batch_size: {job.batch_size!r} is neither a whole number nor 'auto'"
+    elif job.model.pipeline == "super_resolution":
+        yield "batch_size: 'auto' measures text to image only; give a number, e.g. 16"
 
 
 def _check_call(call: CallConfig) -> Iterator[str]:

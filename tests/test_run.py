@@ -35,7 +35,8 @@ def folder(tmp_path: Path) -> Path:
         ("scheduler.settings._target_=os.system", "scheduler.settings._target_: refused"),
         ("source.columns.promt=caption", "source.columns.promt: unknown field; did you mean"),
         ("source.columns.prompt=captoin", "no column 'captoin' for prompt"),
-        ("batch_size=many", "batch_size: Value 'many' of type 'str'"),
+        ("batch_size=many", "batch_size: 'many' is neither a whole number nor 'auto'"),
+        ("num_threads=many", "num_threads: Value 'many' of type 'str'"),
         ("batch_size=0", "batch_size: 0 is not between 1 and 4096"),
         ("call.height=63", "call.height: 63 is not a multiple of 8"),
         ("conf=txt2img_1k", "conf: no option 'txt2img_1k'; did you mean 'txt2img_1m'?"),
@@ -173,6 +174,26 @@ def test_prompts_become_pictures_with_provenance(tmp_path: Path) -> None:
     path.unlink()
     assert run(tmp_path, *job).code == 0
     assert digests(tmp_path) == before
+
+
+def test_batch_size_is_measured_once_and_then_the_plans(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"prompt": ["a red circle", "a star"]}), tmp_path / "in.parquet")
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    job = [
+        sys.executable,
+        "-m",
+        "ldm_batch.run",
+        "source.uri=in.parquet",
+        "sink.uri=out",
+        IN_PROCESS,
+    ]
+    job += ["rows_per_shard=1", "call.num_inference_steps=2", "batch_size=auto"]
+    for shard in (0, 1):
+        subprocess.run([*job, f"shards=[{shard}]"], check=True, cwd=tmp_path, env=environment)
+    plan = json.loads((tmp_path / "out/.ldm_batch/plan.json").read_text())
+    (measured,) = json.loads((tmp_path / "cache/ldm_batch/batch_sizes.json").read_text()).values()
+    assert plan["images"]["batch_size"] == measured
+    assert len(objects(tmp_path)) == 2
 
 
 def test_the_wheel_brings_its_configuration(folder: Path, tmp_path: Path) -> None:
