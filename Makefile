@@ -4,13 +4,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint format clean
+.PHONY: demo test crash lint format clean
 
 demo: $(STAMP)
 	$(BIN)/python -m ldm_batch.demo
 
 test: lint
 	$(BIN)/python -m pytest
+
+crash: $(STAMP)
+	cd tests && ../$(BIN)/python -m crash --kills 200
 
 lint: $(STAMP)
 	$(BIN)/ruff check

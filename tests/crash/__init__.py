@@ -1,0 +1,1 @@
+"""Crashes on purpose, and what they leave behind."""

@@ -1,0 +1,178 @@
+"""Kill drivers and the S3 server, again and again, and look at what is left after every kill.
+
+After a kill every object that can be seen must be whole and right; when a driver has ended by
+itself the dataset must be, byte for byte, what an uninterrupted run makes.
+"""
+
+import hashlib
+import os
+import random
+import signal
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from crash.drivers import POINTS, fork_driver, wait_for
+from crash.weed import BUCKET, LASTING, Weed
+from ldm_batch.config import (
+    ClusterConfig,
+    JobConfig,
+    ModelConfig,
+    S3Config,
+    SinkConfig,
+    SourceConfig,
+)
+from ldm_batch.storage import Store
+from ldm_batch.verify import verify
+
+NUM_FILES, ROWS_PER_FILE, ROWS_PER_SHARD = 2, 240, 40
+NUM_SHARDS = NUM_FILES * ROWS_PER_FILE // ROWS_PER_SHARD
+LONGEST_RUN_S = 1.5
+KINDS = ("point", "point", "point", "random", "random", "two drivers", "server")
+
+
+@dataclass
+class Kills:
+    """What was killed so far, and what came of it."""
+
+    by_kind: Counter[str] = field(default_factory=Counter)
+    num_datasets: int = 0
+
+    @property
+    def total(self) -> int:
+        return sum(self.by_kind.values())
+
+
+class Crashes:
+    """Datasets that are made under kills, one after the other, on one server."""
+
+    def __init__(self, folder: Path, weed: Weed, seed: int) -> None:
+        os.environ.pop("AWS_SESSION_TOKEN", None)
+        os.environ.update(LASTING)
+        self.kills, self._dice, self._seed = Kills(), random.Random(seed), seed
+        self.weed = weed
+        self.weed.wait_ready()
+        self._write_input(folder / "in")
+        job = replace(_job(folder, self.weed.s3), sink=SinkConfig(uri=str(folder / "undisturbed")))
+        assert wait_for(fork_driver(job)) == 0
+        data = folder / "undisturbed/data"
+        self.expected = {path.name: _digest(path.read_bytes()) for path in data.iterdir()}
+        assert len(self.expected) == NUM_SHARDS
+        self._folder = folder
+
+    def make_dataset(self, max_kills: int) -> None:
+        """Make one dataset, killing until it is complete or `max_kills` have been."""
+        number, first = self.kills.num_datasets, self.kills.total
+        job = _job(self._folder, self.weed.s3, f"{self._seed}-{number}")
+        store = Store(str(job.sink.uri), job.sink.s3)
+        num_done, is_complete = 0, False
+        while self.kills.total - first < max_kills and not is_complete:
+            is_complete = self._kill_one(job)
+            seen = self._check_objects(store)
+            assert seen >= num_done, "a committed object has vanished"
+            num_done = seen
+        while not is_complete:
+            is_complete = wait_for(fork_driver(job)) == 0
+        assert self._check_objects(store) == NUM_SHARDS
+        found = verify(store)
+        assert (found.exit_code, found.problems) == (0, []), found
+        assert len(store.names(".ldm_batch/receipts")) == NUM_SHARDS
+        self.kills.num_datasets += 1
+
+    def _kill_one(self, job: JobConfig) -> bool:
+        """Start a driver and kill; whether the dataset is complete nevertheless."""
+        kind = self._dice.choice(KINDS)
+        ways: dict[str, Callable[[JobConfig], list[int]]] = {
+            "point": self._at_a_point,
+            "random": self._at_random,
+            "two drivers": self._one_of_two,
+            "server": self._the_server,
+        }
+        codes = ways[kind](job)
+        assert set(codes) <= {0, -signal.SIGKILL}, (kind, codes)
+        return 0 in codes
+
+    def _at_a_point(self, job: JobConfig) -> list[int]:
+        point = self._dice.choice(sorted(POINTS))
+        code = wait_for(fork_driver(job, point, self._dice.randrange(1, 5)))
+        self.kills.by_kind[point] += code == -signal.SIGKILL
+        return [code]
+
+    def _at_random(self, job: JobConfig) -> list[int]:
+        pid = fork_driver(job)
+        time.sleep(self._dice.uniform(0, LONGEST_RUN_S))
+        os.kill(pid, signal.SIGKILL)
+        code = wait_for(pid)
+        self.kills.by_kind["driver, at random"] += code == -signal.SIGKILL
+        return [code]
+
+    def _one_of_two(self, job: JobConfig) -> list[int]:
+        victim, other = fork_driver(job), fork_driver(job)
+        time.sleep(self._dice.uniform(0, LONGEST_RUN_S))
+        os.kill(victim, signal.SIGKILL)
+        codes = [wait_for(victim), wait_for(other)]
+        self.kills.by_kind["one of two drivers"] += codes[0] == -signal.SIGKILL
+        return codes
+
+    def _the_server(self, job: JobConfig) -> list[int]:
+        pid = fork_driver(job)
+        time.sleep(self._dice.uniform(0, LONGEST_RUN_S))
+        self.weed.kill()
+        self.kills.by_kind["S3 server"] += 1
+        time.sleep(self._dice.uniform(0, 1))
+        self.weed.start()
+        self.weed.wait_ready()
+        return [wait_for(pid)]
+
+    def _check_objects(self, store: Store) -> int:
+        """Check that all that can be seen is whole and right; how many objects that is."""
+        names = store.names("data")
+        assert names <= self.expected.keys(), names - self.expected.keys()
+        for name in names:
+            assert _digest(store.read(f"data/{name}") or b"") == self.expected[name], name
+        return len(names)
+
+    @staticmethod
+    def _write_input(folder: Path) -> None:
+        folder.mkdir()
+        for number in range(NUM_FILES):
+            prompts = [f"file {number} row {row}" for row in range(ROWS_PER_FILE)]
+            prompts[5] = ""
+            pq.write_table(pa.table({"prompt": prompts}), folder / f"{number}.parquet")
+
+
+def _job(folder: Path, s3: S3Config, name: str = "") -> JobConfig:
+    return JobConfig(
+        model=ModelConfig(pipeline="random_pixels"),
+        source=SourceConfig(uri=str(folder / "in")),
+        sink=SinkConfig(uri=f"s3://{BUCKET}/{name}", s3=s3),
+        cluster=ClusterConfig(executor="in_process"),
+        rows_per_shard=ROWS_PER_SHARD,
+    )
+
+
+def _digest(raw: bytes) -> str:
+    return hashlib.sha256(raw).hexdigest()
+
+
+def run_crashes(num_kills: int, *, seed: int, kills_per_dataset: int = 12) -> Kills:
+    """Kill so often, on a server of its own; what was killed."""
+    assert threading.active_count() == 1, "drivers are forked"
+    with tempfile.TemporaryDirectory(prefix="ldm_batch-crash-") as name:
+        weed = Weed(Path(name, "weed"))
+        weed.start()
+        try:
+            crashes = Crashes(Path(name), weed, seed)
+            while crashes.kills.total < num_kills:
+                left = num_kills - crashes.kills.total
+                crashes.make_dataset(min(left, kills_per_dataset))
+        finally:
+            weed.kill()
+    return crashes.kills
