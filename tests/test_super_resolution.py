@@ -378,8 +378,7 @@ def test_out_of_memory_halves_the_shape(monkeypatch: pytest.MonkeyPatch) -> None
     fresh = SuperResolution(components(), SchedulerConfig(), batch_size=4)
     made = fresh.generate([request(16, 16, i) for i in range(3)])
     assert all(isinstance(image, np.ndarray) for image in made)
-    (note,) = fresh.pop_notes()
-    assert "out of memory at 4" in note
+    assert any("out of memory at 4" in note for note in fresh.pop_notes())
 
 
 @pytest.mark.parametrize(

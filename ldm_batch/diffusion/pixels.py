@@ -46,6 +46,21 @@ def find_faults(decoded: torch.Tensor, pixels: np.ndarray) -> list[Fault | None]
     return faults
 
 
+def judge_enlarged(decoded: torch.Tensor, small: np.ndarray) -> np.ndarray | Fault:
+    """Return an enlarged picture, uint8 `[H, W, 3]`, or its fault.
+
+    Args:
+        decoded: the first stage's output before clamping, `[3, H, W]`.
+        small: what was enlarged, uint8 `[h, w, 3]`; where it has one colour, so may the picture.
+    """
+    (image,) = to_uint8(to_unit_range(decoded[None]).nan_to_num())
+    (fault,) = find_faults(decoded[None], image[None])
+    is_flat = fault is not None and fault.reason == Reason.CONSTANT_IMAGE
+    if fault is None or (is_flat and bool((small == small[0, 0]).all())):
+        return image  # type: ignore[no-any-return]
+    return fault
+
+
 def to_output(
     images: torch.Tensor, output_type: str
 ) -> list[Image.Image] | np.ndarray | torch.Tensor:

@@ -7,7 +7,6 @@ The image stands beside the latents as conditioning, by concatenation (Rombach e
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -18,26 +17,25 @@ import torch
 from ldm_batch.config import ModelConfig, SchedulerConfig
 from ldm_batch.diffusion.call_images import to_images, to_signed
 from ldm_batch.diffusion.describe import describe
-from ldm_batch.diffusion.files import find_model
 from ldm_batch.diffusion.fixed_shape import FixedShape
+from ldm_batch.diffusion.from_model import check_super_resolution, load_model, model_of
 from ldm_batch.diffusion.library import (
+    check_call,
     check_output_type,
     make_generators,
     make_output,
     wrap_output,
 )
-from ldm_batch.diffusion.load import DTYPES, Components, load, pick_device
+from ldm_batch.diffusion.load import Components, load
 from ldm_batch.diffusion.noise import make_generator
-from ldm_batch.diffusion.pixels import find_faults, to_picture, to_uint8, to_unit_range
-from ldm_batch.diffusion.schedulers import check_sampling, make_scheduler
-from ldm_batch.diffusion.speed import apply_switches, decode_dtype
-from ldm_batch.diffusion.tiling import LARGEST_GRANULE, padded_side
+from ldm_batch.diffusion.pixels import judge_enlarged, to_picture, to_unit_range
+from ldm_batch.diffusion.schedulers import check_sampling, find_step_trouble, make_scheduler
+from ldm_batch.diffusion.tiling import check_tiles, padded_side
 from ldm_batch.diffusion.upscale import Upscaler
 from ldm_batch.errors import JobError
-from ldm_batch.records import Fault, Reason, UpscaleRequest
+from ldm_batch.records import Call, Fault, UpscaleRequest
 
 TILE_SIZE, TILE_OVERLAP = 128, 16
-PIPELINE = "LDMSuperResolutionPipeline"
 
 
 class SuperResolution:
@@ -67,9 +65,9 @@ class SuperResolution:
             components.scheduler_settings, scheduler.name, scheduler.settings
         )
         self._unet, self._vqvae = components["unet"], components["vqvae"]
-        _check_fit(components)
+        check_super_resolution(components)
         self._multiple = 2 ** (len(self._unet.config.block_out_channels) - 1)
-        _check_tiles(tile_size, tile_overlap, self._multiple)
+        check_tiles(tile_size, tile_overlap, self._multiple)
         self._tiles = (tile_size, tile_overlap)
         self._upscaler = Upscaler(
             self._unet,
@@ -83,6 +81,8 @@ class SuperResolution:
         """Pixels of the result per pixel of the input: 4 in the paper's model."""
         self._shape = FixedShape(batch_size)
         self._lock = Lock()
+        self._notes: list[str] = []
+        self._known_steps: set[int] = set()
         self._float32: SuperResolution | None = None
 
     @classmethod
@@ -106,19 +106,7 @@ class SuperResolution:
             tile_size: larger images are made in tiles of this side, in low-resolution pixels.
             tile_overlap: pixels that neighbouring tiles share.
         """
-        if model.dtype not in DTYPES:
-            raise JobError(f"model.dtype={model.dtype}: must be one of {', '.join(DTYPES)}")
-        if model.compile and scheduler.cache_interval > 1:
-            raise JobError("model.compile: cannot be combined with scheduler.cache_interval > 1")
-        components = load(
-            find_model(model),
-            dtype=DTYPES[model.dtype],
-            decode_dtype=decode_dtype(model),
-            device=pick_device(model.device),
-            lock=lock,
-            shared=shared,
-        )
-        apply_switches(components, model)
+        components = load_model(model, scheduler, lock=lock, shared=shared)
         return cls(
             components,
             scheduler,
@@ -144,10 +132,7 @@ class SuperResolution:
             path_or_repo_id: a local folder, `demo:<name>`, or a hub repository with `revision`.
             revision: full commit sha of the hub repository; without it the path must be local.
         """
-        name = str(path_or_repo_id)
-        model = ModelConfig(path=name, dtype=dtype, device=device)
-        if revision is not None:
-            model = replace(model, path=None, repo_id=name, revision=revision)
+        model = model_of(path_or_repo_id, revision=revision, dtype=dtype, device=device)
         if isinstance(scheduler, str):
             scheduler = SchedulerConfig(name=scheduler)
         return cls.from_config(model, scheduler, batch_size=batch_size)
@@ -189,6 +174,7 @@ class SuperResolution:
             raise ValueError("0 requests: must be 1 or more")
         if len({self._batch_key(request) for request in requests}) > 1:
             raise ValueError("requests of one batch must have the same padded size, steps and eta")
+        self._note_steps(requests[0].num_inference_steps)
         with self._lock:
             results = self._attempt(requests)
         doubtful = [i for i, result in enumerate(results) if isinstance(result, Fault)]
@@ -200,7 +186,16 @@ class SuperResolution:
 
     def pop_notes(self) -> list[str]:
         """Return what happened since the last call that a receipt should tell."""
-        return self._shape.pop_notes()
+        notes, self._notes = self._notes, []
+        return [*notes, *self._shape.pop_notes()]
+
+    def _note_steps(self, num_inference_steps: int) -> None:
+        """Note, once per number of steps, what the scheduler makes of them."""
+        if num_inference_steps in self._known_steps:
+            return
+        self._known_steps.add(num_inference_steps)
+        trouble = find_step_trouble(self._scheduler, num_inference_steps)
+        self._notes += [trouble] if trouble else []
 
     def _batch_key(self, request: UpscaleRequest) -> tuple[Any, ...]:
         height, width, _ = request.pixels.shape
@@ -219,7 +214,7 @@ class SuperResolution:
                 num_rows=num_rows,
             )
             return [
-                _judge(decoded, request.pixels)
+                judge_enlarged(decoded, request.pixels)
                 for decoded, request in zip(made, requests, strict=True)
             ]
 
@@ -279,7 +274,7 @@ class SuperResolution:
             ValueError: an argument of the wrong length, shape or range.
         """
         check_output_type(output_type)
-        _check_call(num_inference_steps, eta)
+        check_call(Call(num_inference_steps, 1.0, eta, 1, 1), 1)
         images, alphas = to_images(image)
         sizes = {array.shape for array in images}
         if output_type != "pil" and len(sizes) > 1:
@@ -319,51 +314,3 @@ class SuperResolution:
                 (i, to_unit_range(decoded)) for i, decoded in zip(members, run, strict=True)
             )
         return [made[i] for i in range(len(images))]
-
-
-def _judge(decoded: torch.Tensor, pixels: np.ndarray) -> np.ndarray | Fault:
-    """The picture, or its fault; one colour is no fault where the input has one colour."""
-    image = to_uint8(to_unit_range(decoded[None]).nan_to_num())
-    (fault,) = find_faults(decoded[None], image)
-    is_flat = fault is not None and fault.reason == Reason.CONSTANT_IMAGE
-    if fault is None or (is_flat and bool((pixels == pixels[0, 0]).all())):
-        return image[0]  # type: ignore[no-any-return]
-    return fault
-
-
-def _check_call(num_inference_steps: int, eta: float) -> None:
-    if num_inference_steps < 1:
-        raise ValueError(f"num_inference_steps={num_inference_steps}: must be at least 1")
-    if not 0 <= eta <= 1:
-        raise ValueError(f"eta={eta}: must be 0 to 1")
-
-
-def _check_tiles(tile_size: int, overlap: int, multiple: int) -> None:
-    granule = max(LARGEST_GRANULE, multiple)
-    if tile_size < granule or tile_size % granule:
-        raise JobError(f"upscale.tile_size={tile_size}: must be one of the multiples of {granule}")
-    if not 0 <= overlap <= tile_size // 2 - multiple:
-        raise JobError(
-            f"upscale.tile_overlap={overlap}: must be 0 to {tile_size // 2 - multiple} "
-            f"at tile_size {tile_size}"
-        )
-
-
-def _check_fit(components: Components) -> None:
-    """Refuse components that would fail, or fail silently, in the middle of a job."""
-    if components.pipeline != PIPELINE:
-        raise JobError(
-            f"{components.folder}: is a {components.pipeline}; super-resolution needs a {PIPELINE}"
-        )
-    unet, vqvae = components["unet"], components["vqvae"]
-    latent_channels = vqvae.config.latent_channels
-    if unet.config.in_channels != latent_channels + 3:
-        raise JobError(
-            f"{components.folder}: the UNet takes {unet.config.in_channels} channels; latents and "
-            f"image have {latent_channels} + 3"
-        )
-    if unet.config.out_channels != latent_channels:
-        raise JobError(
-            f"{components.folder}: the UNet gives {unet.config.out_channels} channels, the first "
-            f"stage has {latent_channels}"
-        )

@@ -1,0 +1,82 @@
+"""From what a job, or a caller, says of a model to loaded components, and whether these fit.
+
+Must not know how they are used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ldm_batch.config import ModelConfig, SchedulerConfig
+from ldm_batch.diffusion.files import find_model
+from ldm_batch.diffusion.load import DTYPES, Components, load, pick_device
+from ldm_batch.diffusion.speed import apply_switches, decode_dtype
+from ldm_batch.errors import JobError
+
+SUPER_RESOLUTION = "LDMSuperResolutionPipeline"
+
+
+def load_model(
+    model: ModelConfig,
+    scheduler: SchedulerConfig,
+    *,
+    lock: Mapping[str, str] | None = None,
+    shared: Mapping[str, Any] | None = None,
+) -> Components:
+    """Load the model that a job names, ready for its device.
+
+    Args:
+        lock: `{path: sha256}` of `lock_model`; the files must be these.
+        shared: components that are loaded already, by name.
+
+    Raises:
+        JobError: anything is wrong with it.
+    """
+    if model.dtype not in DTYPES:
+        raise JobError(f"model.dtype={model.dtype}: must be one of {', '.join(DTYPES)}")
+    if model.compile and scheduler.cache_interval > 1:
+        raise JobError("model.compile: cannot be combined with scheduler.cache_interval > 1")
+    components = load(
+        find_model(model),
+        dtype=DTYPES[model.dtype],
+        decode_dtype=decode_dtype(model),
+        device=pick_device(model.device),
+        lock=lock,
+        shared=shared,
+    )
+    apply_switches(components, model)
+    return components
+
+
+def model_of(
+    path_or_repo_id: str | Path, *, revision: str | None, dtype: str, device: str
+) -> ModelConfig:
+    """Return what a call from Python says of a model as a job would say it."""
+    name = str(path_or_repo_id)
+    model = ModelConfig(path=name, dtype=dtype, device=device)
+    return model if revision is None else replace(model, path=None, repo_id=name, revision=revision)
+
+
+def check_super_resolution(components: Components) -> None:
+    """Refuse components that would fail, or fail silently, in the middle of a job.
+
+    Raises:
+        JobError: another pipeline, or channels that do not match.
+    """
+    folder, pipeline = components.folder, components.pipeline
+    if pipeline != SUPER_RESOLUTION:
+        raise JobError(f"{folder}: is a {pipeline}; super-resolution needs a {SUPER_RESOLUTION}")
+    unet, latent_channels = components["unet"], components["vqvae"].config.latent_channels
+    if unet.config.in_channels != latent_channels + 3:
+        raise JobError(
+            f"{folder}: the UNet takes {unet.config.in_channels} channels; latents and image have "
+            f"{latent_channels} + 3"
+        )
+    if unet.config.out_channels != latent_channels:
+        raise JobError(
+            f"{folder}: the UNet gives {unet.config.out_channels} channels, the first stage has "
+            f"{latent_channels}"
+        )
