@@ -68,7 +68,10 @@ def commit_shard(
     if rejections and (overwrite or not store.has(path)):
         raw = rejections_bytes(rejections, shard.file.name)
         store.publish(identity.rejected_path(shard.id), raw, exclusive=False)
-    if overwrite:
+    if overwrite:  # a crash from here on must not leave what the old object had
+        store.remove(identity.receipt_path(shard.id))
+        if not rejections:
+            store.remove(identity.rejected_path(shard.id))
         store.publish(path, content, exclusive=False)
         return Outcome.REPLACED, size_bytes, digest
     return OUTCOMES[store.create(path, content)], size_bytes, digest

@@ -6,17 +6,20 @@ Reads footers only, never rows; must not know shards or the sink.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ldm_batch.config import S3Config, SourceConfig, input_columns
 from ldm_batch.errors import JobError, StorageError
+from ldm_batch.footer_check import MAGIC as PARQUET_MAGIC
+from ldm_batch.footer_check import find_deadly, parse_footer
 from ldm_batch.provenance import UPSCALE_COLUMNS
-from ldm_batch.storage import open_file
+from ldm_batch.records import InputFile
+from ldm_batch.storage import SourceFile, open_file
 from ldm_batch.validate import suggest
 
 TAIL_BYTES = 64 * 1024
@@ -24,7 +27,7 @@ MAX_FOOTER_BYTES = 128 * 1024 * 1024
 MAX_COLUMNS = 10_000
 MAX_CHUNK_BYTES = 2 * 1024**3
 MAX_SIDE = 4096
-MAGIC = b"PAR1"
+FOOTER_THREADS = 16
 TEXT_FIELDS = ("prompt", "negative_prompt")
 PARENT = "parent_"
 IMAGE_COLUMN_NAMES = ("image", "low_resolution")
@@ -45,17 +48,48 @@ class Footer:
     sha256: str
 
 
-def read_footer(uri: str, size_bytes: int, s3: S3Config | None = None) -> Footer:
-    """Read the footer of a Parquet file with one or two range reads.
+def read_new_footers(files: Sequence[SourceFile], s3: S3Config | None = None) -> list[Footer]:
+    """Read footers that were never read before, in parallel, one or two range reads each.
+
+    They are first read to their end in a process of their own: some damage ends the reader's.
 
     Raises:
-        JobError: the file is not Parquet, is cut off, or declares more than a worker could hold.
+        JobError: a file is not Parquet, is cut off, is damaged, or declares more than a worker
+            could hold.
     """
+    with ThreadPoolExecutor(FOOTER_THREADS) as pool:
+        raws = list(pool.map(lambda file: _fetch(file.uri, file.size_bytes, s3), files))
+    deadly = find_deadly(raws) if raws else None
+    if deadly is not None:
+        raise JobError(f"{files[deadly].uri}: a damaged footer, the Parquet reader dies of it")
+    return [_parse(raw, file.uri) for raw, file in zip(raws, files, strict=True)]
+
+
+def read_planned_footer(file: InputFile, s3: S3Config | None = None) -> Footer:
+    """Read the footer of a planned file, which must be the one that was planned.
+
+    Raises:
+        JobError: it is another one, or cannot be read.
+    """
+    raw = _fetch(file.uri, file.size_bytes, s3)
+    if hashlib.sha256(raw).hexdigest() != file.footer_sha256:
+        raise JobError(f"{file.uri}: changed after it was planned (its footer differs)")
+    return _parse(raw, file.uri)
+
+
+def _fetch(uri: str, size_bytes: int, s3: S3Config | None) -> bytes:
     try:
         with open_file(uri, s3) as file:
-            raw = _footer_bytes(file, uri, size_bytes)
-        framed = MAGIC + raw + len(raw).to_bytes(4, "little") + MAGIC
-        parsed = pq.ParquetFile(pa.BufferReader(framed))
+            return _footer_bytes(file, uri, size_bytes)
+    except StorageError as error:
+        raise JobError(str(error)) from error
+    except OSError as error:
+        raise JobError(f"{uri}: cannot be read: {first_line(error)}") from error
+
+
+def _parse(raw: bytes, uri: str) -> Footer:
+    try:
+        parsed = parse_footer(raw)
         footer = Footer(
             metadata=parsed.metadata,
             schema=parsed.schema_arrow,
@@ -67,8 +101,6 @@ def read_footer(uri: str, size_bytes: int, s3: S3Config | None = None) -> Footer
         _decode_names(footer)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise JobError(f"{uri}: not a readable Parquet file: {first_line(error)}") from error
-    except StorageError as error:
-        raise JobError(str(error)) from error
     return footer
 
 
@@ -87,7 +119,7 @@ def _footer_bytes(file: BinaryIO, uri: str, size_bytes: int) -> bytes:
     file.seek(max(0, size_bytes - TAIL_BYTES))
     tail = file.read(TAIL_BYTES)
     length = int.from_bytes(tail[-8:-4], "little")
-    if tail[-4:] != MAGIC or length + 8 > size_bytes:
+    if tail[-4:] != PARQUET_MAGIC or length + 8 > size_bytes:
         raise JobError(f"{uri}: not a Parquet file, or cut off: it does not end in a footer")
     if length > MAX_FOOTER_BYTES:
         raise JobError(f"{uri}: a footer of {length} bytes, at most {MAX_FOOTER_BYTES}")

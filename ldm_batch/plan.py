@@ -9,19 +9,17 @@ from __future__ import annotations
 import bisect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
 from ldm_batch import footer as footers
-from ldm_batch.config import UPSCALE, JobConfig, S3Config, SourceConfig, has_second_stage
+from ldm_batch.config import UPSCALE, JobConfig, SourceConfig, has_second_stage
 from ldm_batch.errors import JobError
 from ldm_batch.footer import Footer
 from ldm_batch.plan_file import Plan, refuse_other_fingerprint
 from ldm_batch.records import InputFile, Shard
 from ldm_batch.storage import SourceFile, Store, list_source
 
-FOOTER_THREADS = 16
 PIXELS_PER_BYTE = 2
 """Of compressed images of unknown size: what photographs have at good quality."""
 
@@ -53,6 +51,8 @@ def make_plan(
     known = {shard.file.name: shard.file for shard in planned.shards} if planned else {}
     if planned:
         refuse_other_fingerprint(planned.document, document, store)
+        job, ignored = _as_planned(job, planned)
+        notes += ignored
     here = _match_known(job.source, listed, known)
     gone = frozenset(known.keys() - here.keys())
     refuse_renamed = _rename_guard([known[name] for name in gone])
@@ -61,7 +61,7 @@ def make_plan(
     )
     unknown = [file for file in listed if file.name not in known]
     new_shards: list[Shard] = []
-    for file, footer in zip(unknown, _read_footers(unknown, job.source.s3), strict=True):
+    for file, footer in zip(unknown, footers.read_new_footers(unknown, job.source.s3), strict=True):
         refuse_renamed(file, footer)
         if footer.num_rows == 0:
             notes.append(f"skipped {file.uri}: no rows")
@@ -83,6 +83,16 @@ def make_plan(
     )
 
 
+def _as_planned(job: JobConfig, planned: Plan) -> tuple[JobConfig, list[str]]:
+    """The job with the `rows_per_shard` that its dataset was planned with, and a word if it asked
+    for another."""
+    num_rows = int(planned.document["config"].get("rows_per_shard", job.rows_per_shard))
+    if num_rows == job.rows_per_shard:
+        return job, []
+    note = f"rows_per_shard: {job.rows_per_shard} ignored, the dataset was planned with {num_rows}"
+    return replace(job, rows_per_shard=num_rows), [note]
+
+
 def carry_schema(job: JobConfig) -> dict[str, str]:
     """Types of the carried columns in the first input file, as text, by their output name."""
     if not job.source.carry and job.source.kind == "prompts":
@@ -91,7 +101,7 @@ def carry_schema(job: JobConfig) -> dict[str, str]:
     listed, _ = list_source(uris, job.source.s3)
     if not listed:
         return {}
-    footer = footers.read_footer(listed[0].uri, listed[0].size_bytes, job.source.s3)
+    [footer] = footers.read_new_footers(listed[:1], job.source.s3)
     footers.resolve_columns(footer, job.source, listed[0].uri)
     return {name: str(kind) for name, kind in footers.carried_fields(footer, job.source)}
 
@@ -201,11 +211,6 @@ def cut_file(file: InputFile, row_group_ends: Sequence[int], num_rows: int) -> l
     return shards
 
 
-def _read_footers(files: Sequence[SourceFile], s3: S3Config) -> list[Footer]:
-    with ThreadPoolExecutor(FOOTER_THREADS) as pool:
-        return list(pool.map(lambda f: footers.read_footer(f.uri, f.size_bytes, s3), files))
-
-
 def _match_known(
     source: SourceConfig, listed: Sequence[SourceFile], known: Mapping[str, InputFile]
 ) -> dict[str, InputFile]:
@@ -225,7 +230,7 @@ def _refuse_changed(source: SourceConfig, file: SourceFile, before: InputFile) -
     changes = []
     if file.size_bytes != before.size_bytes:
         changes.append(f"{before.size_bytes} -> {file.size_bytes} bytes")
-    footer = footers.read_footer(file.uri, file.size_bytes, source.s3)
+    [footer] = footers.read_new_footers([file], source.s3)
     if footer.num_rows != before.num_rows:
         changes.append(f"{before.num_rows} -> {footer.num_rows} rows")
     if footer.sha256 != before.footer_sha256 and not changes:

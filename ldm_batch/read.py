@@ -28,7 +28,8 @@ from ldm_batch.rows import (
 )
 from ldm_batch.storage import open_file
 
-ROWS_PER_READ, IMAGES_PER_READ = 256, 8
+ROWS_PER_READ, LARGE_ROWS_PER_READ = 256, 8
+"""Rows decoded at once; fewer where a cell may be large: images, lists, structs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +86,7 @@ def _read_values(
     """Raw values of each row by field; carried columns under their own name as arrays of one."""
     uri = shard.file.uri
     try:
-        footer = footers.read_footer(uri, shard.file.size_bytes, source.s3)
-        if footer.sha256 != shard.file.footer_sha256:
-            raise ShardError(f"{uri}: changed after it was planned (its footer differs)")
+        footer = footers.read_planned_footer(shard.file, source.s3)
         columns = footers.resolve_columns(footer, source, uri)
         carried += footers.carried_fields(footer, source)
         carry = footers.carried_columns(footer, source)
@@ -111,7 +110,8 @@ def _read_batches(
     starts = [0, *ends[:-1]]
     groups = [i for i in range(len(ends)) if starts[i] < last and ends[i] > first]
     position = starts[groups[0]]
-    rows_per_read = IMAGES_PER_READ if source.kind == "images" else ROWS_PER_READ
+    is_large = source.kind == "images" or any(_is_nested(footer, name) for name in columns)
+    rows_per_read = LARGE_ROWS_PER_READ if is_large else ROWS_PER_READ
     with open_file(shard.file.uri, source.s3) as file:
         parquet = pq.ParquetFile(
             file,
@@ -135,6 +135,10 @@ def _holds_bytes(footer: footers.Footer, column: str) -> bool:
     file repeats a million times stands in memory once."""
     kind = footers.plain_type(footer.schema.field(column).type)
     return footers.is_text(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+
+def _is_nested(footer: footers.Footer, column: str) -> bool:
+    return bool(pa.types.is_nested(footer.schema.field(column).type))
 
 
 def _batch_values(

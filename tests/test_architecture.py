@@ -37,7 +37,7 @@ LAYERS = [
     ],
     ["storage", "storage_lease", "sink_arguments"],
     ["decode", "encode", "upscaling"],
-    ["footer", "plan_file", "plan"],
+    ["footer_check", "footer", "plan_file", "plan"],
     ["input_images", "rows", "read"],
     ["diffusion"],
     ["generate", "write", "commit", "worker"],

@@ -1,5 +1,6 @@
 """Footers of input files: read apart from the rows, refused with a message when they lie."""
 
+import hashlib
 import io
 from collections.abc import Callable
 from pathlib import Path
@@ -15,16 +16,28 @@ from ldm_batch.footer import (
     carried_fields,
     in_words,
     largest_value,
-    read_footer,
+    read_new_footers,
+    read_planned_footer,
     resolve_columns,
     row_group_ends,
 )
+from ldm_batch.footer_check import find_deadly
+from ldm_batch.records import InputFile
+from ldm_batch.storage import SourceFile
 
 WriteParquet = Callable[..., str]
 
 
 def footer_of(path: str) -> Any:
-    return read_footer(path, Path(path).stat().st_size)
+    """The footer of a file, read as that of a planned one: in this process alone."""
+    whole = Path(path).read_bytes()
+    raw = whole[-8 - int.from_bytes(whole[-8:-4], "little") : -8]
+    digest = hashlib.sha256(raw).hexdigest()
+    return read_planned_footer(InputFile("x.parquet", path, len(whole), "1", 0, digest))
+
+
+def read_sized(path: str, size_bytes: int) -> Any:
+    return read_new_footers([SourceFile("x.parquet", path, size_bytes, "1")])[0]
 
 
 def footer_with(tmp_path: Path, write_parquet: WriteParquet, **columns: Any) -> Any:
@@ -78,12 +91,12 @@ def test_a_file_cut_anywhere_is_refused(tmp_path: Path, write_parquet: WriteParq
 def test_a_file_shorter_than_listed_is_refused(tmp_path: Path, write_parquet: WriteParquet) -> None:
     path = write_parquet(tmp_path / "a.parquet", prompt=list("abc"))
     with pytest.raises(JobError, match="not a Parquet file, or cut off"):
-        read_footer(path, Path(path).stat().st_size + 10_000_000)
+        read_sized(path, Path(path).stat().st_size + 10_000_000)
 
 
 def test_a_file_that_is_gone_is_named(tmp_path: Path) -> None:
     with pytest.raises(JobError, match=r"gone.parquet: No such file"):
-        read_footer(str(tmp_path / "gone.parquet"), 100)
+        read_sized(str(tmp_path / "gone.parquet"), 100)
 
 
 def test_names_that_are_no_utf8_end_in_a_message(
@@ -247,3 +260,29 @@ def test_without_statistics_the_largest_value_is_unknown(tmp_path: Path) -> None
     pq.write_table(pa.table({"h": [1, 2]}), buffer, write_statistics=False)
     (tmp_path / "a.parquet").write_bytes(buffer.getvalue())
     assert largest_value(footer_of(str(tmp_path / "a.parquet")), "h") is None
+
+
+def test_no_flipped_bit_of_a_footer_ends_the_process(
+    tmp_path: Path, write_parquet: WriteParquet
+) -> None:
+    """Some of these kill Parquet's reader; the driver survives them all and names the file."""
+    path = Path(write_parquet(tmp_path / "a.parquet", prompt=list("abc"), height=[8, 16, 24]))
+    whole = path.read_bytes()
+    length = int.from_bytes(whole[-8:-4], "little")
+    raw = whole[-8 - length : -8]
+    flipped = []
+    for bit in range(0, 8 * length, 3):
+        damaged = bytearray(raw)
+        damaged[bit // 8] ^= 1 << bit % 8
+        flipped.append(bytes(damaged))
+    num_deadly = 0
+    while (deadly := find_deadly(flipped)) is not None:
+        num_deadly += 1
+        path.write_bytes(whole[: -8 - length] + flipped[deadly] + whole[-8:])
+        if num_deadly == 1:
+            with pytest.raises(JobError, match=r"a.parquet: a damaged footer"):
+                read_sized(str(path), path.stat().st_size)
+        if num_deadly == 4:
+            break
+        flipped = flipped[deadly + 1 :]
+    assert num_deadly
