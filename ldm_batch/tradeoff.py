@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,13 +47,20 @@ def job_of(source: str, options: argparse.Namespace) -> JobConfig:
 
 
 def _job_of_plan(config: Mapping[str, Any]) -> JobConfig:
-    job = JobConfig(seed=config["seed"], batch_size=config["batch_size"])
-    job.model = ModelConfig(**config["model"])
-    job.scheduler = SchedulerConfig(**config["scheduler"])
-    job.call = CallConfig(**config["call"])
-    job.source = SourceConfig(**config["source"])
-    job.sink.uri = config["sink"]["uri"]
+    job: JobConfig = _rebuild(JobConfig(), config)
+    if job.source.kind != "prompts":
+        raise JobError("the trade-off is measured on prompts; this dataset was made of images")
     return job
+
+
+def _rebuild(default: Any, values: Mapping[str, Any]) -> Any:
+    """Lay a document's values over a configuration, section by section."""
+    changes = {}
+    for field in fields(default):
+        if field.name in values:
+            old, new = getattr(default, field.name), values[field.name]
+            changes[field.name] = _rebuild(old, new) if is_dataclass(old) else new
+    return replace(default, **changes)
 
 
 def sample_rows(job: JobConfig, num_rows: int) -> list[Row]:

@@ -61,7 +61,8 @@ def measure(
     from ldm_batch.diffusion.text_to_image import TextToImage
 
     torch.set_num_threads(job.num_threads)
-    size = min(job.batch_size, MAX_BATCH_SIZE, len(requests))
+    wished = job.batch_size if isinstance(job.batch_size, int) else MAX_BATCH_SIZE
+    size = min(wished, MAX_BATCH_SIZE, len(requests))
     first = TextToImage.from_config(job.model, settings[0].scheduler, batch_size=size)
     ways = {s.label: _generate_with(first.with_scheduler(s.scheduler), s) for s in settings}
     runs = run_interleaved(ways, requests, size)

@@ -4,16 +4,19 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
 from ldm_batch.config import ModelConfig, SchedulerConfig
 from ldm_batch.diffusion.batch_size import find_batch_size, find_largest, find_quickest
+from ldm_batch.diffusion.files import find_model
+from ldm_batch.diffusion.load import load
 from ldm_batch.diffusion.presets import PRESETS
 from ldm_batch.diffusion.schedulers import NAMES
 from ldm_batch.diffusion.text_to_image import TextToImage
 from ldm_batch.errors import ShardError
-from ldm_batch.records import Call
+from ldm_batch.records import Call, Request
 
 CONF = Path(__file__).parents[1] / "conf"
 
@@ -60,3 +63,22 @@ def test_batch_size_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert key.endswith("64x64 guided float32 cpu")
     monkeypatch.setattr(TextToImage, "from_config", None)  # a second search would load the model
     assert find_batch_size(*arguments, memory=memory) == size
+
+
+def test_fast_runs_a_fifth_of_the_references_unet_and_draws_nearly_the_same() -> None:
+    folder = find_model(ModelConfig(path="demo:text_to_image"))
+    first = TextToImage(load(folder), SchedulerConfig(), batch_size=2)
+    rows: list[int] = []
+    images = {}
+    first._unet.register_forward_pre_hook(lambda _, args: rows.append(len(args[0])))
+    for name in ("reference", "fast"):
+        rows.append(0)
+        call = Call(PRESETS[name].num_inference_steps, 2.0, 0.0, 64, 64)
+        prompts = ("a red circle on a blue background", "a small blue star on a red background")
+        batch = [Request(prompt, "", 1, call) for prompt in prompts]
+        images[name] = np.array(
+            first.with_scheduler(PRESETS[name].scheduler).generate(batch), float
+        )
+    split = rows.index(0, 1)
+    assert sum(rows[split:]) * 5 < sum(rows[:split])
+    assert np.sqrt(((images["fast"] - images["reference"]) ** 2).mean()) / 255 < 0.12

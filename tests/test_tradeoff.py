@@ -1,9 +1,8 @@
 """The trade-off command: a table, a plot and a contact sheet from a job's own prompts."""
 
 import csv
+import io
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +12,20 @@ import pytest
 from PIL import Image
 
 from ldm_batch import tradeoff
+from ldm_batch.config import (
+    CallConfig,
+    ClusterConfig,
+    JobConfig,
+    ModelConfig,
+    SinkConfig,
+    SourceConfig,
+)
+from ldm_batch.drive import run_job
 from ldm_batch.records import Fault, Reason
 from ldm_batch.tradeoff_measure import run_interleaved, share_right
 from ldm_batch.tradeoff_show import format_table
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # diffusers' own, of numpy
 
 PROMPTS = ["a red circle on a blue background", None, "a small blue star on a red background"]
 
@@ -31,12 +41,12 @@ def test_the_command_on_a_prompt_file(prompts: Path, tmp_path: Path) -> None:
     folder = tmp_path / "out"
     arguments = [
         *(str(prompts), "--column", "text", "--output", str(folder)),
-        *("--schedulers", "ddim,euler", "--steps", "2,3", "--reference", "ddim:3"),
+        *("--schedulers", "ddim,euler", "--steps", "1,2", "--reference", "ddim:2"),
     ]
     tradeoff.main(arguments)
     with (folder / "tradeoff.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [row["setting"] for row in rows] == ["ddim 3", "ddim 2", "euler 2", "euler 3"]
+    assert [row["setting"] for row in rows] == ["ddim 2", "ddim 1", "euler 1", "euler 2"]
     assert float(rows[0]["distance"]) == 0
     assert all(0 < float(row["distance"]) < 0.5 for row in rows[1:])
     assert all(0 <= float(row["right"]) <= 1 for row in rows)
@@ -48,19 +58,24 @@ def test_the_command_on_a_prompt_file(prompts: Path, tmp_path: Path) -> None:
 
 def test_a_planned_dataset_names_its_own_job(prompts: Path, tmp_path: Path) -> None:
     sink = tmp_path / "dataset"
-    command = [sys.executable, "-m", "ldm_batch.run", "conf=demo", "cluster=in_process"]
-    fields = [f"source.uri={prompts}", "source.columns.prompt=text", f"sink.uri={sink}"]
-    more = ["call.num_inference_steps=2", "seed=7", "batch_size=2", "max_rejected_fraction=1"]
-    subprocess.run([*command, *fields, *more], check=True, capture_output=True)
+    job = JobConfig(seed=7, batch_size=2, max_rejected_fraction=1)
+    job.model = ModelConfig(path="demo:text_to_image")
+    job.call = CallConfig(num_inference_steps=2, guidance_scale=2.0)
+    job.source = SourceConfig(uri=str(prompts), columns={"prompt": "text"})
+    job.sink = SinkConfig(uri=str(sink))
+    job.cluster = ClusterConfig(executor="in_process")
+    assert run_job(job, out=io.StringIO()) == 0
     options = tradeoff.make_parser().parse_args([str(sink), "--presets"])
-    job = tradeoff.job_of(str(sink), options)
-    assert (job.seed, job.batch_size, job.call.guidance_scale) == (7, 2, 2.0)
-    rows = tradeoff.sample_rows(job, 10)
+    planned = tradeoff.job_of(str(sink), options)
+    assert (planned.model, planned.scheduler, planned.call) == (job.model, job.scheduler, job.call)
+    assert (planned.seed, planned.batch_size) == (7, 2)
+    assert planned.source.columns == job.source.columns
+    rows = tradeoff.sample_rows(planned, 10)
     assert [row.prompt for row in rows] == [PROMPTS[0], PROMPTS[2]]
-    labels = [setting.label for setting in tradeoff.settings_of(options, job)]
+    labels = [setting.label for setting in tradeoff.settings_of(options, planned)]
     assert labels == ["reference", "balanced", "fast"]
     made = pq.read_table(sink / "data" / "00000.parquet").to_pylist()
-    seeds = [request.seed for request in tradeoff.requests_of(rows, job)]
+    seeds = [request.seed for request in tradeoff.requests_of(rows, planned)]
     assert seeds == [row["seed"] for row in made]
 
 

@@ -25,7 +25,18 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
     {
         "reference": Preset(SchedulerConfig(name="ddim"), 50),
         "balanced": Preset(SchedulerConfig(name="dpmpp_2m"), 20),
-        "fast": Preset(SchedulerConfig(name="dpmpp_2m"), 10),
+        "fast": Preset(SchedulerConfig(name="dpmpp_2m", guidance_interval=[0.0, 0.75]), 10),
     }
 )
-"""`reference`: the paper's DDIM; `balanced`: not told apart from it; `fast`: near it."""
+"""Measured with the demo model, guidance 2, 256 held-out prompts, one core, in one interleaved run:
+
+| speed | against diffusers' 50 DDIM steps | RMS distance to its images | found right |
+| --- | --- | --- | --- |
+| diffusers | 1.00x | 0 | 0.809 |
+| reference | 1.04x | 0 | 0.809 |
+| balanced | 2.45x | 0.019 | 0.816 |
+| fast | 4.75x | 0.031 | 0.824 |
+
+Step caching is in none of them: at equal time fewer steps came nearer to the reference with this
+small UNet (20 steps, every second one cached: 3.56x, 0.034, 0.797).
+"""
