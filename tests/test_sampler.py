@@ -207,6 +207,21 @@ def test_step_cache(kind: str) -> None:
     assert torch.equal(alone, unet(x[:1], torch.tensor(500), **halves).sample)
 
 
+@torch.inference_mode()
+def test_step_cache_of_a_unet_with_one_level_caches_nothing() -> None:
+    unet = UNet2DModel(
+        sample_size=8,
+        block_out_channels=(32,),
+        down_block_types=("DownBlock2D",),
+        up_block_types=("UpBlock2D",),
+        layers_per_block=1,
+    ).eval()
+    x = torch.randn(1, 3, 8, 8, generator=make_generator(0))
+    cached = StepCache(unet, 3)
+    for _ in range(3):
+        assert torch.equal(cached(x, torch.tensor(5)).sample, unet(x, torch.tensor(5)).sample)
+
+
 # Fixed shape
 
 

@@ -22,11 +22,14 @@ class StepCache:
     """
 
     def __init__(self, unet: Any, interval: int) -> None:
-        """Wrap `unet`; `interval` 1 computes everything at every call."""
+        """Wrap `unet`; with `interval` 1, or one level only, all is computed at every call."""
         self._interval = interval
         self._features = _Features()
-        self._whole = _with_blocks(unet, up={-2: _Recorder(unet.up_blocks[-2], self._features)})
-        self._shallow = _shallow(unet, self._features)
+        self._whole = self._shallow = unet
+        if interval > 1 and len(unet.up_blocks) > 1:
+            recorder = _Recorder(unet.up_blocks[-2], self._features)
+            self._whole = _with_blocks(unet, up={-2: recorder})
+            self._shallow = _shallow(unet, self._features)
         self._calls_since_whole = 0
         self._num_rows = 0
 
