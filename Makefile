@@ -14,6 +14,7 @@ test: lint
 
 crash: $(STAMP)
 	cd tests && ../$(BIN)/python -m crash --kills 200
+	COMMIT_MODEL_EXAMPLES=1000 $(BIN)/python -m pytest tests/test_commit_model.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check
