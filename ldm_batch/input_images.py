@@ -7,18 +7,16 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ldm_batch.config import UPSCALE, JobConfig, S3Config, parse_colour
+from ldm_batch.config import UPSCALE, JobConfig, parse_colour
 from ldm_batch.decode import DecodedImage, ImageLimits, decode_image, flatten
 from ldm_batch.encode import MAX_SIDES, sha256
-from ldm_batch.errors import StorageError
 from ldm_batch.records import Fault, InputImage, Reason, Shard
-from ldm_batch.storage import open_file
+from ldm_batch.storage import read_file
 
 LOCAL = "file://"
 
@@ -106,7 +104,7 @@ class InputImages:
                 Reason.UNREADABLE_IMAGE,
                 f"its path does not stand below {self._root} (source.image_root)",
             )
-        data = _read_file(uri, self._limits.max_bytes + 1, self._s3)
+        data = read_file(uri, self._limits.max_bytes + 1, self._s3)
         return Fault(Reason.UNREADABLE_IMAGE, "no file at its path") if data is None else data
 
 
@@ -124,23 +122,6 @@ def resolve_path(path: str, root: str) -> str | None:
     scheme, separator, place = (path if is_absolute else f"{root}/{path}").rpartition("://")
     resolved = scheme + separator + posixpath.normpath(place)
     return resolved if resolved.startswith(f"{root}/") else None
-
-
-def _read_file(uri: str, max_bytes: int, s3: S3Config) -> bytes | None:
-    """The first bytes of a file, None where there is no such file.
-
-    Raises:
-        StorageError: it is there but cannot be read.
-    """
-    if "://" not in uri and not Path(uri).is_file():
-        return None
-    try:
-        with open_file(uri, s3) as file:
-            return file.read(max_bytes)
-    except StorageError as error:
-        if isinstance(error.__cause__, FileNotFoundError):
-            return None
-        raise
 
 
 def _plain(uri: str) -> str:

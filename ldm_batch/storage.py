@@ -30,6 +30,7 @@ __all__ = [
     "list_source",
     "open_file",
     "open_sink",
+    "read_file",
 ]
 
 LEFTOVER_AGE_S = 24 * 3600
@@ -79,6 +80,17 @@ def open_file(uri: str, s3: S3Config | None = None) -> BinaryIO:
     if storage_files.protocol_of(uri) == "s3":
         return storage_s3.open_for_reading(uri, s3)
     return storage_files.open_for_reading(uri)
+
+
+def read_file(uri: str, max_bytes: int, s3: S3Config | None = None) -> bytes | None:
+    """The first `max_bytes` bytes of a file, or None where there is no such file.
+
+    Raises:
+        StorageError: it is there but cannot be read.
+    """
+    if storage_files.protocol_of(uri) == "s3":
+        return storage_s3.read_start(uri, max_bytes, s3)
+    return storage_files.read_start(uri, max_bytes)
 
 
 def open_sink(sink: SinkConfig) -> Store:

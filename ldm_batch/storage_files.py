@@ -44,6 +44,19 @@ def open_for_reading(uri: str) -> BinaryIO:
         return cast(BinaryIO, fs.open(path, "rb"))
 
 
+def read_start(uri: str, max_bytes: int) -> bytes | None:
+    """The first bytes of a file, or None where there is no such file."""
+    fs, path = _filesystem(uri)
+    with translated(uri):
+        try:
+            if not fs.isfile(path):
+                return None
+            with fs.open(path, "rb") as file:
+                return cast(bytes, file.read(max_bytes))
+        except FileNotFoundError:
+            return None
+
+
 def absolute(uri: str) -> str:
     """The same place, independent of the working directory."""
     return uri if "://" in uri else str(Path(uri).expanduser().absolute())

@@ -46,6 +46,12 @@ def open_for_reading(url: str, s3: S3Config | None) -> BinaryIO:
     return S3Folder(bucket, "", *_connection(s3)).open(key)
 
 
+def read_start(url: str, max_bytes: int, s3: S3Config | None) -> bytes | None:
+    """The first bytes of an object, or None where there is none."""
+    bucket, key = split_url(url)
+    return S3Folder(bucket, "", *_connection(s3)).read_start(key, max_bytes)
+
+
 def list_files(url: str, s3: S3Config | None) -> list[SourceFile]:
     """The files that a key, a glob or a prefix names; empty where there are none. One pass."""
     bucket, path = split_url(url)
@@ -121,6 +127,14 @@ class S3Folder:
         except Missing:
             return None
         return data
+
+    def read_start(self, path: str, max_bytes: int) -> bytes | None:
+        """The first bytes of an object, or None where it is not there."""
+        found = self.head(path)
+        if found is None:
+            return None
+        stop = min(int(found["ContentLength"]), max_bytes)
+        return self._read_range(path, str(found["ETag"]), 0, stop) if stop else b""
 
     def create(self, path: str, content: BinaryIO) -> Creation:
         """Make an object appear whole, unless there is one already: one conditional PUT."""

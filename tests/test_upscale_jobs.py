@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from commands import run
 from PIL import Image
+from s3_server import BUCKET
 from test_decode import BOMBS, ODD_FILES, png
 from test_super_resolution import picture, plain_diffusers
 
@@ -21,6 +22,7 @@ from ldm_batch.config import (
     ClusterConfig,
     JobConfig,
     ModelConfig,
+    S3Config,
     SinkConfig,
     SourceConfig,
     UpscaleConfig,
@@ -29,6 +31,7 @@ from ldm_batch.drive import run_job
 from ldm_batch.errors import JobError
 from ldm_batch.generate import shared_components
 from ldm_batch.input_images import resolve_path
+from ldm_batch.storage import Store
 from ldm_batch.validate import validate
 
 NOWHERE = io.StringIO()
@@ -160,6 +163,27 @@ def test_paths_stay_below_their_root(tmp_path: Path, model: str) -> None:
     }
     made = do(make_job(model, source, tmp_path / "wide", source__image_root=str(tmp_path)))
     assert [row["key"] for row in made] == ["c"]
+
+
+def test_images_and_dataset_in_s3(tmp_path: Path, model: str, s3: S3Config) -> None:
+    store = Store(f"s3://{BUCKET}/in", s3)
+    images = some_pngs(3)
+    for i, data in enumerate(images):
+        store.publish(f"pictures/{i}.png", data, exclusive=True)
+    paths = ["pictures/0.png", f"s3://{BUCKET}/in/pictures/1.png", "gone.png", "pictures/2.png"]
+    store.publish(
+        "x.parquet", write(tmp_path / "x.parquet", image=paths).read_bytes(), exclusive=True
+    )
+    job = make_job(
+        model,
+        tmp_path,
+        tmp_path / "out",
+        source__uri=f"s3://{BUCKET}/in/x.parquet",
+        source__s3=s3,
+    )
+    made = do(job)
+    assert [row["input_path"] for row in made] == [paths[0], paths[1], paths[3]]
+    assert set(rejections_of(tmp_path / "out").values()) == {"unreadable_image"}
 
 
 @pytest.mark.parametrize(
