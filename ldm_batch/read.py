@@ -30,6 +30,8 @@ from ldm_batch.storage import open_file
 
 ROWS_PER_READ, LARGE_ROWS_PER_READ = 256, 8
 """Rows decoded at once; fewer where a cell may be large: images, lists, structs."""
+IMAGE_BUFFER_BYTES = 8 * 1024 * 1024
+"""A column of images is read in parts of this size, not a whole row group at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +112,9 @@ def _read_batches(
     starts = [0, *ends[:-1]]
     groups = [i for i in range(len(ends)) if starts[i] < last and ends[i] > first]
     position = starts[groups[0]]
-    is_large = source.kind == "images" or any(_is_nested(footer, name) for name in columns)
+    is_image = source.kind == "images"
+    is_large = is_image or any(_is_nested(footer, name) for name in columns)
+    repeated = [name for name in columns if _holds_bytes(footer, name)]
     rows_per_read = LARGE_ROWS_PER_READ if is_large else ROWS_PER_READ
     with open_file(shard.file.uri, source.s3) as file:
         parquet = pq.ParquetFile(
@@ -118,7 +122,8 @@ def _read_batches(
             metadata=footer.metadata,
             page_checksum_verification=True,
             pre_buffer=False,
-            read_dictionary=[name for name in columns if _holds_bytes(footer, name)],
+            read_dictionary=[] if is_image else repeated,
+            buffer_size=IMAGE_BUFFER_BYTES if is_image else 0,
         )
         batches = parquet.iter_batches(rows_per_read, row_groups=groups, columns=list(columns))
         for batch in batches:
