@@ -48,6 +48,9 @@ class Painter(Protocol):
     def count_tokens(self, prompts: Sequence[str]) -> list[PromptCount]:
         """Tokens of each prompt."""
 
+    def batch_key(self, call: Call) -> tuple[Call, int]:
+        """What images of one batch have in common, and how many make one."""
+
     def generate(self, requests: Sequence[Request]) -> list[NDArray[np.uint8] | Fault]:
         """The images."""
 
@@ -116,9 +119,10 @@ class TextToLargeImages:
         return self._painter.count_tokens(prompts)
 
     def batch_key(self, call: Call) -> tuple[Call, int]:
-        """Images of one call share a batch; fewer of them where they get very large."""
+        """As for the first stage; fewer images share a batch where they get very large."""
+        key, size = self._painter.batch_key(call)
         fitting = max(1, MAX_OUTPUT_PIXELS // (call.height * call.width * UPSCALE**2))
-        return call, min(self._painter.batch_size, fitting)
+        return key, min(size, fitting)
 
     def generate(self, requests: Sequence[Request]) -> list[Made | Fault]:
         """Make images and enlarge them; a fault of either stage is the image's."""

@@ -29,9 +29,10 @@ class Painter:
         scheduler: Any,
         sampling: SchedulerConfig,
     ) -> None:
-        self._unet, self._vqvae, self._text = unet, vqvae, text
+        self._unet = StepCache(unet, sampling.cache_interval)
+        self._device, self._dtype = unet.device, unet.dtype
+        self._vqvae, self._text = vqvae, text
         self._scheduler, self._sampling = scheduler, sampling
-        self._cached_unet = StepCache(unet, sampling.cache_interval)
 
     @torch.inference_mode()
     def paint(
@@ -41,6 +42,7 @@ class Painter:
         noise: torch.Tensor,
         generators: Sequence[torch.Generator],
         call: Call,
+        guidance_scales: Sequence[float] | None = None,
     ) -> torch.Tensor:
         """Denoise and decode one batch.
 
@@ -49,13 +51,16 @@ class Painter:
             noise: standard normal, float32 `[B, C, h, w]`.
             generators: one per row, for the noise that the scheduler draws.
             call: steps, guidance and eta of the whole batch.
+            guidance_scales: one per row in place of the call's; all 0, all 1, or neither.
 
         Returns:
             float32 `[B, 3, H, W]`, nominally -1..1, not clamped.
         """
         latents = sample(
-            self._denoiser(prompts, negative_prompts, call.guidance_scale),
-            noise.to(self._unet.device),
+            self._denoiser(
+                prompts, negative_prompts, guidance_scales or [call.guidance_scale] * len(prompts)
+            ),
+            noise.to(self._device),
             self._scheduler,
             num_inference_steps=call.num_inference_steps,
             generators=generators,
@@ -66,17 +71,21 @@ class Painter:
         return decoded.float()  # type: ignore[no-any-return]
 
     def _denoiser(
-        self, prompts: Sequence[str], negative_prompts: Sequence[str], guidance_scale: float
+        self,
+        prompts: Sequence[str],
+        negative_prompts: Sequence[str],
+        guidance_scales: Sequence[float],
     ) -> Denoiser:
         """Bind the UNet to its texts: one half of the batch at guidance 0 and 1, else both."""
-        self._cached_unet.start()
-        if guidance_scale == 1:
+        self._unet.start()
+        if set(guidance_scales) == {1}:
             return self._bind(self._text.encode(prompts))
-        if guidance_scale == 0:
+        if set(guidance_scales) == {0}:
             return self._bind(self._text.encode(negative_prompts))
         start, stop = self._sampling.guidance_interval
+        scales = torch.tensor(guidance_scales, device=self._device).float()
         guidance = Guidance(
-            guidance_scale,
+            scales[:, None, None, None],
             interval=(start, stop),
             rescale=self._sampling.guidance_rescale,
             num_train_timesteps=self._scheduler.config.num_train_timesteps,
@@ -85,11 +94,9 @@ class Painter:
         return guide(self._bind(texts), self._bind(texts[len(prompts) :]), guidance)
 
     def _bind(self, embeddings: torch.Tensor) -> Denoiser:
-        unet = self._unet if self._sampling.cache_interval == 1 else self._cached_unet
-
         def denoise(latents: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
-            out = unet(
-                latents.to(self._unet.dtype),
+            out = self._unet(
+                latents.to(self._dtype),
                 timestep.to(latents.device),
                 encoder_hidden_states=embeddings,
                 return_dict=False,

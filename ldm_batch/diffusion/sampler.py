@@ -71,8 +71,9 @@ def _step_arguments(
 class Guidance:
     """How the conditional and the unconditional prediction are put together."""
 
-    scale: float
-    """w in `uncond + w * (cond - uncond)` (Ho & Salimans 2022, as Rombach et al. 2022 write it)."""
+    scale: float | torch.Tensor
+    """w in `uncond + w * (cond - uncond)` (Ho & Salimans 2022, as Rombach et al. 2022 write it);
+    one for all rows, or one each: `[B, 1, 1, 1]`."""
     interval: tuple[float, float] = (0.0, 1.0)
     """Guided part of the way from noise (0) to image (1), start included, stop not unless it is 1;
     outside of it the prediction is the conditional one (Kynkaanniemi et al. 2024, eq. 6)."""

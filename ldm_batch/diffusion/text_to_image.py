@@ -6,6 +6,7 @@ shards or files of the dataset.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +30,9 @@ from ldm_batch.diffusion.speed import apply_switches, decode_dtype
 from ldm_batch.diffusion.text_encoder import TextEncoder
 from ldm_batch.errors import JobError
 from ldm_batch.records import Call, Fault, PromptCount, Request
+
+GUIDED = math.inf
+"""Stands in a batch key for any guidance that needs both halves of the batch."""
 
 
 class TextToImage:
@@ -148,6 +152,13 @@ class TextToImage:
         """Count the tokens of prompts, special ones included; safe from any thread."""
         return self._text.count(prompts)
 
+    def batch_key(self, call: Call) -> tuple[Call, int]:
+        """What images of one batch have in common, and how many make one: all of the call but how
+        strongly it is guided, where it is guided at all."""
+        if call.guidance_scale in (0, 1):
+            return call, self.batch_size
+        return replace(call, guidance_scale=GUIDED), self.batch_size
+
     def generate(self, requests: Sequence[Request]) -> list[np.ndarray | Fault]:
         """Make one image per request, uint8 `[height, width, 3]`, or say why there is none.
 
@@ -155,16 +166,16 @@ class TextToImage:
         image that is not finite or of one colour is tried again once in float32.
 
         Args:
-            requests: 1 to `batch_size` of them, all with the same call.
+            requests: 1 to `batch_size` of them, all of one `batch_key`.
 
         Raises:
-            ValueError: no or too many requests, or requests of different calls.
+            ValueError: no or too many requests, or requests of different keys.
             ShardError: memory runs out with one image per model call.
         """
         if not 1 <= len(requests) <= self.batch_size:
             raise ValueError(f"{len(requests)} requests: must be 1 to {self.batch_size}")
-        if len({request.call for request in requests}) > 1:
-            raise ValueError("requests of one batch must have the same call")
+        if len({self.batch_key(request.call) for request in requests}) > 1:
+            raise ValueError("requests of one batch must have the same call, but for guidance")
         with self._lock:
             self._note_steps(requests[0].call.num_inference_steps)
             return self._shape.run(requests, self._make)
@@ -201,6 +212,7 @@ class TextToImage:
             make_noise(generators, self._latent_shape(requests[0].call)),
             generators,
             requests[0].call,
+            [request.call.guidance_scale for request in requests],
         )
         pixels = to_uint8(to_unit_range(decoded).nan_to_num())
         faults = find_faults(decoded, pixels)
