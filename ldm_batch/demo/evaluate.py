@@ -118,7 +118,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20, help="DDIM steps of text-to-image")
     parser.add_argument("--guidance", type=float, default=2.0, help="guidance scale")
     parser.add_argument("--num-scenes", type=int, default=32, help="scenes to enlarge")
-    parser.add_argument("--enlarging-steps", type=int, default=4, help="DDIM steps of enlarging")
+    parser.add_argument("--enlarging-steps", type=int, default=2, help="DDIM steps of enlarging")
     parser.add_argument("--photographs", type=Path, nargs="*", default=[], help="files to enlarge")
     parser.add_argument("--json", type=Path, help="where every figure goes")
     arguments = parser.parse_args()

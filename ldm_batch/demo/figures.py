@@ -25,6 +25,7 @@ from ldm_batch.demo.world import SceneSpec, caption
 HERE = Path(__file__).parent
 TRAINING_LOGS = HERE / "training"
 FIGURES = HERE / "figures"
+ENLARGING_STEPS = 2
 RIGHT, WRONG = (0, 110, 0), (190, 0, 0)
 PLOTTED = {
     "text_encoder": ("read_from_all",),
@@ -107,10 +108,14 @@ def main() -> None:
     draw_contact_sheet(images, specs).save(arguments.out / "text_to_image.png")
     enlarger = load_super_resolution(str(arguments.models / "super_resolution"))
     scenes = draw_scenes_in_detail(3000, 2)
-    rows = [(downsample(s), enlarge(enlarger, downsample(s), 4), s) for s in scenes]
+    rows = [(downsample(s), enlarge(enlarger, downsample(s), ENLARGING_STEPS), s) for s in scenes]
     painted = images[:2] + images[16:18]
-    rows += [(image, enlarge(enlarger, image, 4), image) for image in painted]
-    titles = ("bicubic x4", "super-resolution x4, 4 steps", "truth; below: the input, nearest")
+    rows += [(image, enlarge(enlarger, image, ENLARGING_STEPS), image) for image in painted]
+    titles = (
+        "bicubic x4",
+        f"super-resolution x4, {ENLARGING_STEPS} steps",
+        "truth; below: the input, nearest",
+    )
     draw_enlargements(
         [(a, b, c.resize((256, 256), Image.Resampling.NEAREST)) for a, b, c in rows], titles
     ).save(arguments.out / "super_resolution.png")

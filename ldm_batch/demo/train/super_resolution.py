@@ -32,7 +32,7 @@ from ldm_batch.demo.train.scenes import to_tensor
 from ldm_batch.demo.train.text_to_image_unet import make_scheduler
 
 AUTOENCODER = Settings(Schedule(2e-3, 1800, 400), evaluate_every=200, average_decay=0.99)
-UNET = Settings(Schedule(3e-3, 2200, 800), evaluate_every=300, weight_decay=1e-3)
+UNET = Settings(Schedule(3e-3, 1000, 500), evaluate_every=250, weight_decay=1e-3)
 NUM_CODES = 4096
 NUM_IMITATIONS = 512
 MAX_IMITATION_NOISE = 0.6
