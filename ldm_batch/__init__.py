@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ldm_batch.diffusion.noise import make_generator as make_generator
+    from ldm_batch.diffusion.super_resolution import SuperResolution as SuperResolution
     from ldm_batch.diffusion.text_to_image import TextToImage as TextToImage
 
 __version__ = "0.1.0"
 
 _EXPORTS = {
+    "SuperResolution": "ldm_batch.diffusion.super_resolution",
     "TextToImage": "ldm_batch.diffusion.text_to_image",
     "make_generator": "ldm_batch.diffusion.noise",
 }
-__all__ = ["TextToImage", "__version__", "make_generator"]
+__all__ = ["SuperResolution", "TextToImage", "__version__", "make_generator"]
 
 
 def __getattr__(name: str) -> Any:

@@ -18,7 +18,7 @@ from ldm_batch.diffusion.super_resolution import SuperResolution
 
 MODEL = "demo:super_resolution"
 FIRST_HELD_OUT_SCENE = 2000
-NUM_SHOWN, TITLE_HEIGHT = 4, 18
+NUM_SHOWN, TITLE_HEIGHT = 2, 18
 Enlarge = Callable[[Sequence[Image.Image]], Sequence[Image.Image]]
 
 
@@ -81,7 +81,8 @@ def main() -> None:
         psnr, similarity = score(made, wanted)
         print(f"| {name} | {psnr:.2f} | {similarity:.4f} | {seconds:.3f} |", flush=True)
         shown[name] = made[:NUM_SHOWN]
-    side_by_side({**shown, "original": wanted[:NUM_SHOWN]}).save(arguments.out)
+    sheet = side_by_side({**shown, "original": wanted[:NUM_SHOWN]})
+    sheet.quantize(128, dither=Image.Dither.NONE).save(arguments.out, optimize=True)
     print(f"side by side: {arguments.out.absolute()}")
 
 
