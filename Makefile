@@ -13,7 +13,7 @@ test: lint
 	$(BIN)/python -m pytest
 
 crash: $(STAMP)
-	cd tests && ../$(BIN)/python -m crash --kills 200
+	cd tests && ../$(BIN)/python -m crash --kills 200 --on-ray 12
 	COMMIT_MODEL_EXAMPLES=1000 $(BIN)/python -m pytest tests/test_commit_model.py
 
 lint: $(STAMP)

@@ -10,10 +10,11 @@ def main() -> None:
     """Kill, compare, print what was killed."""
     parser = argparse.ArgumentParser(prog="python -m crash", description=__doc__)
     parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--on-ray", type=int, default=0, help="kills within commands on Ray")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     began = time.monotonic()
-    kills = run_crashes(options.kills, seed=options.seed)
+    kills = run_crashes(options.kills, seed=options.seed, num_on_ray=options.on_ray)
     print(
         f"{kills.total} kills, {kills.num_datasets} datasets, all byte for byte what an "
         f"uninterrupted run makes; {time.monotonic() - began:.0f} s"

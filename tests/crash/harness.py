@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from crash.drivers import POINTS, fork_driver, wait_for
+from crash.on_ray import VICTIMS, run_and_kill
 from crash.weed import BUCKET, LASTING, Weed
 from ldm_batch.config import (
     ClusterConfig,
@@ -35,6 +36,7 @@ from ldm_batch.verify import verify
 NUM_FILES, ROWS_PER_FILE, ROWS_PER_SHARD = 2, 240, 40
 NUM_SHARDS = NUM_FILES * ROWS_PER_FILE // ROWS_PER_SHARD
 LONGEST_RUN_S = 1.5
+KILLS_PER_DATASET = 12
 KINDS = ("point", "point", "point", "random", "random", "two drivers", "server")
 
 
@@ -78,13 +80,7 @@ class Crashes:
             seen = self._check_objects(store)
             assert seen >= num_done, "a committed object has vanished"
             num_done = seen
-        while not is_complete:
-            is_complete = wait_for(fork_driver(job)) == 0
-        assert self._check_objects(store) == NUM_SHARDS
-        found = verify(store)
-        assert (found.exit_code, found.problems) == (0, []), found
-        assert len(store.names(".ldm_batch/receipts")) == NUM_SHARDS
-        self.kills.num_datasets += 1
+        self._complete(job, store)
 
     def _kill_one(self, job: JobConfig) -> bool:
         """Start a driver and kill; whether the dataset is complete nevertheless."""
@@ -131,6 +127,26 @@ class Crashes:
         self.weed.wait_ready()
         return [wait_for(pid)]
 
+    def make_dataset_on_ray(self, victim: str) -> None:
+        """Make one dataset by the real command on Ray, in which one process is killed."""
+        job = _job(self._folder, self.weed.s3, f"{self._seed}-ray-{self.kills.num_datasets}")
+        store = Store(str(job.sink.uri), job.sink.s3)
+        code = run_and_kill(self._folder, job, victim, self._dice)
+        self.kills.by_kind[f"Ray: {victim}"] += code is not None
+        self._check_objects(store)
+        assert victim != "worker" or code in (None, 0), "a killed worker is replaced"
+        self._complete(job, store)
+
+    def _complete(self, job: JobConfig, store: Store) -> None:
+        """Resume without a disturbance, and compare what is there then."""
+        codes = [wait_for(fork_driver(job))]
+        assert codes == [0], codes
+        assert self._check_objects(store) == NUM_SHARDS
+        found = verify(store)
+        assert (found.exit_code, found.problems) == (0, []), found
+        assert len(store.names(".ldm_batch/receipts")) == NUM_SHARDS
+        self.kills.num_datasets += 1
+
     def _check_objects(self, store: Store) -> int:
         """Check that all that can be seen is whole and right; how many objects that is."""
         names = store.names("data")
@@ -162,8 +178,8 @@ def _digest(raw: bytes) -> str:
     return hashlib.sha256(raw).hexdigest()
 
 
-def run_crashes(num_kills: int, *, seed: int, kills_per_dataset: int = 12) -> Kills:
-    """Kill so often, on a server of its own; what was killed."""
+def run_crashes(num_kills: int, *, seed: int, num_on_ray: int = 0) -> Kills:
+    """Kill so often, and so often within real commands on Ray; what was killed."""
     assert threading.active_count() == 1, "drivers are forked"
     with tempfile.TemporaryDirectory(prefix="ldm_batch-crash-") as name:
         weed = Weed(Path(name, "weed"))
@@ -172,7 +188,9 @@ def run_crashes(num_kills: int, *, seed: int, kills_per_dataset: int = 12) -> Ki
             crashes = Crashes(Path(name), weed, seed)
             while crashes.kills.total < num_kills:
                 left = num_kills - crashes.kills.total
-                crashes.make_dataset(min(left, kills_per_dataset))
+                crashes.make_dataset(min(left, KILLS_PER_DATASET))
+            for number in range(num_on_ray):
+                crashes.make_dataset_on_ray(list(VICTIMS)[number % len(VICTIMS)])
         finally:
             weed.kill()
     return crashes.kills
