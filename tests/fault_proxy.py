@@ -16,7 +16,14 @@ Rule = Callable[[str, str], str | None]
 """Method and path of a request -> the name of the fault that it meets, if any."""
 SLOW_S = 0.2
 HANG_S = 5.0
-CODES = {"500": "InternalError", "503": "SlowDown"}
+CODES = {
+    "500": (500, "InternalError"),
+    "503": (503, "SlowDown"),
+    "denied": (403, "AccessDenied"),
+    "expired": (400, "ExpiredToken"),
+    "region": (400, "AuthorizationHeaderMalformed"),
+}
+"""Faults in which the server answers with an error: its status and code."""
 HOP_BY_HOP = {"connection", "transfer-encoding", "keep-alive", "expect"}
 
 
@@ -35,7 +42,7 @@ def random_faults(share: float, *, seed: int) -> Rule:
 class FaultProxy(ThreadingHTTPServer):
     """Passes requests on, except where its rule names a fault.
 
-    Faults: `500` and `503` (the server complains), `reset` (the connection breaks before the
+    Faults: those of `CODES` (the server complains), `reset` (the connection breaks before the
     request is passed on), `lost` (it breaks before the answer), `cut` (within the answer's body),
     `slow`, `hang` (no answer), `careless` (the server ignores If-None-Match).
     """
@@ -85,7 +92,7 @@ class _Handler(BaseHTTPRequestHandler):
             time.sleep(HANG_S)
             return self._break()
         if fault in CODES:
-            return self._complain(int(fault), CODES[fault])
+            return self._complain(*CODES[fault])
         if fault == "slow":
             time.sleep(SLOW_S)
         answer, content = self._pass_on(body, careless=fault == "careless")

@@ -1,6 +1,7 @@
 """S3 when it fails: requests that break, replies that get lost, stores that are careless."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from s3_server import BUCKET, CREDENTIALS
 
 from ldm_batch import storage_s3_client
 from ldm_batch.config import S3Config
-from ldm_batch.errors import JobError, StorageError
+from ldm_batch.errors import AccessError, JobError, StorageError
 from ldm_batch.storage import Creation, Store, list_source
 from ldm_batch.storage_lease import LEASE_PATH, hold_lease
 
@@ -130,6 +131,54 @@ def test_waiting_ends(
             Store(f"s3://{BUCKET}/some", replace(s3, retry_s=1)).publish("a", b"x", exclusive=True)
         assert time.monotonic() - began < 4
         assert sum(proxy.met.values()) < 20
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("denied", "access denied; the credentials in use lack the right to do this"),
+        ("expired", "the credentials have expired; renew them and run the same command again"),
+        ("region", "wrong region; set it with the option s3.region"),
+    ],
+)
+def test_what_no_retry_mends_is_asked_once(
+    proxied: Callable[[Rule], tuple[FaultProxy, S3Config]], fault: str, message: str
+) -> None:
+    proxy, s3 = proxied(lambda method, path: fault)
+    with pytest.raises(AccessError, match=message):
+        Store(f"s3://{BUCKET}/some", s3).publish("a", b"x", exclusive=True)
+    assert len(proxy.requests) == 1
+
+
+def test_rights_that_end_in_the_middle_end_the_job(
+    job: Callable[..., tuple[str, ...]],
+    proxied: Callable[[Rule], tuple[FaultProxy, S3Config]],
+    tmp_path: Path,
+) -> None:
+    """Every further shard would be made in vain."""
+    late = re.compile("/out/data/0000[1-9]")
+    proxy, s3 = proxied(lambda method, path: "expired" if late.search(path) else None)
+    ended = run(tmp_path, *job(s3))
+    assert ended.code == 2, ended
+    assert ended.err.count("\n") == 1
+    assert "out/data/00001.parquet: the credentials have expired" in ended.err
+    assert len([path for _, path in proxy.requests if late.search(path)]) == 1
+
+
+def test_a_finished_dataset_costs_its_listing_only(
+    job: Callable[..., tuple[str, ...]],
+    proxied: Callable[[Rule], tuple[FaultProxy, S3Config]],
+    tmp_path: Path,
+) -> None:
+    proxy, s3 = proxied(lambda method, path: None)
+    assert run(tmp_path, *job(s3)).code == 0
+    proxy.requests.clear()
+    assert "0 to do" in run(tmp_path, *job(s3)).out
+    objects = {(how, path) for how, path in proxy.requests if path.startswith(f"/{BUCKET}/out/")}
+    assert objects == {
+        ("GET", f"/{BUCKET}/out/.ldm_batch/plan.json"),
+        ("GET", f"/{BUCKET}/out/.ldm_batch/plan/00000.parquet"),
+    }
 
 
 def test_a_job_ends_complete_though_every_tenth_request_fails(
