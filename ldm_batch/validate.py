@@ -54,6 +54,8 @@ def validate(job: JobConfig) -> None:
         *_check_source(job),
         *_check_model("model", job.model),
         *_check_sampling("scheduler", job.scheduler),
+        *_check_switches("model", job.model, job.scheduler),
+        *_check_switches("upscale.model", job.upscale.model, job.upscale.scheduler),
         *_check_upscale(job),
         *_check_s3("source", job.source.s3),
         *_check_s3("sink", job.sink.s3),
@@ -159,6 +161,11 @@ def _check_model(path: str, model: ModelConfig) -> Iterator[str]:
             f"{path}.revision: {model.revision!r} is not a full commit sha (40 hexadecimal "
             "digits); a branch or tag can change between two runs"
         )
+
+
+def _check_switches(path: str, model: ModelConfig, scheduler: SchedulerConfig) -> Iterator[str]:
+    if model.compile and scheduler.cache_interval > 1:
+        yield f"{path}.compile: cannot be combined with a cache_interval above 1"
 
 
 def _check_sampling(path: str, scheduler: SchedulerConfig) -> Iterator[str]:
