@@ -24,7 +24,13 @@ CLUSTER = ClusterConfig(num_workers=2)
 def _session() -> Iterator[None]:
     """One Ray for all tests of this file: `run_on_ray` uses a session that is there."""
     environment = {"env_vars": {"PYTHONPATH": str(Path(__file__).parent)}}
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, runtime_env=environment)
+    ray.init(
+        address="local",
+        num_cpus=4,
+        include_dashboard=False,
+        log_to_driver=False,
+        runtime_env=environment,
+    )
     yield
     ray.shutdown()
 

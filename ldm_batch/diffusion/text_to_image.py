@@ -18,15 +18,14 @@ import torch
 
 from ldm_batch.config import ModelConfig, SchedulerConfig
 from ldm_batch.diffusion.describe import describe
-from ldm_batch.diffusion.files import find_model
 from ldm_batch.diffusion.fixed_shape import FixedShape
+from ldm_batch.diffusion.from_model import load_model, model_of
 from ldm_batch.diffusion.library import check_call, check_output_type, make_output, plan_call
-from ldm_batch.diffusion.load import DTYPES, Components, load, pick_device
+from ldm_batch.diffusion.load import Components, load
 from ldm_batch.diffusion.noise import make_generator, make_noise
 from ldm_batch.diffusion.paint import Painter
 from ldm_batch.diffusion.pixels import find_faults, to_uint8, to_unit_range
 from ldm_batch.diffusion.schedulers import check_sampling, find_step_trouble, make_scheduler
-from ldm_batch.diffusion.speed import apply_switches, decode_dtype
 from ldm_batch.diffusion.text_encoder import TextEncoder
 from ldm_batch.errors import JobError
 from ldm_batch.records import Call, Fault, PromptCount, Request
@@ -87,18 +86,7 @@ class TextToImage:
             batch_size: images per model call; part of what an image's last bits depend on.
             lock: `{path: sha256}` of `lock_model`; the files must be these.
         """
-        if model.dtype not in DTYPES:
-            raise JobError(f"model.dtype={model.dtype}: must be one of {', '.join(DTYPES)}")
-        if model.compile and scheduler.cache_interval > 1:
-            raise JobError("model.compile: cannot be combined with scheduler.cache_interval > 1")
-        components = load(
-            find_model(model),
-            dtype=DTYPES[model.dtype],
-            decode_dtype=decode_dtype(model),
-            device=pick_device(model.device),
-            lock=lock,
-        )
-        apply_switches(components, model)
+        components = load_model(model, scheduler, lock=lock)
         return cls(components, scheduler, batch_size=batch_size)
 
     @classmethod
@@ -118,10 +106,7 @@ class TextToImage:
             path_or_repo_id: a local folder, `demo:<name>`, or a hub repository with `revision`.
             revision: full commit sha of the hub repository; without it the path must be local.
         """
-        name = str(path_or_repo_id)
-        model = ModelConfig(path=name, dtype=dtype, device=device)
-        if revision is not None:
-            model = replace(model, path=None, repo_id=name, revision=revision)
+        model = model_of(path_or_repo_id, revision=revision, dtype=dtype, device=device)
         if isinstance(scheduler, str):
             scheduler = SchedulerConfig(name=scheduler)
         return cls.from_config(model, scheduler, batch_size=batch_size)
