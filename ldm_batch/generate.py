@@ -90,11 +90,15 @@ def find_model(job: JobConfig) -> tuple[dict[str, str], tuple[int, int]]:
     folder = files.find_model(job.model)
     lock = files.lock_model(folder)
     if has_second_stage(job):
-        second = files.lock_model(files.find_model(job.upscale.model))
-        lock.update({f"{SECOND_STAGE}{path}": digest for path, digest in second.items()})
+        lock = join_locks(lock, files.lock_model(files.find_model(job.upscale.model)))
     if job.call.height is not None and job.call.width is not None:
         return lock, (job.call.height, job.call.width)
     return lock, files.native_size(folder)
+
+
+def join_locks(first: Mapping[str, str], second: Mapping[str, str]) -> dict[str, str]:
+    """The lock of a job of two stages; `split_lock` takes it apart."""
+    return {**first, **{f"{SECOND_STAGE}{path}": digest for path, digest in second.items()}}
 
 
 def split_lock(lock: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:

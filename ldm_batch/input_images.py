@@ -6,7 +6,9 @@ Every image is decoded once to know that it can be, and dropped; must not know m
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,6 +21,8 @@ from ldm_batch.records import Fault, InputImage, Reason, Shard
 from ldm_batch.storage import read_file
 
 LOCAL = "file://"
+READ_AHEAD = 8
+"""Files of images that are read at once, and that wait in memory at most."""
 
 
 class ByteSpool(Protocol):
@@ -56,13 +60,11 @@ class InputImages:
             StorageError: a file is there but cannot be read.
         """
         cell = cell or {}
-        data, path = cell.get("bytes"), cell.get("path")
+        path = cell.get("path")
         name = path.decode("utf-8", "backslashreplace") if path else None
-        if data is None and path:
-            found = self._read(path)
-            if isinstance(found, Fault):
-                return found
-            data = found
+        data = cell["found"] if "found" in cell else self._fetch(cell)
+        if isinstance(data, Fault):
+            return data
         image = decode_image(data, self._limits)
         if isinstance(image, Fault):
             return image
@@ -80,6 +82,21 @@ class InputImages:
             conversions=(*image.conversions, *applied),
         )
 
+    def read_ahead(self, rows: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+        """The rows in their order, with the files that they name read ahead, a few at a time.
+
+        Raises:
+            StorageError: a file is there but cannot be read.
+        """
+        with ThreadPoolExecutor(READ_AHEAD, thread_name_prefix="fetch") as pool:
+            pending: deque[tuple[Mapping[str, Any], Future[bytes | Fault | None]]] = deque()
+            for row in rows:
+                pending.append((row, pool.submit(self._fetch, row.get("image") or {})))
+                if len(pending) == READ_AHEAD:
+                    yield _with_found(*pending.popleft())
+            while pending:
+                yield _with_found(*pending.popleft())
+
     def load(self, slot: int) -> NDArray[np.uint8]:
         """The pixels of an image that was kept: `[h, w, 3]`, or `[h, w, 4]` with its alpha."""
         image = decode_image(self._spool.get(slot), self._limits)
@@ -92,6 +109,11 @@ class InputImages:
         if self._keeps_alpha:
             return np.dstack([image.pixels, image.alpha]), ()
         return flatten(image.pixels, image.alpha, self._background), ("alpha_flattened",)
+
+    def _fetch(self, cell: Mapping[str, Any]) -> bytes | Fault | None:
+        """The bytes of a row's image: its own, or those of the file that it names."""
+        data, path = cell.get("bytes"), cell.get("path")
+        return self._read(path) if data is None and path else data
 
     def _read(self, path: bytes) -> bytes | Fault:
         """Read the file that a row names, one byte past the limit at most."""
@@ -106,6 +128,10 @@ class InputImages:
             )
         data = read_file(uri, self._limits.max_bytes + 1, self._s3)
         return Fault(Reason.UNREADABLE_IMAGE, "no file at its path") if data is None else data
+
+
+def _with_found(row: Mapping[str, Any], found: Future[bytes | Fault | None]) -> Mapping[str, Any]:
+    return {**row, "image": {**(row.get("image") or {}), "found": found.result()}}
 
 
 def resolve_path(path: str, root: str) -> str | None:

@@ -62,7 +62,8 @@ def read_shard(
     """
     found = ShardRows()
     seen: set[str] = set()
-    for number, values in enumerate(_read_values(shard, source, found.carried)):
+    rows = _read_values(shard, source, found.carried)
+    for number, values in enumerate(rows if images is None else images.read_ahead(rows)):
         place = shard.row_start + number
         key = derive_key(shard.file.name, place)
         try:

@@ -21,7 +21,7 @@ from PIL import Image
 from ldm_batch import identity
 from ldm_batch.config import JobConfig
 from ldm_batch.encode import encode_image, sha256
-from ldm_batch.generate import Pipeline, generate_images, load_pipeline, plan_images
+from ldm_batch.generate import Pipeline, generate_images, join_locks, load_pipeline, plan_images
 from ldm_batch.input_images import InputImages
 from ldm_batch.plan_file import Plan
 from ldm_batch.read import read_shard
@@ -71,7 +71,7 @@ def regenerate(store: Store, plan: Plan, done: Sequence[int], sample: Sample) ->
         JobError: the model does not load, or is not the one that was planned.
     """
     job = planned_job(plan.document["config"], sample.model_path)
-    pipeline = load_pipeline(job, plan.document["images"]["model"]["files"])
+    pipeline = load_pipeline(job, planned_lock(plan.document["images"]))
     device = str(pipeline.describe().get("device"))
     chosen = sorted(random.Random(sample.choice).choices(sorted(done), k=sample.num_images))
     problems: list[str] = []
@@ -93,6 +93,12 @@ def regenerate(store: Store, plan: Plan, done: Sequence[int], sample: Sample) ->
                 problems.append(f"{name}: made again it differs by {levels:.3g} levels on the mean")
     num_made = num_equal + num_near + len(problems)
     return Regenerated(num_made, num_equal, num_near, device, largest, tuple(problems))
+
+
+def planned_lock(images: Mapping[str, Any]) -> dict[str, str]:
+    """SHA-256 of the files of all models that a plan names."""
+    second = images.get("second_stage", {"model": {"files": {}}})
+    return join_locks(images["model"]["files"], second["model"]["files"])
 
 
 def planned_job(document: Mapping[str, Any], model_path: str | None) -> JobConfig:
