@@ -333,6 +333,12 @@ def test_two_stages_give_the_images_of_two_jobs(two_ways: Any) -> None:
     assert first["model_sha256"] == small[0]["model_sha256"]
 
 
+def test_images_of_two_stages_are_verified_by_making_them_again(two_ways: Any) -> None:
+    ended = run(two_ways[0], "chained", "--regenerate", "2", module="ldm_batch.verify")
+    assert ended.code == 0, ended
+    assert "2 images, 2 with the same bytes" in ended.out
+
+
 def test_the_second_job_carries_the_first_ones_keys_and_columns(two_ways: Any) -> None:
     folder, _, large = two_ways
     small = rows_of(folder / "small" / "data")
