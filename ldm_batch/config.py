@@ -146,7 +146,7 @@ class UpscaleConfig:
     alpha: str = "flatten"
     """Transparent images: `flatten` on `background`, or `keep`: alpha is enlarged by itself."""
     background: str = "#ffffff"
-    """Colour behind transparent images, `#rrggbb`."""
+    """Colour behind transparent images, `rrggbb`; with a `#` it needs quotes on a command line."""
 
 
 @dataclass
@@ -247,7 +247,8 @@ class JobConfig:
     batch_size: Any = 16
     """Images per model call: a fixed shape, short batches are padded; part of the fingerprint.
     `auto` measures, where a worker runs, what suits the model when the dataset is first planned:
-    on a GPU the largest that fits, on a CPU the smallest that is about as quick as any."""
+    on a GPU the largest that fits, on a CPU the smallest that is about as quick as any; for text
+    to image only."""
     num_threads: int = 1
     """torch threads per worker; changes last bits, so it is part of the fingerprint."""
     rows_per_shard: int = 1000
@@ -283,8 +284,9 @@ def output_columns(job: JobConfig) -> dict[str, str]:
 
 
 def parse_colour(text: str) -> tuple[int, int, int]:
-    """Red, green and blue, 0 to 255, of `#rrggbb`; ValueError for anything else."""
-    if len(text) != 7 or text[0] != "#":
+    """Red, green and blue, 0 to 255, of `rrggbb` or `#rrggbb`; ValueError for anything else."""
+    digits = text.removeprefix("#")
+    if len(digits) != 6:
         raise ValueError(text)
-    red, green, blue = bytes.fromhex(text[1:])
+    red, green, blue = bytes.fromhex(digits)
     return red, green, blue

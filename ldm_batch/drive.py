@@ -20,7 +20,7 @@ from ldm_batch.commit import committed_shards, roll_forward, write_failure
 from ldm_batch.config import JobConfig, has_second_stage
 from ldm_batch.document import anchor, images_document, model_name, resume_command, versions
 from ldm_batch.errors import JobError, StorageError
-from ldm_batch.generate import find_model, measure_batch_size
+from ldm_batch.generate import check_models, find_model, measure_batch_size
 from ldm_batch.plan import make_plan, select_shards
 from ldm_batch.plan_file import Plan, load_plan, plan_document, save_plan
 from ldm_batch.progress import Progress, Tally
@@ -55,6 +55,8 @@ def run_job(job: JobConfig, *, overrides: Sequence[str] = (), out: TextIO = sys.
     lock, native_size = find_model(job)
     command = resume_command(job, overrides)
     try:
+        if not store.has(identity.PLAN_PATH):  # a plan that cannot be worked must not be stored
+            check_models(job)
         job = _settle_batch_size(job, store, native_size, out)
         plan = _settle_plan(job, store, lock, native_size, command)
         done = committed_shards(store)
@@ -169,7 +171,7 @@ def _check_error_budget(job: JobConfig, tally: Tally, num_rows: int) -> None:
         raise JobError(
             f"stopped: {tally.num_rejected} of {tally.num_rows} rows rejected ({reasons}), more "
             f"than max_rejected_fraction={job.max_rejected_fraction}. What is committed stays; "
-            "mend the input, or raise the limit and run the same command again"
+            "raise the limit and run the same command again, or mend the input for a new sink"
         )
 
 

@@ -16,12 +16,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldm_batch.config import JobConfig, ModelConfig, has_second_stage
+from ldm_batch.errors import JobError
 from ldm_batch.identity import image_key, image_seed, upscale_seed
 from ldm_batch.records import Call, Fault, Made, PlannedImage, PromptCount, Request, Row
 
 RANDOM_PIXELS_SIDE, RANDOM_PIXELS_BATCH = 8, 16
 SECOND_STAGE = "upscale/"
 """Before the paths of the second model's files in the lock of a job of two stages."""
+PIPELINE_CLASSES = {
+    "text_to_image": "LDMTextToImagePipeline",
+    "super_resolution": "LDMSuperResolutionPipeline",
+}
 BatchKey = Callable[[Call], tuple[Call, int]]
 """call -> what calls must share to be in one batch, and how many images one batch may have."""
 
@@ -94,6 +99,35 @@ def find_model(job: JobConfig) -> tuple[dict[str, str], tuple[int, int]]:
     if job.call.height is not None and job.call.width is not None:
         return lock, (job.call.height, job.call.width)
     return lock, files.native_size(folder)
+
+
+def check_models(job: JobConfig) -> None:
+    """Check without weights that each model is of the kind that the job needs, and that its
+    scheduler takes the job's settings.
+
+    Raises:
+        JobError: names the field.
+    """
+    if job.model.pipeline == "random_pixels":
+        return
+    from ldm_batch.diffusion import files, schedulers
+
+    stages = [("", job.model, job.scheduler)]
+    if has_second_stage(job):
+        stages.append(("upscale.", job.upscale.model, job.upscale.scheduler))
+    for section, model, scheduler in stages:
+        folder = files.find_model(model)
+        kind, wanted = files.read_kind(folder), PIPELINE_CLASSES[model.pipeline]
+        if kind != wanted:
+            raise JobError(
+                f"{section}model.path: {folder} holds a {kind}; "
+                f"{section}model.pipeline={model.pipeline} needs a {wanted}"
+            )
+        try:
+            own = files.read_json(folder / "scheduler" / "scheduler_config.json")
+            schedulers.make_scheduler(own, scheduler.name, scheduler.settings)
+        except JobError as error:
+            raise JobError(f"{section}{error}") from error
 
 
 def join_locks(first: Mapping[str, str], second: Mapping[str, str]) -> dict[str, str]:

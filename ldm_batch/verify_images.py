@@ -73,7 +73,7 @@ def regenerate(store: Store, plan: Plan, done: Sequence[int], sample: Sample) ->
     job = planned_job(plan.document["config"], sample.model_path)
     pipeline = load_pipeline(job, planned_lock(plan.document["images"]))
     device = str(pipeline.describe().get("device"))
-    chosen = sorted(random.Random(sample.choice).choices(sorted(done), k=sample.num_images))
+    chosen = _choose_shards(store, sorted(done), sample)
     problems: list[str] = []
     num_equal = num_near = 0
     largest = 0.0
@@ -93,6 +93,27 @@ def regenerate(store: Store, plan: Plan, done: Sequence[int], sample: Sample) ->
                 problems.append(f"{name}: made again it differs by {levels:.3g} levels on the mean")
     num_made = num_equal + num_near + len(problems)
     return Regenerated(num_made, num_equal, num_near, device, largest, tuple(problems))
+
+
+def _choose_shards(store: Store, done: Sequence[int], sample: Sample) -> list[int]:
+    """A shard for each image to make again, at random, none more often than it has images."""
+    dice, left = random.Random(sample.choice), list(done)
+    chosen: list[int] = []
+    num_images: dict[int, int] = {}
+    while left and len(chosen) < sample.num_images:
+        index = dice.choice(left)
+        if index not in num_images:
+            num_images[index] = _count_images(store, index)
+        if chosen.count(index) < num_images[index]:
+            chosen.append(index)
+        else:
+            left.remove(index)
+    return sorted(chosen)
+
+
+def _count_images(store: Store, index: int) -> int:
+    with store.open(identity.data_path(f"{index:05d}")) as file:
+        return int(pq.read_metadata(file).num_rows)
 
 
 def planned_lock(images: Mapping[str, Any]) -> dict[str, str]:

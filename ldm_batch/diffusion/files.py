@@ -155,6 +155,11 @@ def read_index(folder: Path) -> dict[str, str]:
     return parts
 
 
+def read_kind(folder: Path) -> str:
+    """Return the pipeline's class name in `model_index.json`."""
+    return str(read_json(folder / MODEL_INDEX).get("_class_name"))
+
+
 def native_size(folder: Path) -> tuple[int, int]:
     """Height and width in pixels that the model was trained for, read from its configuration.
 

@@ -170,8 +170,8 @@ def _check_settings(
             )
         if not _is_of_type(value, hints.get(key, Any)):
             raise JobError(f"{field}: must be {_describe(hints[key])}")
-    trained = model_settings.get("prediction_type")
-    if trained is not None and settings.get("prediction_type", trained) != trained:
+    trained = model_settings.get("prediction_type", "epsilon")  # diffusers' own default
+    if settings.get("prediction_type", trained) != trained:
         raise JobError(
             f"scheduler.settings.prediction_type={settings['prediction_type']}: the model "
             f"predicts {trained} (its scheduler_config.json), so every image would be wrong"

@@ -30,6 +30,7 @@ from ldm_batch.diffusion.text_encoder import TextEncoder
 from ldm_batch.errors import JobError
 from ldm_batch.records import Call, Fault, PromptCount, Request
 
+TEXT_TO_IMAGE = "LDMTextToImagePipeline"
 GUIDED = math.inf
 """Stands in a batch key for any guidance that needs both halves of the batch."""
 
@@ -87,6 +88,11 @@ class TextToImage:
             lock: `{path: sha256}` of `lock_model`; the files must be these.
         """
         components = load_model(model, scheduler, lock=lock)
+        if components.pipeline != TEXT_TO_IMAGE:
+            raise JobError(
+                f"{components.folder}: is a {components.pipeline}; text to image needs a "
+                f"{TEXT_TO_IMAGE}"
+            )
         return cls(components, scheduler, batch_size=batch_size)
 
     @classmethod
