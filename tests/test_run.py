@@ -58,6 +58,23 @@ def test_a_mistake_ends_in_one_message(folder: Path, override: str, message: str
     assert objects(folder) == []
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("scheduler.settings.prediction_tpe=x", "DDIMScheduler has no such setting"),
+        ("model.path=demo:super_resolution", "needs a LDMTextToImagePipeline"),
+    ],
+)
+def test_what_cannot_work_is_found_before_a_plan_is_stored(
+    folder: Path, override: str, message: str
+) -> None:
+    for dry_run in ("true", "false"):
+        job = ("source.uri=in", "sink.uri=out", IN_PROCESS, override, f"dry_run={dry_run}")
+        ended = run(folder, *job)
+        assert (ended.code, message in ended.err) == (2, True), ended
+        assert not (folder / "out").exists()
+
+
 def test_nothing_but_the_dataset_is_left(folder: Path) -> None:
     assert run(folder, *MACHINERY, IN_PROCESS).code == 0
     assert sorted(path.name for path in folder.iterdir()) == ["in", "out"]
