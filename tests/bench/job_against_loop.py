@@ -87,7 +87,7 @@ def main() -> None:
         shards = plan_shards(job, native_size)
         call = Call(options.steps, GUIDANCE, 0.0, *native_size)
         rows = [Row(i, i, str(i), prompt, "", call, None) for i, prompt in enumerate(prompts)]
-        requests = [image.request for image in plan_images(rows, 0, 1)]
+        requests = [image.request for image in plan_images(rows, job)]
         kept: list[object] = []
 
         def loop() -> None:
