@@ -55,8 +55,6 @@ def run_job(job: JobConfig, *, overrides: Sequence[str] = (), out: TextIO = sys.
     lock, native_size = find_model(job)
     command = resume_command(job, overrides)
     try:
-        if not store.has(identity.PLAN_PATH):  # a plan that cannot be worked must not be stored
-            check_models(job)
         job = _settle_batch_size(job, store, native_size, out)
         plan = _settle_plan(job, store, lock, native_size, command)
         done = committed_shards(store)
@@ -125,6 +123,8 @@ def _settle_plan(
     document = plan_document(images_document(job, lock), config=config, environment=environment)
     while True:
         planned = load_plan(store)
+        if planned is None:  # a plan that cannot be worked must not be stored
+            check_models(job)
         plan = make_plan(job, store, planned, document=document, native_size=native_size)
         if job.dry_run or save_plan(store, plan):
             return plan
