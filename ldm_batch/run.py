@@ -30,7 +30,13 @@ from ldm_batch.drive import run_job
 from ldm_batch.errors import JobError, StorageError
 from ldm_batch.validate import suggest
 
-OPEN_FIELDS = ("source.columns.", "scheduler.settings.")
+OPEN_FIELDS = (
+    "source.columns.",
+    "scheduler.settings.",
+    "cluster.resources.",
+    "cluster.labels.",
+    "cluster.runtime_env.",
+)
 """Fields whose keys are the user's own: an override may add one without Hydra's `+`."""
 EXIT_JOB_ERROR, EXIT_INTERRUPTED, EXIT_TERMINATED = 2, 130, 143
 

@@ -21,11 +21,13 @@ from ldm_batch.config import (
     IMAGE_FORMATS,
     LONG_PROMPT_POLICIES,
     PIPELINES,
+    PLACEMENTS,
     SIDE_MULTIPLE,
     SIDE_RANGE,
     SOURCE_KINDS,
     STEPS_RANGE,
     CallConfig,
+    ClusterConfig,
     JobConfig,
     ModelConfig,
     S3Config,
@@ -51,6 +53,7 @@ def validate(job: JobConfig) -> None:
         *_check_names(job),
         *_check_numbers(job),
         *_check_call(job.call),
+        *_check_cluster(job.cluster),
         *_check_source(job),
         *_check_model("model", job.model),
         *_check_sampling("scheduler", job.scheduler),
@@ -82,12 +85,10 @@ def _check_names(job: JobConfig) -> Iterator[str]:
     yield from _one_of("source.kind", job.source.kind, SOURCE_KINDS)
     yield from _one_of("upscale.alpha", job.upscale.alpha, ALPHA_POLICIES)
     yield from _one_of("image.format", job.image.format, IMAGE_FORMATS)
-    yield from _one_of("cluster.executor", job.cluster.executor, EXECUTORS)
     yield from _one_of("source.long_prompts", job.source.long_prompts, LONG_PROMPT_POLICIES)
 
 
 def _check_numbers(job: JobConfig) -> Iterator[str]:
-    cluster = job.cluster
     yield from _within("seed", job.seed, 0, 2**63 - 1)
     yield from _within("num_images_per_prompt", job.num_images_per_prompt, 1, 1000)
     yield from _check_batch_size(job)
@@ -98,13 +99,39 @@ def _check_numbers(job: JobConfig) -> Iterator[str]:
     yield from _within("source.max_prompt_chars", job.source.max_prompt_chars, 1, 1_000_000)
     yield from _within("source.max_image_bytes", job.source.max_image_bytes, 1, 2**30)
     yield from _within("source.max_image_pixels", job.source.max_image_pixels, 1, 2**26)
-    yield from _within("cluster.num_workers", cluster.num_workers, 1, 100_000)
-    yield from _within("cluster.cpus_per_worker", cluster.cpus_per_worker, 0, 1024)
-    yield from _within("cluster.gpus_per_worker", cluster.gpus_per_worker, 0, 64)
-    yield from _within("cluster.shards_in_flight", cluster.shards_in_flight, 1, 16)
-    yield from _within("cluster.max_attempts", cluster.max_attempts, 1, 100)
     for index in job.shards:
         yield from _within("shards", index, 0, 10**9)
+
+
+def _check_cluster(cluster: ClusterConfig) -> Iterator[str]:
+    yield from _one_of("cluster.executor", cluster.executor, EXECUTORS)
+    yield from _one_of("cluster.placement", cluster.placement, PLACEMENTS)
+    yield from _within("cluster.num_workers", cluster.num_workers, 1, 100_000)
+    yield from _within("cluster.min_workers", cluster.min_workers, 1, 100_000)
+    yield from _within("cluster.max_workers", cluster.max_workers, 1, 100_000)
+    yield from _within("cluster.cpus_per_worker", cluster.cpus_per_worker, 0, 1024)
+    yield from _within("cluster.gpus_per_worker", cluster.gpus_per_worker, 0, 64)
+    yield from _within("cluster.memory_per_worker", cluster.memory_per_worker, 1, 2**45)
+    yield from _within("cluster.start_timeout_s", cluster.start_timeout_s, 1, 7 * 24 * 3600)
+    yield from _within("cluster.shards_in_flight", cluster.shards_in_flight, 1, 16)
+    yield from _within("cluster.max_attempts", cluster.max_attempts, 1, 100)
+    for name, amount in cluster.resources.items():
+        yield from _within(f"cluster.resources.{name}", amount, 0, 1_000_000)
+    if cluster.max_workers is not None and cluster.min_workers > cluster.max_workers:
+        yield (
+            f"cluster.min_workers: {cluster.min_workers} is more than cluster.max_workers "
+            f"({cluster.max_workers})"
+        )
+    gpus = cluster.gpus_per_worker
+    if gpus is not None and gpus > 1 and gpus != int(gpus):
+        yield f"cluster.gpus_per_worker: {gpus}; above 1 Ray takes whole numbers only"
+    if cluster.address == "???":
+        yield "cluster.address: not set; name the cluster, e.g. cluster.address=10.0.0.1:6379"
+    elif cluster.address is not None and cluster.address.startswith("ray://"):
+        yield (
+            f"cluster.address: {cluster.address!r} is for Ray's client, which cannot follow a "
+            "cluster; run the job on the cluster (jobs/submit.sh) with cluster=auto"
+        )
 
 
 def _check_batch_size(job: JobConfig) -> Iterator[str]:
