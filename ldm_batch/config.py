@@ -216,7 +216,7 @@ class ClusterConfig:
     """Ray address `host:port`; null starts a local Ray, `auto` joins the cluster that this machine
     is part of."""
     num_workers: int | None = None
-    """Exactly so many workers (one pipeline each); null: between `min_workers` and `max_workers`."""
+    """Exactly so many workers, one pipeline each; null: between `min_workers` and `max_workers`."""
     min_workers: int = 1
     """Workers asked for at once even where the cluster has no room for them yet: what an
     autoscaler starts nodes for."""

@@ -31,11 +31,12 @@ from ldm_batch.errors import JobError, StorageError
 from ldm_batch.validate import suggest
 
 OPEN_FIELDS = (
-    "source.columns.",
-    "scheduler.settings.",
-    "cluster.resources.",
-    "cluster.labels.",
-    "cluster.runtime_env.",
+    "source.columns",
+    "scheduler.settings",
+    "upscale.scheduler.settings",
+    "cluster.resources",
+    "cluster.labels",
+    "cluster.runtime_env",
 )
 """Fields whose keys are the user's own: an override may add one without Hydra's `+`."""
 EXIT_JOB_ERROR, EXIT_INTERRUPTED, EXIT_TERMINATED = 2, 130, 143
@@ -70,7 +71,7 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     ConfigStore.instance().store(name="job_schema", node=JobConfig)
     signal.signal(signal.SIGTERM, _on_terminate)
-    sys.argv[1:] = [f"++{a}" if a.startswith(OPEN_FIELDS) else a for a in sys.argv[1:]]
+    sys.argv[1:] = [f"++{a}" if _is_open(a) else a for a in sys.argv[1:]]
     started: list[DictConfig] = []
     codes: list[int] = []
 
@@ -95,6 +96,10 @@ def main() -> None:
             raise
         sys.exit(_complain(explain(error)))
     sys.exit(max(codes, default=0))
+
+
+def _is_open(argument: str) -> bool:
+    return any(argument.startswith((f"{name}.", f"{name}=")) for name in OPEN_FIELDS)
 
 
 def _run(config: DictConfig) -> int:

@@ -125,7 +125,7 @@ def _check_cluster(cluster: ClusterConfig) -> Iterator[str]:
     gpus = cluster.gpus_per_worker
     if gpus is not None and gpus > 1 and gpus != int(gpus):
         yield f"cluster.gpus_per_worker: {gpus}; above 1 Ray takes whole numbers only"
-    if cluster.address == "???":
+    if cluster.address == "":
         yield "cluster.address: not set; name the cluster, e.g. cluster.address=10.0.0.1:6379"
     elif cluster.address is not None and cluster.address.startswith("ray://"):
         yield (
