@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from ldm_batch.config import ClusterConfig
@@ -41,10 +41,14 @@ class Task:
     shard: Shard
     attempts: int = 0
     preemptions: int = 0
+    losses: int = 0
     is_suspect: bool = False
     """A worker died while it had this shard and another: tried alone next, to tell which it was."""
     last_worker: int | None = None
-    last_trouble: Trouble | None = None
+    last_node: str | None = None
+    runners: set[int] = field(default_factory=set)
+    """Workers that have it now: none, one, or one more with a copy."""
+    is_finished: bool = False
 
 
 def attempt(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -67,7 +71,6 @@ def count_attempt(task: Task, trouble: Trouble, max_attempts: int) -> Failure | 
     if trouble.is_job_error:
         raise JobError(trouble.message)
     task.attempts += 1
-    task.last_trouble = trouble
     if task.attempts < max_attempts:
         return None
     return Failure(task.shard.index, task.attempts, trouble.message, trouble.traceback)

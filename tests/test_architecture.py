@@ -41,7 +41,7 @@ LAYERS = [
     ["input_images", "rows", "read"],
     ["diffusion"],
     ["generate", "write", "commit", "worker"],
-    ["attempts", "cluster", "progress", "document", "drive"],
+    ["attempts", "schedule", "nodes", "cluster", "progress", "document", "drive"],
     ["status", "contact_sheet", "sweep"],
     ["verify_object", "verify_images", "verify"],
     ["demo"],
@@ -50,7 +50,17 @@ LAYERS = [
 ]
 """From the bottom up: a module imports only what is named before it; a folder counts as one."""
 ORDER = [name for layer in LAYERS for name in layer]
-PURE = ["records", "errors", "identity", "provenance", "config", "validate", "progress"]
+PURE = [
+    "records",
+    "errors",
+    "identity",
+    "provenance",
+    "config",
+    "validate",
+    "progress",
+    "schedule",
+    "nodes",
+]
 PLACES = {
     "fsspec": ["storage_files"],
     "s3fs": ["storage_s3", "storage_s3_client"],
