@@ -1,0 +1,104 @@
+#!/usr/bin/env bash
+# Every night the same command over an input folder that grows: new files become new shards, what
+# failed or was interrupted is made, the rest is left alone. Then the dataset is looked at.
+#
+#   SOURCE=/data/prompts SINK=/data/cats MODEL_REVISION=<40 digits> jobs/nightly.sh
+#   crontab: 0 1 * * *  cd /srv/ldm_batch && SOURCE=... SINK=... jobs/nightly.sh >/dev/null
+#
+#   SOURCE, SINK      as in txt2img_1m.sh; files that were planned must stay as they are, new rows
+#                     belong into new files
+#   CONF              the job, default txt2img_1m
+#   MODEL_REVISION    or MODEL_PATH: the model, where the job does not name one itself; always the
+#                     same, for another model is another dataset
+#   RAY_ADDRESS       http://head:8265 submits to that cluster; without it: this machine
+#   LOGS              default ~/.local/state/ldm_batch: NAME-20260131.log with all that was printed,
+#                     NAME-20260131.json with the status, NAME.lock
+#   VERIFY            `weekly` (default, on Sundays), `always` or `never`: verify reads every object
+#
+# Arguments are added to the job's own. For a store other than AWS set AWS_ENDPOINT_URL_S3, which the
+# status reads as well. Nothing here cleans up: `python -m ldm_batch.sweep` does, once a month.
+#
+# Two nights never overlap on one machine: a lock that ends with this script, also when it is killed.
+# On two machines they may; a shard's object is created exclusively, so nothing is made twice.
+# After a crash the next night goes on; so does the same command by hand.
+#
+# Exit codes:
+#   0         the dataset is whole
+#   1         some shards failed; they are tried again tomorrow, the log names them
+#   2         the job could not run (a changed input file, other settings, no model): somebody must look
+#   3         the job is done, but status or verify found something wrong with the dataset
+#   75        the night before is still at work, or the cluster did not answer; nothing was done
+#   130, 143  interrupted; what is committed stays
+set -euo pipefail
+
+: "${SOURCE:?name the input folder, the one that grows}"
+: "${SINK:?name the dataset: a folder, or s3://bucket/prefix}"
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+verify=${VERIFY:-weekly}
+[[ $verify == weekly || $verify == always || $verify == never ]] || {
+    echo "error: VERIFY=$verify may be weekly, always or never" >&2
+    exit 2
+}
+model=()
+if [[ -n ${MODEL_PATH:-} ]]; then
+    model=("model.path=$MODEL_PATH" "model.repo_id=null")
+elif [[ -n ${MODEL_REVISION:-} ]]; then
+    model=("model.revision=$MODEL_REVISION")
+fi
+name=${SINK%/} && name=${name##*/}
+logs=${LOGS:-${XDG_STATE_HOME:-$HOME/.local/state}/ldm_batch}
+mkdir -p "$logs"
+
+exec 9>"$logs/$name.lock"
+flock --nonblock 9 || {
+    echo "error: another run for $SINK holds $logs/$name.lock; nothing was done" >&2
+    exit 75
+}
+night=$(date +%Y%m%d)
+exec > >(exec tee -a "$logs/$name-$night.log" 9>&-) 2>&1
+
+# What is started here does not inherit the lock, or a process left behind by a crash would keep it.
+child='' interrupted=0
+run() {
+    "$@" 9>&- &
+    child=$!
+    local code=0
+    wait "$child" || code=$?
+    while kill -0 "$child" 2>/dev/null; do
+        code=0
+        wait "$child" || code=$?
+    done
+    ((interrupted)) && code=$interrupted
+    return "$code"
+}
+trap 'interrupted=143; [[ -z $child ]] || kill -TERM "$child" 2>/dev/null || true' TERM
+trap 'interrupted=130; [[ -z $child ]] || kill -TERM "$child" 2>/dev/null || true' INT
+
+look() {
+    run env PATH="$root/.venv/bin:$PATH" PYTHONPATH="$root" python -m "ldm_batch.$1" "$SINK" "${@:2}"
+}
+
+echo "== $(date -u +%FT%TZ) $SINK: the job"
+code=0
+run "$root/jobs/run.sh" "conf=${CONF:-txt2img_1m}" "${model[@]}" \
+    "source.uri=$SOURCE" "sink.uri=$SINK" "$@" || code=$?
+if ((code > 1)); then
+    echo "== $(date -u +%FT%TZ) $SINK: exit code $code"
+    exit "$code"
+fi
+
+echo "== $(date -u +%FT%TZ) $SINK: status"
+status=0
+look status --json >"$logs/$name-$night.json" || status=$?
+look status || true
+checked=0
+if ((code == 0)) && { [[ $verify == always ]] || [[ $verify == weekly && $(date +%u) == 7 ]]; }; then
+    echo "== $(date -u +%FT%TZ) $SINK: verify"
+    look verify || checked=$?
+fi
+((interrupted)) && exit "$interrupted"
+if ((code == 0)) && ((status || checked)); then
+    code=3
+fi
+echo "== $(date -u +%FT%TZ) $SINK: exit code $code"
+exit "$code"
