@@ -1,19 +1,16 @@
 """A job in words: what identifies its images, what it ran on, and the command that resumes it.
 
-Pure but for installed versions; must not know plans, stores or workers.
+Pure; must not know plans, stores or workers.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
-import platform
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ldm_batch import __version__
 from ldm_batch.config import JobConfig, ModelConfig, has_second_stage
 from ldm_batch.generate import split_lock
 from ldm_batch.plan import carry_schema
@@ -21,7 +18,6 @@ from ldm_batch.storage import absolute
 
 MODEL_FIELDS = ("pipeline", "dtype", "decode_dtype", "channels_last", "attention", "compile")
 """What of the model's settings can change the last bits of an image."""
-RECORDED_PACKAGES = ("torch", "diffusers", "transformers", "numpy", "pillow", "pyarrow", "ray")
 
 
 def resume_command(job: JobConfig, overrides: Sequence[str]) -> str:
@@ -121,9 +117,3 @@ def _upscale_document(job: JobConfig, second: Mapping[str, str]) -> dict[str, An
     if document:
         document["tiles"] = {"size": upscale.tile_size, "overlap": upscale.tile_overlap}
     return document
-
-
-def versions() -> dict[str, str]:
-    """Versions of everything that can change an image."""
-    installed = {name: importlib.metadata.version(name) for name in RECORDED_PACKAGES}
-    return {"ldm_batch": __version__, "python": platform.python_version(), **installed}

@@ -18,13 +18,14 @@ from ldm_batch.attempts import call_in_process, run_in_process
 from ldm_batch.cluster import call_on_ray, run_on_ray
 from ldm_batch.commit import committed_shards, roll_forward, write_failure
 from ldm_batch.config import JobConfig, has_second_stage
-from ldm_batch.document import anchor, images_document, model_name, resume_command, versions
+from ldm_batch.document import anchor, images_document, model_name, resume_command
+from ldm_batch.environment import versions
 from ldm_batch.errors import JobError, StorageError
 from ldm_batch.generate import check_models, find_model, measure_batch_size
 from ldm_batch.plan import make_plan, select_shards
 from ldm_batch.plan_file import Plan, load_plan, plan_document, save_plan
 from ldm_batch.progress import Progress, Tally
-from ldm_batch.records import Failure, Outcome, Receipt, Shard
+from ldm_batch.records import Failure, Notice, Outcome, Receipt, Shard
 from ldm_batch.storage import Store, open_sink
 from ldm_batch.storage_lease import hold_lease
 from ldm_batch.validate import validate
@@ -133,16 +134,23 @@ def _settle_plan(
 def _make_shards(
     job: JobConfig, store: Store, spec: WorkerSpec, todo: Sequence[Shard], out: TextIO
 ) -> Tally:
-    run: Callable[..., Iterator[Receipt | Failure]] = (
+    run: Callable[..., Iterator[Receipt | Failure | Notice]] = (
         run_in_process if job.cluster.executor == "in_process" else run_on_ray
     )
     tally = Tally()
     num_rows = sum(shard.num_rows for shard in todo)
     progress = Progress(out, num_rows=num_rows, num_shards=len(todo))
     progress.show(tally)
-    with closing(run(partial(load_worker, spec), todo, job.cluster)) as events:  # type: ignore[type-var]
+    cluster = job.cluster
+    if job.overwrite:  # of two copies that replace an object, a late one would do so again
+        cluster = dataclasses.replace(cluster, copy_stragglers=False)
+    with closing(run(partial(load_worker, spec), todo, cluster)) as events:  # type: ignore[type-var]
         try:
             for event in events:
+                if isinstance(event, Notice):
+                    progress.end()
+                    print(event.message, file=out, flush=True)
+                    continue
                 tally.add(event)
                 if isinstance(event, Failure):
                     progress.end()
@@ -201,11 +209,13 @@ def _print_report(tally: Tally, store: Store, command: str, out: TextIO) -> None
     for reason, count in tally.rejected.most_common():
         print(f"  {count:,} {reason}", file=out)
     if tally.lost[Outcome.LOST_TO_SAME]:
-        print(f"{tally.lost[Outcome.LOST_TO_SAME]} shards were also made by another run", file=out)
+        print(
+            f"{tally.lost[Outcome.LOST_TO_SAME]} shards were also made by another attempt", file=out
+        )
     if tally.lost[Outcome.LOST_TO_OTHER]:
         print(
-            f"warning: {tally.lost[Outcome.LOST_TO_OTHER]} shards were made by another run with "
-            "other bytes (other hardware or versions?); the first to commit stands",
+            f"warning: {tally.lost[Outcome.LOST_TO_OTHER]} shards were made by another attempt "
+            "with other bytes (other hardware or versions?); the first to commit stands",
             file=out,
         )
     if tally.failures:

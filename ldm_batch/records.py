@@ -238,3 +238,10 @@ class Failure:
     attempts: int
     message: str
     traceback: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something about the cluster that whoever watches a job should read."""
+
+    message: str

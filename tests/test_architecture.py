@@ -25,7 +25,7 @@ MODULES = {
     if path != PACKAGE / "__init__.py"
 }
 LAYERS = [
-    ["records", "errors", "identity", "colour"],
+    ["records", "errors", "identity", "colour", "environment"],
     ["provenance", "config", "validate"],
     [
         "storage_place",

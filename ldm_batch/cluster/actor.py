@@ -1,0 +1,65 @@
+"""A worker process on Ray: where it is, its model, and the shards that it makes.
+
+Must not know the pool or other workers.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Collection
+from typing import Any
+
+from ldm_batch.attempts import Loader, Trouble, attempt
+from ldm_batch.config import ClusterConfig
+from ldm_batch.environment import versions
+from ldm_batch.records import Receipt, Shard
+
+NODE_ID = "ray.io/node-id"
+"""The label that Ray gives every node."""
+
+
+class _Actor:
+    """Lives in a Ray worker process: loads once, then makes shard after shard."""
+
+    def __init__(self, load: Loader) -> None:
+        self._load = load
+        self._worker: Any = None
+
+    def place(self) -> tuple[str, str]:
+        """Id and host name of the node that it was put on."""
+        import ray
+
+        return str(ray.get_runtime_context().get_node_id()), platform.node()
+
+    def load(self) -> dict[str, str] | Trouble:
+        """Load the model; the versions of what it runs on, or what went wrong."""
+        self._worker = attempt(self._load)
+        return self._worker if isinstance(self._worker, Trouble) else versions()
+
+    def make(self, shard: Shard) -> Receipt | Trouble:
+        """Make one shard."""
+        made: Receipt | Trouble = attempt(self._worker.make_shard, shard)
+        return made
+
+
+def actor_factory(
+    ray: Any, load: Loader, cluster: ClusterConfig, options: dict[str, Any]
+) -> Callable[[Collection[str]], Any]:
+    """How to start a worker that stands on none of some nodes, named by their ids."""
+    remote = ray.remote(_Actor)
+    stored = ray.put(load)
+    selectors = options.get("label_selector", {})
+
+    def start(avoided: Collection[str]) -> Any:
+        elsewhere = {NODE_ID: f"!in({','.join(sorted(avoided))})"} if avoided else {}
+        return remote.options(
+            **{
+                **options,
+                "label_selector": {**selectors, **elsewhere} or None,
+                "max_concurrency": cluster.shards_in_flight,
+                "max_restarts": 0,
+                "max_task_retries": 0,
+            }
+        ).remote(stored)
+
+    return start

@@ -1,0 +1,228 @@
+"""The workers that a job has: how many, on which nodes, and what each was asked.
+
+Follows the cluster: starts workers where there is room, retires those of nodes that leave, avoids
+nodes that fail while others do not. Must not know what becomes of a shard.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from ldm_batch.attempts import Loader
+from ldm_batch.cluster.actor import actor_factory
+from ldm_batch.cluster.session import worker_need, worker_options
+from ldm_batch.cluster.view import read_nodes
+from ldm_batch.config import ClusterConfig
+from ldm_batch.errors import JobError
+from ldm_batch.nodes import Node, NodeRecords, count_room, count_wanted, in_words
+from ldm_batch.records import Notice, Shard
+from ldm_batch.schedule import Ending, Schedule
+
+LOOK_EVERY_S = 2.0
+SETTLE_S = 1.5
+"""Ray's own view of what is free lags behind the start or end of a worker by about so much."""
+PATIENCE_S = 10.0
+"""Without any worker for so long, say why."""
+MAX_LOAD_DEATHS = 3
+MAX_NODES_LISTED = 5
+
+
+@dataclass(slots=True)
+class Member:
+    """A worker: it is placed on a node, then loads, then makes shards."""
+
+    number: int
+    actor: Any
+    node: str = ""
+    host: str = ""
+    is_loaded: bool = False
+    is_retiring: bool = False
+
+
+class Crew:
+    """All workers of a job, and what they were asked and have not answered."""
+
+    def __init__(self, ray: Any, load: Loader, cluster: ClusterConfig, schedule: Schedule) -> None:
+        self._ray, self._cluster, self._schedule = ray, cluster, schedule
+        options = worker_options(ray, cluster)
+        self._need, self._labels = worker_need(options), cluster.labels
+        self._start_actor = actor_factory(ray, load, cluster, options)
+        self._records = NodeRecords()
+        self._members: dict[int, Member] = {}
+        self.asked: dict[Any, tuple[Member, str | Shard]] = {}
+        """Reference -> who was asked, and for what: `place`, `load`, or a shard."""
+        self.drained: set[str] = set()
+        """Nodes that were ever seen draining."""
+        self.num_load_deaths = 0
+        """Workers that died while loading, since one loaded or the cluster changed."""
+        self._nodes: dict[str, Node] = {}
+        self._num_started = 0
+        self._changed_at = self._looked_at = float("-inf")
+        self._had_worker_at = time.monotonic()
+        self._said: set[str] = set()
+
+    def hand(self, number: int, shard: Shard) -> None:
+        """Ask a worker for a shard."""
+        member = self._members[number]
+        self.asked[member.actor.make.remote(shard)] = (member, shard)
+
+    def start(self) -> None:
+        """Start one more worker, wherever there is room, now or later."""
+        member = Member(self._num_started, self._start_actor(self._records.avoided))
+        self._members[member.number] = member
+        self.asked[member.actor.place.remote()] = (member, "place")
+        self._num_started += 1
+        self._changed_at = time.monotonic()
+
+    def on_placed(self, member: Member, node: str, host: str) -> None:
+        """A worker stands on a node: let it load."""
+        member.node, member.host = node, host
+        self._changed_at = time.monotonic()
+        self.asked[member.actor.load.remote()] = (member, "load")
+
+    def on_loaded(self, member: Member) -> None:
+        """A worker has its model: let it take shards."""
+        member.is_loaded = True
+        self.num_load_deaths = 0
+        self._records.succeed(member.node)
+        self._schedule.add_worker(member.number, member.node)
+
+    def on_success(self, member: Member) -> None:
+        """A worker made a shard."""
+        self._records.succeed(member.node)
+
+    def on_trouble(
+        self, member: Member, message: str, *, is_certain: bool = False
+    ) -> Iterator[Notice]:
+        """Avoid the node of a worker that failed, if it is the node's fault."""
+        if not self.has_loaded_elsewhere(member):
+            return
+        if self._records.trouble(member.node, is_certain=is_certain):
+            for other in list(self._members.values()):
+                if other.node == member.node:
+                    self.retire(other)
+            yield Notice(f"{member.host} is avoided, it fails while others do not: {message}")
+
+    def retire(self, member: Member) -> None:
+        """Let a worker finish what it has, and no more."""
+        member.is_retiring = True
+        if member.is_loaded:
+            self._schedule.retire_worker(member.number)
+        self.end_if_done(member)
+
+    def end_if_done(self, member: Member) -> None:
+        """End a worker that is to take nothing more, and has nothing."""
+        if member.is_retiring and not (
+            member.is_loaded and not self._schedule.is_idle(member.number)
+        ):
+            self.end(member)
+
+    def end(self, member: Member) -> None:
+        """End a worker; what it was asked is forgotten, what it had goes back to the schedule."""
+        if self._members.pop(member.number, None) is None:
+            return
+        for reference in [r for r, (asked, _) in self.asked.items() if asked is member]:
+            del self.asked[reference]
+        if member.is_loaded:
+            self._schedule.lose_worker(member.number, Ending.PREEMPTED, "")
+            member.is_loaded = False
+        self._ray.kill(member.actor, no_restart=True)
+        self._changed_at = time.monotonic()
+
+    def end_all(self) -> None:
+        """End all workers."""
+        for member in list(self._members.values()):
+            self.end(member)
+
+    def has_loaded(self) -> bool:
+        """Tell whether any worker has its model."""
+        return any(member.is_loaded for member in self._members.values())
+
+    def has_loaded_elsewhere(self, member: Member) -> bool:
+        """Tell whether a worker on another node than this one's has its model."""
+        return any(m.is_loaded and m.node != member.node for m in self._members.values())
+
+    def say_once(self, message: str, *, about: str = "") -> Iterator[Notice]:
+        """A notice, unless it was given before."""
+        if (about or message) not in self._said:
+            self._said.add(about or message)
+            yield Notice(message)
+
+    def follow(self, now: float) -> Iterator[Notice]:
+        """Look at the cluster now and then, and be as many as it has room for.
+
+        Raises:
+            JobError: there was no worker for `start_timeout_s`, or a local Ray has no room.
+        """
+        if now - self._looked_at < LOOK_EVERY_S:
+            return
+        is_first, self._looked_at = not self._nodes, now
+        before, self._nodes = self._nodes, {node.id: node for node in read_nodes(self._ray)}
+        if before.keys() != self._nodes.keys():
+            self.num_load_deaths = 0
+        self.drained |= {node.id for node in self._nodes.values() if node.is_draining}
+        yield from self._retire_leaving()
+        if is_first or now - self._changed_at >= SETTLE_S:
+            yield from self._grow(is_first=is_first)
+        if any(member.node for member in self._members.values()):
+            self._had_worker_at = now
+        elif now - self._had_worker_at >= min(PATIENCE_S, self._cluster.start_timeout_s):
+            yield from self._complain_of_no_room(now - self._had_worker_at)
+
+    def _retire_leaving(self) -> Iterator[Notice]:
+        leaving = Counter[str]()
+        for member in list(self._members.values()):
+            if member.node in self.drained and not member.is_retiring:
+                leaving[member.node] += 1
+                host = member.host
+                self.retire(member)
+                yield from self.say_once(
+                    f"{host} is being drained: its workers take nothing new", about=member.node
+                )
+
+    def _grow(self, *, is_first: bool) -> Iterator[Notice]:
+        usable = [node for node in self._nodes.values() if node.id not in self._records.avoided]
+        staying = [member for member in self._members.values() if not member.is_retiring]
+        is_our_own = not self._cluster.address
+        when_empty = is_first and is_our_own  # what is free is not known yet, but nothing runs
+        room = count_room(usable, self._need, self._labels, when_empty=when_empty)
+        wanted = count_wanted(
+            self._cluster,
+            num_placed=sum(bool(member.node) for member in staying),
+            num_room=room,
+            num_unfinished=self._schedule.num_unfinished,
+        )
+        if when_empty and not room:
+            raise JobError(f"cluster: no room for a worker: {self._no_room()}")
+        num_new = wanted - len(staying)
+        if num_new <= 0 or self.num_load_deaths >= MAX_LOAD_DEATHS:
+            return
+        for _ in range(num_new):
+            self.start()
+        if not is_first:
+            yield Notice(f"{num_new} workers started, {wanted} in all")
+
+    def _complain_of_no_room(self, waited_s: float) -> Iterator[Notice]:
+        if waited_s >= self._cluster.start_timeout_s:
+            raise JobError(
+                f"cluster.start_timeout_s: no worker for {waited_s:.0f} s: {self._no_room()}"
+            )
+        yield from self.say_once(f"waiting for a worker: {self._no_room()}", about="room")
+
+    def _no_room(self) -> str:
+        nodes = [
+            f"{node.host}: {in_words(node.available, self._need)} of "
+            f"{in_words(node.total, self._need)}"
+            + (" (draining)" if node.is_draining else "")
+            + (" (avoided)" if node.id in self._records.avoided else "")
+            for node in self._nodes.values()
+        ]
+        labels = "".join(f", {name}={value}" for name, value in self._labels.items())
+        return (
+            f"it needs {in_words(self._need)}{labels} on one node; free are "
+            f"{'; '.join(nodes[:MAX_NODES_LISTED]) or 'no nodes'}"
+        )

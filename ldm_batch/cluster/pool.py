@@ -1,0 +1,162 @@
+"""Shards to workers and answers back, until every shard has ended.
+
+Which shard goes where is `schedule.py`'s to decide, which workers there are `crew.py`'s; must not
+know what a shard is made of.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from ldm_batch.attempts import Loader, Trouble
+from ldm_batch.cluster.crew import MAX_LOAD_DEATHS, Crew, Member
+from ldm_batch.cluster.session import brief, ray_session
+from ldm_batch.cluster.view import read_ending
+from ldm_batch.config import ClusterConfig
+from ldm_batch.environment import differing_versions, versions
+from ldm_batch.errors import JobError
+from ldm_batch.records import Failure, Notice, Receipt, Shard
+from ldm_batch.schedule import Ending, Schedule
+
+POLL_S = 1.0
+
+Event = Receipt | Failure | Notice
+
+
+def run_on_ray(load: Loader, shards: Sequence[Shard], cluster: ClusterConfig) -> Iterator[Event]:
+    """Make shards on Ray workers and yield what became of each, as it becomes known.
+
+    A shard whose attempt failed is tried again elsewhere, up to `max_attempts`; attempts that end
+    because a node was preempted or lost are not counted. Closing the iterator stops the workers.
+
+    Raises:
+        JobError: Ray does not start, the model does not load, or no node has room for a worker.
+    """
+    with ray_session(cluster) as ray:
+        pool = _Pool(ray, load, shards, cluster)
+        try:
+            yield from pool.run()
+        finally:
+            pool.stop()
+
+
+class _Pool:
+    """A job's schedule and crew, and what to do with each answer."""
+
+    def __init__(
+        self, ray: Any, load: Loader, shards: Sequence[Shard], cluster: ClusterConfig
+    ) -> None:
+        self._ray = ray
+        self._schedule = Schedule(shards, cluster)
+        self._crew = Crew(ray, load, cluster, self._schedule)
+        self._versions = versions()
+
+    def run(self) -> Iterator[Event]:
+        """Make all shards."""
+        while self._schedule.num_unfinished:
+            yield from self._crew.follow(time.monotonic())
+            for number, shard in self._schedule.hand_out(time.monotonic()):
+                self._crew.hand(number, shard)
+            for reference in self._answered():
+                if reference in self._crew.asked:  # else its worker is gone by now
+                    yield from self._on_answer(reference)
+
+    def stop(self) -> None:
+        """End all workers."""
+        self._crew.end_all()
+
+    def _answered(self) -> list[Any]:
+        """References with an answer; waits a little for the first."""
+        references = list(self._crew.asked)
+        if not references:
+            time.sleep(POLL_S)
+            return []
+        if not self._ray.wait(references, num_returns=1, timeout=POLL_S)[0]:
+            return []
+        ready: list[Any] = self._ray.wait(references, num_returns=len(references), timeout=0)[0]
+        return ready
+
+    def _on_answer(self, reference: Any) -> Iterator[Event]:
+        member, asked = self._crew.asked.pop(reference)
+        exceptions = self._ray.exceptions
+        try:
+            answer = self._ray.get(reference)
+        except exceptions.RuntimeEnvSetupError as error:
+            raise JobError(f"cluster.runtime_env: cannot be set up: {brief(error)}") from error
+        except exceptions.RayError as error:
+            yield from self._on_lost(member, error)
+            return
+        if asked == "place":
+            self._crew.on_placed(member, *answer)
+        elif asked == "load":
+            yield from self._on_loaded(member, answer)
+        elif isinstance(asked, Shard):
+            yield from self._on_made(member, asked, answer)
+
+    def _on_loaded(self, member: Member, answer: Any) -> Iterator[Event]:
+        if isinstance(answer, Trouble):
+            if not self._crew.has_loaded_elsewhere(member):
+                raise JobError(f"{answer.message} (on {member.host})")
+            yield from self._crew.on_trouble(member, answer.message, is_certain=True)
+            self._crew.end(member)
+            return
+        self._crew.on_loaded(member)
+        differing = differing_versions(self._versions, answer)
+        if differing:
+            yield from self._crew.say_once(
+                f"warning: {member.host} runs other versions, so its images may differ in their "
+                f"last bits: {', '.join(differing)}"
+            )
+
+    def _on_made(self, member: Member, shard: Shard, answer: Any) -> Iterator[Event]:
+        if isinstance(answer, Trouble):
+            failure = self._schedule.fail(member.number, shard.index, answer)
+            if failure is not None:
+                yield failure
+            yield from self._crew.on_trouble(member, answer.message)
+        else:
+            self._crew.on_success(member)
+            if self._schedule.finish(member.number, shard.index, time.monotonic()):
+                yield answer
+        self._crew.end_if_done(member)
+
+    def _on_lost(self, member: Member, error: Exception) -> Iterator[Event]:
+        """A worker is gone with all that it had under way."""
+        ending, was_loaded = self._find_ending(member, error), member.is_loaded
+        if was_loaded:
+            member.is_loaded = False
+            message = f"its worker died on {member.host}: {brief(error)}"
+            yield from self._schedule.lose_worker(member.number, ending, message)
+        self._crew.end(member)
+        if ending is Ending.DIED:
+            yield from self._replace(member, error, was_loaded=was_loaded)
+        elif member.host:
+            how = "was taken away" if ending is Ending.PREEMPTED else "cannot be reached"
+            yield from self._crew.say_once(
+                f"{member.host} {how}; what its workers had is done elsewhere",
+                about=f"{member.node} {how}",
+            )
+
+    def _replace(self, member: Member, error: Exception, *, was_loaded: bool) -> Iterator[Event]:
+        crew = self._crew
+        if not was_loaded:
+            crew.num_load_deaths += 1
+        if crew.num_load_deaths >= MAX_LOAD_DEATHS:
+            if not crew.has_loaded():
+                raise JobError(
+                    f"{crew.num_load_deaths} workers died while they loaded the model (out of "
+                    f"memory?); last on {member.host}: {brief(error)}"
+                ) from error
+            return
+        yield from crew.on_trouble(member, brief(error))
+        if not member.is_retiring:
+            crew.start()
+
+    def _find_ending(self, member: Member, error: Exception) -> Ending:
+        if getattr(error, "preempted", False) or member.node in self._crew.drained:
+            return Ending.PREEMPTED
+        if isinstance(error, self._ray.exceptions.ActorUnavailableError):
+            return Ending.LOST
+        return read_ending(self._ray, member.node) or Ending.DIED

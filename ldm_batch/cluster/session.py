@@ -1,0 +1,127 @@
+"""A connection to Ray: a local one of our own, or the cluster that the job names.
+
+Knows how to join, what one worker takes of a node, and how to run a function once; must not know
+shards.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from ldm_batch.attempts import attempt, unwrap
+from ldm_batch.config import ClusterConfig
+from ldm_batch.errors import JobError
+
+OBJECT_STORE_BYTES = 128 * 1024 * 1024
+QUIET_RAY = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_DEDUP_LOGS": "0",
+}
+MAX_MESSAGE_CHARS = 400
+PLACEMENTS = {"pack": "DEFAULT", "spread": "SPREAD"}
+
+
+def call_on_ray(function: Callable[[], Any], cluster: ClusterConfig) -> Any:
+    """Call a function once where a worker would run, and return what it returns.
+
+    Raises:
+        JobError: Ray does not start, or the function raised.
+    """
+    with ray_session(cluster) as ray:
+        options = worker_options(ray, cluster) | {"max_retries": 0}
+        remote = ray.remote(attempt).options(**options)
+        try:
+            result = ray.get(remote.remote(function))
+        except ray.exceptions.RayError as error:
+            raise JobError(f"a worker died: {brief(error)}") from error
+    return unwrap(result)
+
+
+@contextmanager
+def ray_session(cluster: ClusterConfig) -> Iterator[Any]:
+    """Join the named cluster, or start a local one of our own; a session that is there stays.
+
+    Raises:
+        JobError: Ray does not start, or the cluster cannot be reached.
+    """
+    os.environ.update({k: v for k, v in QUIET_RAY.items() if k not in os.environ})
+    import ray
+
+    if ray.is_initialized():
+        yield ray
+        return
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    on_terminate = signal.getsignal(signal.SIGTERM)
+    try:
+        ray.init(
+            address=cluster.address or "local",
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            runtime_env=cluster.runtime_env or None,
+            **({} if cluster.address else _local_resources(cluster)),
+        )
+    except Exception as error:  # Ray raises many unrelated kinds
+        where = cluster.address or "a local Ray"
+        raise JobError(f"cluster.address: cannot use {where}: {brief(error)}") from error
+    try:
+        if in_main_thread:
+            signal.signal(signal.SIGTERM, on_terminate)
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def _local_resources(cluster: ClusterConfig) -> dict[str, Any]:
+    """A local Ray has room for every worker that was asked for, however few cores there are."""
+    num_workers = cluster.num_workers or cluster.min_workers
+    wanted = math.ceil(num_workers * cluster.cpus_per_worker)
+    return {
+        "num_cpus": max(len(os.sched_getaffinity(0)), wanted),
+        "resources": {name: num_workers * amount for name, amount in cluster.resources.items()},
+        "include_dashboard": False,
+        "object_store_memory": OBJECT_STORE_BYTES,
+    }
+
+
+def worker_options(ray: Any, cluster: ClusterConfig) -> dict[str, Any]:
+    """What one worker is to Ray: its resources and where it may stand."""
+    options: dict[str, Any] = {
+        "num_cpus": cluster.cpus_per_worker,
+        "num_gpus": _gpus_per_worker(ray, cluster),
+        "scheduling_strategy": PLACEMENTS[cluster.placement],
+    }
+    if cluster.memory_per_worker is not None:
+        options["memory"] = cluster.memory_per_worker
+    if cluster.resources:
+        options["resources"] = dict(cluster.resources)
+    if cluster.labels:
+        options["label_selector"] = dict(cluster.labels)
+    return options
+
+
+def worker_need(options: Mapping[str, Any]) -> dict[str, float]:
+    """Resources of one worker by the names that nodes use."""
+    custom: Mapping[str, float] = options.get("resources", {})
+    memory = options.get("memory", 0)
+    return {"CPU": options["num_cpus"], "GPU": options["num_gpus"], "memory": memory, **custom}
+
+
+def _gpus_per_worker(ray: Any, cluster: ClusterConfig) -> float:
+    if cluster.gpus_per_worker is not None:
+        return cluster.gpus_per_worker
+    return 1.0 if ray.cluster_resources().get("GPU", 0) else 0.0
+
+
+def brief(error: Exception) -> str:
+    """One line of what an error of Ray says: the reason where there is one."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    reasons = [line for line in lines if line.startswith("The actor is dead because")]
+    return [*reasons, *lines, type(error).__name__][0][:MAX_MESSAGE_CHARS]

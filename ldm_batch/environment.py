@@ -1,0 +1,29 @@
+"""What software this process runs: the versions that can change an image.
+
+Must not know jobs or workers.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from collections.abc import Mapping
+
+from ldm_batch import __version__
+
+RECORDED_PACKAGES = ("torch", "diffusers", "transformers", "numpy", "pillow", "pyarrow", "ray")
+
+
+def versions() -> dict[str, str]:
+    """Versions of everything that can change an image."""
+    installed = {name: importlib.metadata.version(name) for name in RECORDED_PACKAGES}
+    return {"ldm_batch": __version__, "python": platform.python_version(), **installed}
+
+
+def differing_versions(here: Mapping[str, str], there: Mapping[str, str]) -> list[str]:
+    """Name what differs between two environments, e.g. `torch 2.6.0 (here 2.13.0)`."""
+    return [
+        f"{name} {there.get(name, 'missing')} (here {here.get(name, 'missing')})"
+        for name in sorted(here.keys() | there.keys())
+        if here.get(name) != there.get(name)
+    ]
