@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ldm_batch.config import ModelConfig
-from ldm_batch.diffusion.files import find_model, lock_model, verify_lock
+from ldm_batch.diffusion.files import HUB_PATTERNS, find_model, lock_model, verify_lock
 from ldm_batch.diffusion.load import load, pick_device
 from ldm_batch.errors import JobError
 
@@ -52,22 +52,9 @@ def test_find_model_refuses(model: ModelConfig, message: str) -> None:
         find_model(model)
 
 
-def test_only_pinned_safetensors_come_from_the_hub(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: dict[str, object] = {}
-
-    def snapshot_download(**arguments: object) -> str:
-        asked.update(arguments)
-        return str(folder)
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
-    assert find_model(ModelConfig(repo_id="a/b", revision="0" * 40)) == folder
-    patterns = asked["allow_patterns"]
-    assert asked["revision"] == "0" * 40
-
+def test_only_safetensors_and_settings_come_from_the_hub(folder: Path) -> None:
     def is_fetched(path: str) -> bool:
-        return any(fnmatch(path, pattern) for pattern in patterns)
+        return any(fnmatch(path, pattern) for pattern in HUB_PATTERNS)
 
     assert all(is_fetched(path) for path in lock_model(folder))
     assert is_fetched("unet/diffusion_pytorch_model-00001-of-00002.safetensors")

@@ -1,5 +1,12 @@
 """Latent diffusion: the only part of ldm_batch that knows torch, diffusers and transformers.
 
-files.py finds and locks a model's files without torch; load.py turns them into components;
-sampler.py is the denoising loop; text_to_image.py is the pipeline the worker calls.
+fetch.py brings a hub revision to this node, files.py finds and locks a model's files, both without
+torch; load.py turns them into components; sampler.py is the denoising loop; text_to_image.py is
+the pipeline the worker calls.
 """
+
+import os
+
+# Must stand before huggingface_hub is imported: every process of it would ask the hub for a list
+# of the tools that may be running it, even one whose model is in the cache.
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

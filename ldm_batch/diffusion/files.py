@@ -9,11 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ldm_batch.config import ModelConfig
+from ldm_batch.diffusion.fetch import fetch_snapshot
 from ldm_batch.errors import JobError
 
 MODEL_INDEX = "model_index.json"
@@ -69,7 +71,10 @@ def _demo_folder(path: str) -> Path:
 
 def _check_folder(folder: Path, field: str) -> Path:
     if not folder.is_dir():
-        raise JobError(f"{field}: no such folder: {folder}")
+        raise JobError(
+            f"{field}: no such folder on {socket.gethostname()}: {folder}; every node needs it, "
+            "so name one on a file system that all share, or set model.repo_id and model.revision"
+        )
     if not (folder / MODEL_INDEX).is_file():
         raise JobError(f"{field}: {folder} has no {MODEL_INDEX}; is it a diffusers pipeline?")
     return folder
@@ -81,21 +86,7 @@ def _fetch_snapshot(model: ModelConfig) -> Path:
             f"model.revision={model.revision}: must be the full commit sha of {model.repo_id} "
             "(40 hexadecimal digits); branches and tags can change under a dataset"
         )
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(
-            snapshot_download(
-                repo_id=str(model.repo_id),
-                revision=model.revision,
-                allow_patterns=HUB_PATTERNS,
-            )
-        )
-    except Exception as error:  # the hub client raises many unrelated kinds
-        raise JobError(
-            f"model.repo_id={model.repo_id}: cannot fetch revision {model.revision}: "
-            f"{type(error).__name__}: {error}"
-        ) from error
+    return fetch_snapshot(str(model.repo_id), model.revision, patterns=HUB_PATTERNS)
 
 
 def lock_model(folder: Path) -> dict[str, str]:
