@@ -6,7 +6,7 @@ Reads footers only, never rows; must not know shards or the sink.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, BinaryIO
@@ -28,6 +28,8 @@ MAX_COLUMNS = 10_000
 MAX_CHUNK_BYTES = 2 * 1024**3
 MAX_SIDE = 4096
 FOOTER_THREADS = 16
+FILES_AT_ONCE = 500
+"""Whose footers are held at once, and for which one process is started to read them first."""
 TEXT_FIELDS = ("prompt", "negative_prompt")
 PARENT = "parent_"
 IMAGE_COLUMN_NAMES = ("image", "low_resolution")
@@ -48,21 +50,25 @@ class Footer:
     sha256: str
 
 
-def read_new_footers(files: Sequence[SourceFile], s3: S3Config | None = None) -> list[Footer]:
+def read_new_footers(files: Sequence[SourceFile], s3: S3Config | None = None) -> Iterator[Footer]:
     """Read footers that were never read before, in parallel, one or two range reads each.
 
-    They are first read to their end in a process of their own: some damage ends the reader's.
+    They are first read to their end in a process of their own: some damage ends the reader's. The
+    footers of a few hundred files are held at once, however many there are.
 
     Raises:
         JobError: a file is not Parquet, is cut off, is damaged, or declares more than a worker
             could hold.
     """
-    with ThreadPoolExecutor(FOOTER_THREADS) as pool:
-        raws = list(pool.map(lambda file: _fetch(file.uri, file.size_bytes, s3), files))
-    deadly = find_deadly(raws) if raws else None
-    if deadly is not None:
-        raise JobError(f"{files[deadly].uri}: a damaged footer, the Parquet reader dies of it")
-    return [_parse(raw, file.uri) for raw, file in zip(raws, files, strict=True)]
+    for start in range(0, len(files), FILES_AT_ONCE):
+        some = files[start : start + FILES_AT_ONCE]
+        with ThreadPoolExecutor(FOOTER_THREADS) as pool:
+            raws = list(pool.map(lambda file: _fetch(file.uri, file.size_bytes, s3), some))
+        deadly = find_deadly(raws)
+        if deadly is not None:
+            raise JobError(f"{some[deadly].uri}: a damaged footer, the Parquet reader dies of it")
+        for raw, file in zip(raws, some, strict=True):
+            yield _parse(raw, file.uri)
 
 
 def read_planned_footer(file: InputFile, s3: S3Config | None = None) -> Footer:

@@ -57,7 +57,7 @@ def make_plan(
     gone = frozenset(known.keys() - here.keys())
     refuse_renamed = _rename_guard([known[name] for name in gone])
     shards = (
-        [replace(s, file=here.get(s.file.name, s.file)) for s in planned.shards] if planned else []
+        [_moved(shard, here.get(shard.file.name)) for shard in planned.shards] if planned else []
     )
     unknown = [file for file in listed if file.name not in known]
     new_shards: list[Shard] = []
@@ -81,6 +81,11 @@ def make_plan(
         gone_files=gone,
         notes=tuple(notes),
     )
+
+
+def _moved(shard: Shard, file: InputFile | None) -> Shard:
+    """A planned shard, of its file where that is found now."""
+    return shard if file is None or file is shard.file else replace(shard, file=file)
 
 
 def _as_planned(job: JobConfig, planned: Plan) -> tuple[JobConfig, list[str]]:
@@ -222,7 +227,7 @@ def _match_known(
             continue
         if (file.size_bytes, file.version) != (before.size_bytes, before.version):
             _refuse_changed(source, file, before)
-        here[file.name] = replace(before, uri=file.uri)
+        here[file.name] = before if file.uri == before.uri else replace(before, uri=file.uri)
     return here
 
 

@@ -21,6 +21,8 @@ from ldm_batch.records import InputFile, Shard
 from ldm_batch.storage import Store
 
 PLAN_FORMAT = 1
+SHARDS_PER_ROW_GROUP = 16_384
+"""Of a segment, and read at once: Python values of all shards never stand beside the plan."""
 SEGMENT_SCHEMA = pa.schema(
     [
         ("shard", pa.int64()),
@@ -88,22 +90,24 @@ def _read_segment(store: Store, name: str) -> Iterator[Shard]:
     path = f"{identity.PLAN_FOLDER}/{name}"
     raw = store.read(path)
     try:
-        table = pq.read_table(pa.BufferReader(raw or b""), page_checksum_verification=True)
-        rows = table.select(SEGMENT_SCHEMA.names).to_pylist()
+        parquet = pq.ParquetFile(pa.BufferReader(raw or b""), page_checksum_verification=True)
+        files: dict[str, InputFile] = {}
+        for batch in parquet.iter_batches(SHARDS_PER_ROW_GROUP, columns=SEGMENT_SCHEMA.names):
+            yield from _shards_of(batch.to_pydict(), files)
     except (pa.ArrowException, KeyError, OSError) as error:
         raise JobError(f"{store.uri(path)}: damaged plan: {error}") from error
-    files: dict[str, InputFile] = {}
-    for row in rows:
-        file = files.get(row["file"]) or InputFile(
-            name=row["file"],
-            uri=row["uri"],
-            size_bytes=row["size_bytes"],
-            version=row["version"],
-            num_rows=row["file_rows"],
-            footer_sha256=row["footer_sha256"],
-        )
-        files[file.name] = file
-        yield Shard(row["shard"], file, row["row_start"], row["num_rows"])
+
+
+def _shards_of(
+    columns: Mapping[str, Sequence[Any]], files: dict[str, InputFile]
+) -> Iterator[Shard]:
+    """Shards of some rows of a segment; those of a file share its description."""
+    for index, start, num_rows, name, *described in zip(
+        *(columns[column] for column in SEGMENT_SCHEMA.names), strict=True
+    ):
+        if name not in files:
+            files[name] = InputFile(name, *described)
+        yield Shard(index, files[name], start, num_rows)
 
 
 def plan_document(
@@ -144,6 +148,16 @@ def save_plan(store: Store, plan: Plan) -> bool:
 
 
 def _segment_bytes(shards: Sequence[Shard]) -> bytes:
+    buffer = io.BytesIO()
+    with pq.ParquetWriter(
+        buffer, SEGMENT_SCHEMA, compression="zstd", write_page_checksum=True
+    ) as writer:
+        for start in range(0, len(shards), SHARDS_PER_ROW_GROUP):
+            writer.write_table(_segment_table(shards[start : start + SHARDS_PER_ROW_GROUP]))
+    return buffer.getvalue()
+
+
+def _segment_table(shards: Sequence[Shard]) -> Any:
     columns = {
         "shard": [s.index for s in shards],
         "row_start": [s.row_start for s in shards],
@@ -155,10 +169,7 @@ def _segment_bytes(shards: Sequence[Shard]) -> bytes:
         "file_rows": [s.file.num_rows for s in shards],
         "footer_sha256": [s.file.footer_sha256 for s in shards],
     }
-    buffer = io.BytesIO()
-    table = pa.table(columns, schema=SEGMENT_SCHEMA)
-    pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
-    return buffer.getvalue()
+    return pa.table(columns, schema=SEGMENT_SCHEMA)
 
 
 def refuse_other_fingerprint(

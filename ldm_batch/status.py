@@ -9,11 +9,12 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections import Counter
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from typing import TextIO
+from functools import partial
+from typing import TextIO, TypeVar
 
 from ldm_batch import identity
 from ldm_batch.commit import committed_shards, read_receipt
@@ -23,7 +24,10 @@ from ldm_batch.sink_arguments import add_sink, named_sink
 from ldm_batch.storage import Store
 
 READ_THREADS = 16
+AHEAD_PER_THREAD = 4
 MAX_LISTED = 20
+In = TypeVar("In")
+Out = TypeVar("Out")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +62,12 @@ def read_status(store: Store) -> Status:
         raise JobError(f"{store.root}: no dataset here (no {identity.PLAN_PATH})")
     planned = {shard.index for shard in plan.shards}
     done = committed_shards(store) & planned
-    with ThreadPoolExecutor(READ_THREADS) as pool:
-        receipts = list(pool.map(lambda index: read_receipt(store, index), sorted(done)))
+    num_rows = num_images = num_bytes = 0
     rejected: Counter[str] = Counter()
-    for receipt in receipts:
+    for receipt in map_in_threads(partial(read_receipt, store), sorted(done), READ_THREADS):
+        num_rows += receipt.num_rows
+        num_images += receipt.num_images
+        num_bytes += receipt.object_bytes
         rejected.update(receipt.rejected)
     failures = {identity.shard_index(n) for n in store.names(identity.FAILURES_FOLDER)}
     failed = sorted(index for index in failures if index in planned - done)
@@ -74,12 +80,27 @@ def read_status(store: Store) -> Status:
         stray=sorted(
             store.names(identity.DATA_FOLDER) - {f"{index:05d}.parquet" for index in planned}
         ),
-        num_rows=sum(receipt.num_rows for receipt in receipts),
-        num_images=sum(receipt.num_images for receipt in receipts),
+        num_rows=num_rows,
+        num_images=num_images,
         rejected=dict(rejected.most_common()),
-        num_bytes=sum(receipt.object_bytes for receipt in receipts),
+        num_bytes=num_bytes,
         resume=str(plan.document["environment"]["command"]),
     )
+
+
+def map_in_threads(
+    function: Callable[[In], Out], values: Iterable[In], num_threads: int
+) -> Iterator[Out]:
+    """What a function returns for each value, in order; only a few calls are ahead of the caller,
+    so that the results of many values never stand in memory together."""
+    with ThreadPoolExecutor(num_threads) as pool:
+        pending: deque[Future[Out]] = deque()
+        for value in values:
+            pending.append(pool.submit(function, value))
+            if len(pending) == AHEAD_PER_THREAD * num_threads:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
 
 
 def failure_message(store: Store, index: int) -> str:

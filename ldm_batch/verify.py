@@ -10,19 +10,18 @@ import argparse
 import json
 import sys
 from collections import Counter
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import pairwise
-from typing import TextIO
+from typing import Any, TextIO
 
 from ldm_batch import identity
 from ldm_batch.errors import JobError, LdmBatchError
 from ldm_batch.plan_file import Plan, load_plan
 from ldm_batch.records import Shard
 from ldm_batch.sink_arguments import add_sink, named_sink
-from ldm_batch.status import MAX_LISTED, failure_message
+from ldm_batch.status import MAX_LISTED, failure_message, map_in_threads
 from ldm_batch.storage import Store
 from ldm_batch.verify_images import Regenerated, Sample, regenerate
 from ldm_batch.verify_object import Expected, ObjectReport, verify_object
@@ -69,7 +68,9 @@ def verify(store: Store, sample: Sample | None = None) -> Verification:
     stray = sorted(names - {f"{shard.id}.parquet" for shard in done})
     undone = {shard.index for shard in plan.shards} - {shard.index for shard in done}
     records = {identity.shard_index(name) for name in store.names(identity.FAILURES_FOLDER)}
-    reports = _verify_objects(store, plan, done)
+    totals = Totals()
+    for report in _verify_objects(store, plan, done):
+        totals.add(report)
     again = None
     if sample is not None and sample.num_images and done:
         again = regenerate(store, plan, [shard.index for shard in done], sample)
@@ -78,53 +79,66 @@ def verify(store: Store, sample: Sample | None = None) -> Verification:
         num_verified=len(done),
         missing=sorted(undone - records),
         failed={index: failure_message(store, index) for index in sorted(undone & records)},
-        num_rows=sum(report.num_rows for report in reports),
-        num_images=sum(report.num_images for report in reports),
-        num_own_seeds=sum(report.num_own_seeds for report in reports),
-        rejected=dict(sum((report.rejected for report in reports), Counter()).most_common()),
+        num_rows=totals.num_rows,
+        num_images=totals.num_images,
+        num_own_seeds=totals.num_own_seeds,
+        rejected=dict(totals.rejected.most_common()),
         problems=[
             *(f"{identity.DATA_FOLDER}/{name}: belongs to no planned shard" for name in stray),
             *_plan_problems(plan),
-            *(problem for report in reports for problem in report.problems),
-            *_schema_problems(reports),
+            *totals.problems,
             *(again.problems if again else ()),
         ],
         regenerated=again,
     )
 
 
-def _verify_objects(store: Store, plan: Plan, done: Sequence[Shard]) -> list[ObjectReport]:
+class Totals:
+    """What the objects of a dataset hold together, and what is wrong with them."""
+
+    def __init__(self) -> None:
+        self.num_rows = self.num_images = self.num_own_seeds = 0
+        self.rejected: Counter[str] = Counter()
+        self.problems: list[str] = []
+        self._schema: Any = None
+
+    def add(self, report: ObjectReport) -> None:
+        """Count one object; of all objects, only the first one's schema is kept."""
+        self.num_rows += report.num_rows
+        self.num_images += report.num_images
+        self.num_own_seeds += report.num_own_seeds
+        self.rejected.update(report.rejected)
+        self.problems += report.problems
+        if self._schema is None:
+            self._schema = report.schema
+        elif report.schema is not None and not report.schema.equals(self._schema):
+            path = identity.data_path(f"{report.shard:05d}")
+            self.problems.append(f"{path}: has other columns than the first object")
+
+
+def _verify_objects(store: Store, plan: Plan, done: Sequence[Shard]) -> Iterator[ObjectReport]:
     job, planned = plan.document["config"], plan.document["images"]
     enlarges = job["source"].get("kind") == "images"
     derive = identity.upscale_seed if enlarges else identity.image_seed
     expected = Expected(
         plan.fingerprint, planned["num_images_per_prompt"], partial(derive, planned["seed"])
     )
-    with ThreadPoolExecutor(VERIFY_THREADS) as pool:
-        return list(pool.map(lambda shard: verify_object(store, shard, expected), done))
+    return map_in_threads(lambda shard: verify_object(store, shard, expected), done, VERIFY_THREADS)
 
 
 def _plan_problems(plan: Plan) -> list[str]:
     """Check that the shards of each file cover its rows, once."""
+    by_file: dict[str, list[tuple[int, int, int]]] = {}
+    for s in plan.shards:
+        by_file.setdefault(s.file.name, []).append((s.row_start, s.num_rows, s.file.num_rows))
     problems = []
-    for name in {shard.file.name for shard in plan.shards}:
-        parts = sorted(
-            (s.row_start, s.num_rows, s.file.num_rows) for s in plan.shards if s.file.name == name
-        )
+    for name, parts in by_file.items():
+        parts.sort()
         begins, (start, num_rows, total) = parts[0][0], parts[-1]
         meets = all(before[0] + before[1] == after[0] for before, after in pairwise(parts))
         if begins != 0 or not meets or start + num_rows != total:
             problems.append(f"{identity.PLAN_FOLDER}: the shards of {name} do not cover its rows")
     return problems
-
-
-def _schema_problems(reports: Sequence[ObjectReport]) -> list[str]:
-    schemas = [report for report in reports if report.schema is not None]
-    return [
-        f"{identity.data_path(f'{report.shard:05d}')}: has other columns than the first object"
-        for report in schemas
-        if not report.schema.equals(schemas[0].schema)
-    ]
 
 
 def print_verification(found: Verification, out: TextIO) -> None:

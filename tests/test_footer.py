@@ -37,7 +37,8 @@ def footer_of(path: str) -> Any:
 
 
 def read_sized(path: str, size_bytes: int) -> Any:
-    return read_new_footers([SourceFile("x.parquet", path, size_bytes, "1")])[0]
+    [footer] = read_new_footers([SourceFile("x.parquet", path, size_bytes, "1")])
+    return footer
 
 
 def footer_with(tmp_path: Path, write_parquet: WriteParquet, **columns: Any) -> Any:
@@ -286,3 +287,19 @@ def test_no_flipped_bit_of_a_footer_ends_the_process(
             break
         flipped = flipped[deadly + 1 :]
     assert num_deadly
+
+
+def test_footers_of_many_files_come_a_few_at_a_time_in_their_order(
+    tmp_path: Path, write_parquet: WriteParquet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ldm_batch.footer.FILES_AT_ONCE", 2)
+    paths = [
+        Path(write_parquet(tmp_path / f"{n}.parquet", prompt=["a"] * (n + 1))) for n in range(5)
+    ]
+    files = [SourceFile(path.name, str(path), path.stat().st_size, "1") for path in paths]
+    found = read_new_footers(files)
+    assert next(found).num_rows == 1
+    paths[4].unlink()
+    assert [next(found).num_rows for _ in range(3)] == [2, 3, 4]
+    with pytest.raises(JobError, match=r"4.parquet: No such file"):
+        next(found)

@@ -2,8 +2,9 @@
 
 import dataclasses
 import os
-import resource
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate, pairwise
@@ -371,19 +372,39 @@ def test_a_damaged_plan_is_refused(
         load_plan(store)
 
 
+MEASURE = """
+import sys
+from ldm_batch.plan import select_shards
+from ldm_batch.plan_file import load_plan
+from ldm_batch.storage import Store
+
+def peak_kb():
+    return int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0])
+
+before = peak_kb()
+plan = load_plan(Store(sys.argv[1]))
+todo = select_shards(plan, {*range(len(plan.shards) - 10)}, named=[], overwrite=False)
+print(len(plan.shards), len({id(s.file) for s in plan.shards}), len(todo), peak_kb() - before)
+"""
+
+
 def test_200_000_shards(tmp_path: Path) -> None:
     """A plan of that size is stored, loaded and selected from in little memory."""
-    file = input_file(200_000)
-    shards = tuple(cut_file(file, [200_000], 1))
+    files = [input_file(1000, f"{number:03d}.parquet") for number in range(200)]
+    cuts = [shard for file in files for shard in cut_file(file, [1000], 1)]
+    shards = tuple(dataclasses.replace(shard, index=i) for i, shard in enumerate(cuts))
     document = plan_document({"seed": 0}, config={}, environment={})
-    store, before = Store(str(tmp_path)), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    store = Store(str(tmp_path))
     assert save_plan(store, Plan(document, shards, 0, new_shards=shards))
+    assert Path(tmp_path, identity.PLAN_FOLDER, "00000.parquet").stat().st_size < 2_000_000
     plan = load_plan(store)
     assert plan is not None
     assert plan.shards == shards
-    assert len(select_shards(plan, {*range(199_990)}, named=[], overwrite=False)) == 10
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 400_000
-    assert Path(tmp_path, identity.PLAN_FOLDER, "00000.parquet").stat().st_size < 2_000_000
+    command = [sys.executable, "-c", MEASURE, str(tmp_path)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True)
+    num_shards, num_files, num_todo, grown_kb = map(int, ended.stdout.split())
+    assert (num_shards, num_files, num_todo) == (200_000, 200, 10)
+    assert grown_kb < 180_000
 
 
 # What to do

@@ -2,7 +2,9 @@
 
 import io
 import json
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from ldm_batch import identity, status
 from ldm_batch.commit import write_failure
 from ldm_batch.errors import JobError
 from ldm_batch.records import Failure
-from ldm_batch.status import Status, print_status, read_status
+from ldm_batch.status import Status, map_in_threads, print_status, read_status
 from ldm_batch.storage import Store
 
 Make = Callable[..., Any]
@@ -119,3 +121,50 @@ def test_a_damaged_object_is_named(sink: str, capsys: pytest.CaptureFixture[str]
     assert (
         "data/00001.parquet: not an object of this dataset, or damaged" in capsys.readouterr().err
     )
+
+
+def test_what_many_calls_return_never_stands_in_memory_together() -> None:
+    taken: list[int] = []
+
+    def values() -> Iterator[int]:
+        for value in range(1000):
+            taken.append(value)
+            yield value
+
+    results = map_in_threads(lambda value: value * value, values(), 2)
+    assert next(results) == 0
+    assert len(taken) < 20
+    assert [*results] == [value * value for value in range(1, 1000)]
+
+
+MEASURE = """
+import sys
+from ldm_batch.status import read_status
+from ldm_batch.storage import Store
+
+def peak_kb():
+    return int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0])
+
+store, before = Store(sys.argv[1]), peak_kb()
+print(read_status(store).num_rows, peak_kb() - before)
+"""
+
+
+def test_receipts_of_many_shards_are_counted_in_little_memory(
+    tmp_path: Path, write_parquet: Make, make_job: Make, make_worker: Make
+) -> None:
+    source = write_parquet(tmp_path / "in/a.parquet", prompt=["a"] * 2000)
+    worker, plan = make_worker(make_job(source, tmp_path / "out", rows_per_shard=1))
+    worker.make_shard(plan.shards[0])
+    data, receipts = tmp_path / "out/data", tmp_path / "out/.ldm_batch/receipts"
+    receipt = json.loads((receipts / "00000.json").read_text())
+    receipt["pipeline"] |= {f"setting {number}": str(number) * 10 for number in range(500)}
+    raw = json.dumps(receipt)
+    for index in range(1, len(plan.shards)):
+        (data / f"{index:05d}.parquet").touch()
+        (receipts / f"{index:05d}.json").write_text(raw)
+    command = [sys.executable, "-c", MEASURE, str(tmp_path / "out")]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True)
+    num_rows, grown_kb = map(int, ended.stdout.split())
+    assert num_rows == 2000
+    assert grown_kb < 60_000
