@@ -14,7 +14,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from commands import kill, wait_until
+from commands import descendants, kill, wait_until
 from hub_server import NOT_FETCHED, REPO_ID, REVISION, Hub, Refusal, hub_server
 
 from ldm_batch.config import ModelConfig
@@ -43,9 +43,19 @@ try:
 except JobError as error:
     sys.exit(str(error))
 """
+FROM_HUB = ("model.path=null", f"model.repo_id={REPO_ID}", f"model.revision={REVISION}")
 IMPATIENT = "import time; time.sleep = lambda seconds: None\n"
 """Goes before a program that would wait before each new try."""
 Process = subprocess.Popen[str]
+STARTED: list[Process] = []
+
+
+@pytest.fixture(autouse=True)
+def leave_no_process() -> Iterator[None]:
+    """End what a failed test leaves waiting."""
+    yield
+    while STARTED:
+        kill_tree(STARTED.pop())
 
 
 @pytest.fixture
@@ -59,18 +69,29 @@ def environment(hub: Hub, home: Path, **more: str) -> dict[str, str]:
     return {**kept, **hub.environment, "HF_HOME": str(home), **more}
 
 
+def run(command: Sequence[str], folder: Path, env: dict[str, str]) -> Process:
+    """Start a process whose output can be read."""
+    pipe = subprocess.PIPE
+    STARTED.append(
+        subprocess.Popen(command, cwd=folder, env=env, stdout=pipe, stderr=pipe, text=True)
+    )
+    return STARTED[-1]
+
+
+def kill_tree(process: Process) -> None:
+    """Kill a process that has not ended, and all below it."""
+    if process.poll() is None:
+        for pid in [*descendants(process.pid), process.pid]:
+            kill(pid)
+        process.communicate(timeout=120)
+
+
 def start(
     hub: Hub, home: Path, program: str = FIND, *, before: Sequence[str] = (), **more: str
 ) -> Process:
     """Start a process that finds the model, on the node whose cache is `home`."""
-    return subprocess.Popen(
-        [*before, sys.executable, "-c", program],
-        cwd=Path(__file__).parent.parent,
-        env=environment(hub, home, **more),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    command = [*before, sys.executable, "-c", program]
+    return run(command, Path(__file__).parent.parent, environment(hub, home, **more))
 
 
 def found(process: Process) -> Path:
@@ -186,6 +207,9 @@ def test_a_whole_snapshot_may_be_read_only(hub: Hub, tmp_path: Path) -> None:
     found(start(hub, home, before=read_only))
     assert hub.requests == []
     assert contents(home) == before
+    if read_only:
+        shutil.rmtree(next(home.glob("hub/models--*")))
+        assert "no right to write in " in refused(start(hub, home, before=read_only))
 
 
 # Refusals
@@ -298,38 +322,48 @@ def test_a_folder_that_a_node_lacks_is_named_with_the_node(
 # Real jobs
 
 
+@pytest.fixture
+def prompts(tmp_path: Path) -> Path:
+    """A folder with an input of four prompts."""
+    table = {"prompt": ["a red circle", "a blue square", "a green star", "a yellow triangle"]}
+    pq.write_table(pa.table(table), tmp_path / "in.parquet")
+    return tmp_path
+
+
 def start_job(folder: Path, out: str, *arguments: str, env: dict[str, str]) -> Process:
-    """Start the job's command on four prompts."""
+    """Start the job's command on the four prompts."""
     command = ["-m", "ldm_batch.run", "conf=demo", "source.uri=in.parquet", f"sink.uri={out}"]
     small = ["call.num_inference_steps=2", "batch_size=2", "rows_per_shard=2"]
-    return subprocess.Popen(
-        [sys.executable, *command, *small, *arguments],
-        cwd=folder,
-        env=env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    return run([sys.executable, *command, *small, *arguments], folder, env)
 
 
 def pixels(folder: Path, out: str, job: Process) -> list[str]:
     """Wait for a job; the hashes of its pixels in the order of its rows."""
-    printed, _ = job.communicate(timeout=300)
+    printed = job.communicate(timeout=300)
     assert job.returncode == 0, printed
     made = pq.read_table(folder / out / "data", columns=["key", "pixel_sha256"]).to_pydict()
     return [digest for _, digest in sorted(zip(*made.values(), strict=True))]
 
 
-def test_a_job_fetches_once_and_later_ones_need_no_hub(tmp_path: Path) -> None:
-    prompts = ["a red circle", "a blue square", "a green star", "a yellow triangle"]
-    pq.write_table(pa.table({"prompt": prompts}), tmp_path / "in.parquet")
-    model = ["model.path=null", f"model.repo_id={REPO_ID}", f"model.revision={REVISION}"]
+def test_a_job_fetches_once_and_later_ones_need_no_hub(prompts: Path) -> None:
     with hub_server(MODEL) as hub:
-        env = environment(hub, tmp_path / "home")
-        job = start_job(tmp_path, "ray", *model, "cluster.num_workers=2", env=env)
-        fetched = pixels(tmp_path, "ray", job)
+        env = environment(hub, prompts / "home")
+        job = start_job(prompts, "ray", *FROM_HUB, "cluster.num_workers=2", env=env)
+        fetched = pixels(prompts, "ray", job)
         assert hub.counts == ONCE
-    later = start_job(tmp_path, "later", *model, "cluster=in_process", env=env)
-    local = start_job(tmp_path, "local", "cluster=in_process", env=env)
-    assert pixels(tmp_path, "later", later) == pixels(tmp_path, "local", local) == fetched
+    later = start_job(prompts, "later", *FROM_HUB, "cluster=in_process", env=env)
+    local = start_job(prompts, "local", "cluster=in_process", env=env)
+    assert pixels(prompts, "later", later) == pixels(prompts, "local", local) == fetched
     assert len(set(fetched)) == 4
+
+
+def test_a_job_that_may_not_fetch_ends_before_it_begins(hub: Hub, prompts: Path) -> None:
+    hub.refusals = [Refusal(401)]
+    env = environment(hub, prompts / "home", HF_TOKEN=TOKEN)
+    job = start_job(prompts, "out", *FROM_HUB, env=env)
+    out, err = job.communicate(timeout=300)
+    assert job.returncode == 2
+    assert f"model.repo_id={REPO_ID}: cannot fetch {REVISION} on {os.uname()[1]}" in err
+    assert "Traceback" not in err
+    assert TOKEN not in out + err
+    assert not (prompts / "out").exists()
