@@ -9,7 +9,7 @@ import secrets
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -64,16 +64,18 @@ class Site:
         self.endpoint = f"http://{storage.address}:{S3_PORT}"
         server = ("-m", "moto.server", "-H", storage.address, "-p", str(S3_PORT))
         process = storage.start_service(folder / "storage.log", sys.executable, *server)
+        self.start()
         wait_until(self._has_storage, process)
 
     def start(self, *workers: str) -> None:
         """Boot those of a head and its workers that are not up."""
         if "head" not in self.hosts:
-            start_ray(self.hosts.add("head"), self.folder / "head.log", num_cpus=0)
-        for name in workers:
-            if name not in self.hosts:
-                log = self.folder / f"{name}.log"
-                start_ray(self.hosts.add(name), log, head=self.hosts["head"])
+            start_ray(self.hosts.add("head"), self._log("head"), num_cpus=0)()
+        absent = [name for name in workers if name not in self.hosts]
+        head = self.hosts["head"]
+        waits = [start_ray(self.hosts.add(name), self._log(name), head=head) for name in absent]
+        for wait in waits:
+            wait()
 
     def kill(self, *names: str) -> None:
         """Kill those of the hosts that are up."""
@@ -84,6 +86,9 @@ class Site:
     def actors(self, *names: str) -> list[int]:
         """Process ids of the job's workers on some hosts."""
         return [pid for name in names for pid in self.hosts[name].pids("ray::_Actor")]
+
+    def _log(self, name: str) -> Path:
+        return self.folder / f"{name}.log"
 
     def _has_storage(self) -> bool:
         try:
@@ -174,16 +179,36 @@ def assert_whole(dataset: Dataset, reference: dict[str, str]) -> None:
 
 
 @contextmanager
-def paused(pids: list[int]) -> Iterator[None]:
-    """Processes stand still meanwhile: what they had under way stays under way."""
-    assert pids
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
+def standing_still(
+    site: Site, dataset: Dataset, driver: subprocess.Popen[str], *names: str
+) -> Iterator[None]:
+    """Each of some hosts has made something and has more under way, and stands still meanwhile."""
+    still: dict[str, list[int]] = {}
+
+    def all_stand_still() -> bool:
+        for name in dataset.makers() & set(names) - still.keys():
+            still[name] = site.actors(name)
+            pause(still[name])
+        return len(still) == len(names)
+
     try:
+        wait_until(all_stand_still, driver)
+        assert len(dataset.objects()) < NUM_SHARDS
         yield
     finally:
-        for pid in filter(is_alive, pids):
-            os.kill(pid, signal.SIGCONT)
+        resume(pid for pids in still.values() for pid in pids)
+
+
+def pause(pids: Iterable[int]) -> None:
+    """Let processes stand still."""
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+
+
+def resume(pids: Iterable[int]) -> None:
+    """Let those of the processes go on that are still there."""
+    for pid in filter(is_alive, pids):
+        os.kill(pid, signal.SIGCONT)
 
 
 @pytest.mark.parametrize("way", ["killed", "cut off"])
@@ -192,12 +217,11 @@ def test_a_host_that_vanishes_costs_no_attempts(
 ) -> None:
     site.start("one", "two")
     driver = dataset.submit("head", "cluster.max_attempts=1")
-    wait_until(lambda: dataset.makers() == {"one", "two"}, driver)
-    if way == "killed":
-        site.kill("two")
-    else:
-        site.hosts.cut("two")
-    assert len(dataset.objects()) < NUM_SHARDS
+    with standing_still(site, dataset, driver, "one", "two"):
+        if way == "killed":
+            site.kill("two")
+        else:
+            site.hosts.cut("two")
     ended = finish(driver)
     assert ended.code == 0, ended
     assert_whole(dataset, reference)
@@ -215,9 +239,7 @@ def test_a_host_that_joins_late_takes_part(
     site.kill("two")
     site.start("one")
     driver = dataset.submit("head")
-    wait_until(lambda: len(dataset.objects()) >= 2, driver)
-    with paused(site.actors("one")):
-        assert len(dataset.objects()) < NUM_SHARDS
+    with standing_still(site, dataset, driver, "one"):
         site.start("two")
         wait_until(lambda: dataset.makers() == {"one", "two"}, driver)
     ended = finish(driver)
@@ -231,10 +253,9 @@ def test_a_worker_that_cannot_reach_the_storage_holds_nothing_up(
 ) -> None:
     site.start("one", "two")
     driver = dataset.submit("head", f"sink.s3.retry_s={60 if is_healed else 2}")
-    wait_until(lambda: dataset.makers() == {"one", "two"}, driver)
-    site.hosts.cut_between("two", "storage")
-    num_objects = len(dataset.objects())
-    assert num_objects < NUM_SHARDS
+    with standing_still(site, dataset, driver, "one", "two"):
+        site.hosts.cut_between("two", "storage")
+        num_objects = len(dataset.objects())
     if is_healed:
         wait_until(lambda: len(dataset.objects()) > (num_objects + NUM_SHARDS) / 2, driver)
         site.hosts.heal_between("two", "storage")
@@ -262,10 +283,10 @@ def test_two_drivers_on_two_hosts_make_one_dataset(
 def test_a_head_that_is_lost_ends_the_job_and_the_same_command_goes_on(
     site: Site, dataset: Dataset, reference: dict[str, str]
 ) -> None:
+    site.kill("two")
     site.start("one")
     driver = dataset.submit("head")
-    wait_until(lambda: len(dataset.objects()) >= 2, driver)
-    with paused(site.actors("one")):
+    with standing_still(site, dataset, driver, "one"):
         for pid in site.hosts["head"].pids("ray"):
             if pid not in site.hosts["head"].pids("ldm_batch.run"):
                 kill(pid)
