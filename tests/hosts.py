@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -252,8 +252,14 @@ class Hosts:
         subprocess.run([*enter, "ip", *command.split()], check=True)
 
 
-def start_ray(host: Host, log: Path, *, head: Host | None = None, num_cpus: int = 1) -> None:
-    """Start a Ray node on a host, and wait until it is one: the head, or a worker of a head's."""
+def start_ray(
+    host: Host, log: Path, *, head: Host | None = None, num_cpus: int = 1
+) -> Callable[[], None]:
+    """Start a Ray node on a host: the head of a cluster, or a worker of a head's.
+
+    Returns:
+        What waits until the node is part of its cluster.
+    """
     place = ["--head", f"--port={RAY_PORT}", "--include-dashboard=false"]
     if head is not None:
         place = [f"--address={head.address}:{RAY_PORT}"]
@@ -263,4 +269,4 @@ def start_ray(host: Host, log: Path, *, head: Host | None = None, num_cpus: int 
         *(f"--node-ip-address={host.address}", f"--num-cpus={num_cpus}", "--num-gpus=0"),
         *("--object-store-memory=80000000", "--disable-usage-stats"),
     )
-    wait_until(lambda: "Ray runtime started" in log.read_text(), process)
+    return lambda: wait_until(lambda: "Ray runtime started" in log.read_text(), process)
