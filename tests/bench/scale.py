@@ -2,6 +2,7 @@
 
     python tests/bench/scale.py --rows 10000 100000 1000000
     python tests/bench/scale.py --ray-data [--rows 100000] [--rounds 3]
+    python tests/bench/scale.py --shards 2000 20000 200000
 
 Random 8x8 pixels stand in for a model, so that what is measured is everything around one. Every
 input file has 1,000 rows and is one shard. Each phase is the real command in a process of its own:
@@ -15,11 +16,17 @@ rows in two files; peak resident memory of the driver and of the largest Ray wor
 
 `--ray-data` runs this job and `ray_data_rows.py` in turns, and takes the fixed cost of each from a
 run of it on two rows.
+
+`--shards` takes the rows away as well: a plan of so many shards in 200 files is stored, loaded and
+selected from, its receipts are counted, and its shards are handed to Ray workers that answer at
+once, without images.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import json
 import os
 import shutil
 import subprocess
@@ -27,14 +34,24 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from statistics import median
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ldm_batch.cluster import run_on_ray
+from ldm_batch.commit import committed_shards
+from ldm_batch.config import ClusterConfig
+from ldm_batch.plan import cut_file, select_shards
+from ldm_batch.plan_file import Plan, load_plan, plan_document, save_plan
+from ldm_batch.progress import Tally
+from ldm_batch.records import InputFile, Outcome, Receipt, Shard
+from ldm_batch.storage import Store
+
 ROWS_PER_FILE = 1000
+NUM_LARGE_FILES = 200
 NUM_WORKERS = 2
 ROUNDS, ROUNDS_OF_FIXED, MAX_ROWS_REPEATED = 3, 5, 100_000
 SAMPLE_EVERY_S = 0.05
@@ -257,14 +274,115 @@ def print_sides(num_rows: int, num_rounds: int, scratch: Path) -> None:
     )
 
 
+class Idle:
+    """A worker that makes nothing and says that it did."""
+
+    def make_shard(self, shard: Shard) -> Receipt:
+        return make_receipt(shard.index, shard.num_rows)
+
+
+def make_receipt(index: int, num_rows: int) -> Receipt:
+    laps = {"read_s": 1.0, "wait_s": 1.0, "generate_s": 100.0, "write_s": 1.0}
+    pipeline = {f"setting_{number}": "of a pipeline" for number in range(20)}
+    return Receipt(
+        index,
+        Outcome.COMMITTED,
+        num_rows,
+        num_rows,
+        num_rows,
+        {},
+        10**8,
+        "0" * 64,
+        laps=laps,
+        pipeline=pipeline,
+    )
+
+
+def store_shards(num_shards: int) -> None:
+    """Store a plan of so many shards of 1,000 rows in 200 files."""
+    num_rows = num_shards // NUM_LARGE_FILES * ROWS_PER_FILE
+    shards: list[Shard] = []
+    for number in range(NUM_LARGE_FILES):
+        name = f"part-{number:05d}.parquet"
+        file = InputFile(name, f"/prompts/{name}", 10**8, "1764099999.123456", num_rows, "0" * 64)
+        shards += cut_file(file, [num_rows], ROWS_PER_FILE)
+    shards = [dataclasses.replace(shard, index=index) for index, shard in enumerate(shards)]
+    document = plan_document({}, config={}, environment={"command": ""})
+    assert save_plan(Store("out"), Plan(document, tuple(shards), 0, new_shards=tuple(shards)))
+
+
+def select_all(num_shards: int) -> None:
+    """Load the plan and select what is not done: nothing, or all of it."""
+    store = Store("out")
+    plan = load_plan(store)
+    assert plan is not None
+    done = committed_shards(store)
+    assert len(select_shards(plan, done, named=[], overwrite=False)) == num_shards - len(done)
+
+
+def hand_out(num_shards: int) -> None:
+    """Hand the planned shards to two Ray workers and count their receipts."""
+    plan = load_plan(Store("out"))
+    assert plan is not None
+    tally = Tally()
+    for event in run_on_ray(Idle, plan.shards, ClusterConfig(num_workers=NUM_WORKERS)):
+        if isinstance(event, Receipt):
+            tally.add(event)
+    assert tally.num_shards == num_shards
+
+
+STEPS = {"store": store_shards, "select": select_all, "hand out": hand_out}
+
+
+def print_shards(all_shards: Sequence[int], scratch: Path) -> None:
+    print("| step | shards | wall s | CPU s | driver MB |\n| --- | ---: | ---: | ---: | ---: |")
+    for num_shards in all_shards:
+        folder = scratch / str(num_shards)
+        folder.mkdir()
+        print_step("store the plan", num_shards, folder, step_of("store", num_shards))
+        print_step("load, select all", num_shards, folder, step_of("select", num_shards))
+        print_step("hand out on Ray", num_shards, folder, step_of("hand out", num_shards))
+        pretend_done(folder / "out", num_shards)
+        print_step("load, select none", num_shards, folder, step_of("select", num_shards))
+        print_step("status", num_shards, folder, PHASES["status"])
+
+
+def step_of(name: str, num_shards: int) -> Sequence[str]:
+    return (__file__, "--step", name, "--shards", str(num_shards))
+
+
+def print_step(name: str, num_shards: int, folder: Path, arguments: Sequence[str]) -> None:
+    cost = measure(folder, arguments)
+    numbers = f"{cost.wall_s:.1f} | {cost.cpu_s:.1f} | {cost.driver_mb:.0f}"
+    print(f"| {name} | {num_shards:,} | {numbers} |", flush=True)
+
+
+def pretend_done(sink: Path, num_shards: int) -> None:
+    """Put an empty object and a receipt where those of each shard would stand."""
+    data, receipts = sink / "data", sink / ".ldm_batch/receipts"
+    data.mkdir()
+    receipts.mkdir()
+    raw = json.dumps(asdict(make_receipt(0, ROWS_PER_FILE)))
+    for index in range(num_shards):
+        (data / f"{index:05d}.parquet").touch()
+        (receipts / f"{index:05d}.json").write_text(raw)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rows", type=int, nargs="+")
     parser.add_argument("--ray-data", action="store_true")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--shards", type=int, nargs="+")
+    parser.add_argument("--step", choices=STEPS, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.step:
+        STEPS[options.step](options.shards[0])
+        return
     with tempfile.TemporaryDirectory() as scratch:
-        if options.ray_data:
+        if options.shards:
+            print_shards(options.shards, Path(scratch))
+        elif options.ray_data:
             for num_rows in options.rows or [100_000]:
                 print_sides(num_rows, options.rounds, Path(scratch))
         else:
