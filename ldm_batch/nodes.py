@@ -99,12 +99,11 @@ class NodeRecords:
     def __init__(self) -> None:
         self.avoided: set[str] = set()
         self._records: dict[str, _Record] = {}
-        self.num_successes = 0
-        """Models loaded and shards made, on all nodes."""
+        self._num_successes = 0
 
     def succeed(self, node: str) -> None:
-        """A worker on the node loaded its model or made a shard."""
-        self.num_successes += 1
+        """A worker on the node made a shard."""
+        self._num_successes += 1
         self._records.pop(node, None)
 
     def trouble(self, node: str, *, is_certain: bool = False) -> bool:
@@ -113,12 +112,11 @@ class NodeRecords:
         Args:
             is_certain: it would happen again, such as a model that is not there.
         """
-        record = self._records.setdefault(node, _Record(successes_before=self.num_successes))
+        record = self._records.setdefault(node, _Record(successes_before=self._num_successes))
         record.troubles += 1
-        num_elsewhere = self.num_successes - record.successes_before
-        limit = 1 if is_certain else MAX_TROUBLES_IN_A_ROW
-        enough_elsewhere = self.num_successes > 0 if is_certain else num_elsewhere >= limit
-        if record.troubles < limit or not enough_elsewhere or node in self.avoided:
+        num_elsewhere = self._num_successes - record.successes_before
+        is_its_fault = min(record.troubles, num_elsewhere) >= MAX_TROUBLES_IN_A_ROW
+        if node in self.avoided or not (is_certain or is_its_fault):
             return False
         self.avoided.add(node)
         return True

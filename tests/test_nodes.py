@@ -95,8 +95,8 @@ def test_a_success_between_wipes_a_nodes_troubles_out() -> None:
 
 def test_what_is_certain_to_happen_again_is_avoided_at_once() -> None:
     records = NodeRecords()
-    records.succeed("good")
     assert records.trouble("bad", is_certain=True)
+    assert not records.trouble("bad", is_certain=True)  # said once
 
 
 def test_resources_in_words() -> None:

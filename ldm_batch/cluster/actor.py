@@ -56,7 +56,7 @@ def actor_factory(
             **{
                 **options,
                 "label_selector": {**selectors, **elsewhere} or None,
-                "max_concurrency": cluster.shards_in_flight,
+                "max_concurrency": cluster.shards_in_flight + 1,  # one more, to be asked how it is
                 "max_restarts": 0,
                 "max_task_retries": 0,
             }

@@ -54,7 +54,7 @@ class Crew:
         self._records = NodeRecords()
         self._members: dict[int, Member] = {}
         self.asked: dict[Any, tuple[Member, str | Shard]] = {}
-        """Reference -> who was asked, and for what: `place`, `load`, or a shard."""
+        """Reference -> who was asked, and for what: `place`, `load`, a shard, or a `probe`."""
         self.drained: set[str] = set()
         """Nodes that were ever seen draining."""
         self.num_load_deaths = 0
@@ -78,6 +78,16 @@ class Crew:
         self._num_started += 1
         self._changed_at = time.monotonic()
 
+    def probe(self, member: Member) -> None:
+        """Ask a worker that cannot be reached for a sign of life, and give it nothing until then.
+
+        Ray does not know yet whether it is dead, or its node, or the network only slow.
+        """
+        if member.is_loaded:
+            self._schedule.retire_worker(member.number)
+        if (member, "probe") not in self.asked.values():
+            self.asked[member.actor.place.remote()] = (member, "probe")
+
     def on_placed(self, member: Member, node: str, host: str) -> None:
         """A worker stands on a node: let it load."""
         member.node, member.host = node, host
@@ -88,7 +98,6 @@ class Crew:
         """A worker has its model: let it take shards."""
         member.is_loaded = True
         self.num_load_deaths = 0
-        self._records.succeed(member.node)
         self._schedule.add_worker(member.number, member.node)
 
     def on_success(self, member: Member) -> None:
@@ -214,9 +223,9 @@ class Crew:
         yield from self.say_once(f"waiting for a worker: {self._no_room()}", about="room")
 
     def _no_room(self) -> str:
+        counted = [name for name, amount in self._need.items() if amount]
         nodes = [
-            f"{node.host}: {in_words(node.available, self._need)} of "
-            f"{in_words(node.total, self._need)}"
+            f"{node.host}: {in_words(node.available, counted)} of {in_words(node.total, counted)}"
             + (" (draining)" if node.is_draining else "")
             + (" (avoided)" if node.id in self._records.avoided else "")
             for node in self._nodes.values()

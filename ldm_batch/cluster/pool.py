@@ -85,15 +85,19 @@ class _Pool:
             answer = self._ray.get(reference)
         except exceptions.RuntimeEnvSetupError as error:
             raise JobError(f"cluster.runtime_env: cannot be set up: {brief(error)}") from error
+        except exceptions.ActorUnavailableError:
+            self._crew.probe(member)
         except exceptions.RayError as error:
-            yield from self._on_lost(member, error)
-            return
-        if asked == "place":
-            self._crew.on_placed(member, *answer)
-        elif asked == "load":
-            yield from self._on_loaded(member, answer)
-        elif isinstance(asked, Shard):
-            yield from self._on_made(member, asked, answer)
+            yield from self._on_lost(member, self._find_ending(member, error), brief(error))
+        else:
+            if asked == "place":
+                self._crew.on_placed(member, *answer)
+            elif asked == "load":
+                yield from self._on_loaded(member, answer)
+            elif asked == "probe":
+                yield from self._on_lost(member, Ending.LOST, "its connection broke")
+            elif isinstance(asked, Shard):
+                yield from self._on_made(member, asked, answer)
 
     def _on_loaded(self, member: Member, answer: Any) -> Iterator[Event]:
         if isinstance(answer, Trouble):
@@ -122,16 +126,15 @@ class _Pool:
                 yield answer
         self._crew.end_if_done(member)
 
-    def _on_lost(self, member: Member, error: Exception) -> Iterator[Event]:
+    def _on_lost(self, member: Member, ending: Ending, message: str) -> Iterator[Event]:
         """A worker is gone with all that it had under way."""
-        ending, was_loaded = self._find_ending(member, error), member.is_loaded
+        was_loaded, member.is_loaded = member.is_loaded, False
         if was_loaded:
-            member.is_loaded = False
-            message = f"its worker died on {member.host}: {brief(error)}"
-            yield from self._schedule.lose_worker(member.number, ending, message)
+            reason = f"its worker died on {member.host}: {message}"
+            yield from self._schedule.lose_worker(member.number, ending, reason)
         self._crew.end(member)
         if ending is Ending.DIED:
-            yield from self._replace(member, error, was_loaded=was_loaded)
+            yield from self._replace(member, message, was_loaded=was_loaded)
         elif member.host:
             how = "was taken away" if ending is Ending.PREEMPTED else "cannot be reached"
             yield from self._crew.say_once(
@@ -139,7 +142,8 @@ class _Pool:
                 about=f"{member.node} {how}",
             )
 
-    def _replace(self, member: Member, error: Exception, *, was_loaded: bool) -> Iterator[Event]:
+    def _replace(self, member: Member, message: str, *, was_loaded: bool) -> Iterator[Event]:
+        """A worker died on a node that lives: try another, unless they all die as they load."""
         crew = self._crew
         if not was_loaded:
             crew.num_load_deaths += 1
@@ -147,16 +151,14 @@ class _Pool:
             if not crew.has_loaded():
                 raise JobError(
                     f"{crew.num_load_deaths} workers died while they loaded the model (out of "
-                    f"memory?); last on {member.host}: {brief(error)}"
-                ) from error
+                    f"memory?); last on {member.host}: {message}"
+                )
             return
-        yield from crew.on_trouble(member, brief(error))
+        yield from crew.on_trouble(member, message)
         if not member.is_retiring:
             crew.start()
 
     def _find_ending(self, member: Member, error: Exception) -> Ending:
         if getattr(error, "preempted", False) or member.node in self._crew.drained:
             return Ending.PREEMPTED
-        if isinstance(error, self._ray.exceptions.ActorUnavailableError):
-            return Ending.LOST
         return read_ending(self._ray, member.node) or Ending.DIED
