@@ -62,6 +62,7 @@ child='' interrupted=0
 run() {
     "$@" 9>&- &
     child=$!
+    ((interrupted)) && kill -TERM "$child" 2>/dev/null # it came before there was a child to tell
     local code=0
     wait "$child" || code=$?
     while kill -0 "$child" 2>/dev/null; do

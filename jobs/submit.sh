@@ -58,10 +58,17 @@ try:
 
     jobs = {job.submission_id: job for job in JobSubmissionClient().list_jobs()}
 except ImportError as error:
-    sys.exit(f"error: job submission needs pip install 'ray[default]' here ({error})")
+    print(f"error: job submission needs pip install 'ray[default]' here ({error})", file=sys.stderr)
+    sys.exit(2)
 except Exception as error:
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    sys.exit(f"error: RAY_ADDRESS={os.environ['RAY_ADDRESS']}: {reason}")
+    is_refused = reason.startswith("Authentication")
+    hint = "; set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to the cluster's token"
+    print(
+        f"error: RAY_ADDRESS={os.environ['RAY_ADDRESS']}: {reason}{hint if is_refused else ''}",
+        file=sys.stderr,
+    )
+    sys.exit(2 if is_refused else 75)
 if question == "free":
     for number in itertools.count(1):
         job = jobs.get(name if number == 1 else f"{name}-{number}")
@@ -75,6 +82,17 @@ else:
 PYTHON
 }
 
+# Take along what follows the log. Again and again: a child that has only just been forked misses it.
+leave() {
+    local child
+    rm -rf "$stage"
+    for child in $(jobs -p); do
+        while kill -TERM "$child" 2>/dev/null; do
+            sleep 0.1
+        done
+    done
+}
+
 # A job whose driver gave no exit code did not start (its environment) or lost its node: code 1.
 exit_code() {
     local status=$1 code=${2:-1}
@@ -86,12 +104,12 @@ exit_code() {
 }
 
 follow() {
-    local id=$1 status code tries=0
+    local id=$1 answer status code tries=0
     while true; do
         ray job logs --follow "$id" &
-        follower=$!
-        wait "$follower" || true
-        if read -r status code < <(ask job "$id"); then
+        wait "$!" || true
+        if answer=$(ask job "$id"); then
+            read -r status code <<<"$answer"
             case $status in
             SUCCEEDED | STOPPED | FAILED) exit_code "$status" "$code" && exit 0 || exit "$?" ;;
             NEW) fail "job $id is not known to the cluster any more: its head was lost; the same \
@@ -145,20 +163,21 @@ done
 stem=${stem//[^A-Za-z0-9_-]/-}
 [[ -n $submission_id ]] || submission_id=$stem-$(date -u +%Y%m%d)
 
-follower='' stage=$(mktemp -d)
-trap 'rm -rf "$stage"; [[ -z $follower ]] || kill "$follower" 2>/dev/null || true' EXIT
+stage=$(mktemp -d)
+trap leave EXIT
 cp -R "$root/ldm_batch" "$root/conf" "$root/constraints.txt" "$stage/"
 printf '__pycache__/\n*.pyc\n' >"$stage/.gitignore"
 
-read -r id status < <(ask free "$submission_id") || exit "$unreachable"
+answer=$(ask free "$submission_id") || exit "$?"
+read -r id status <<<"$answer"
 trap 'printf "\njob %s goes on; to stop it: ray job stop %s\n" "$id" "$id" >&2; exit 130' INT
 trap 'printf "job %s goes on; to stop it: ray job stop %s\n" "$id" "$id" >&2; exit 143' TERM
 if [[ $status == NEW ]]; then
     ray job submit --no-wait --submission-id "$id" --working-dir "$stage" \
         --runtime-env "$root/jobs/$environment" \
         -- python -m ldm_batch.run "${cluster[@]}" "$@" || {
-        read -r status _ < <(ask job "$id") || exit "$unreachable"
-        [[ $status != NEW ]] || fail "the cluster refused the job, see above" "$unreachable"
+        answer=$(ask job "$id") || exit "$?"
+        [[ $answer != NEW* ]] || fail "the cluster refused the job, see above" "$unreachable"
     }
 else
     printf 'job %s is running already; following it\n' "$id" >&2

@@ -73,6 +73,14 @@ def test_a_script_says_what_it_does_and_stops_at_errors(path: Path) -> None:
     assert path == SBATCH or path.stat().st_mode & stat.S_IXUSR
 
 
+@pytest.mark.parametrize("path", [JOBS / "submit.sh", SBATCH], ids=lambda path: path.name)
+def test_the_command_that_a_script_shows_composes(path: Path) -> None:
+    """`...` stands for a commit sha."""
+    shown = path.read_text().partition(f"{path.name} ")[2].partition("\n#\n")[0]
+    words = shlex.split(shown.replace("\\\n#", "").replace("=...", "=" + "0" * 40))
+    check_overrides(["cluster=auto", *words])
+
+
 @pytest.mark.parametrize("name", ["txt2img_1m.sh", "upscale_1m.sh", "nightly.sh"])
 @pytest.mark.parametrize(
     ("given", "missing"), [({}, "SOURCE"), ({"SOURCE": "in"}, "SINK"), ({}, "MODEL_REVISION")]

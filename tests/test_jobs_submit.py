@@ -163,11 +163,15 @@ def test_a_job_submitted_twice_is_followed_not_started_twice(
     first = submit(tmp_path, cluster, "--no-wait", "--submission-id=twice", *job)
     out, _ = first.communicate(timeout=WAIT_S)
     assert first.returncode == 0, out
-    second = submit(tmp_path, cluster, "--submission-id", "twice", *job)
-    assert second.stdout is not None
-    lines = iter(second.stdout.readline, "")
-    assert next(lines) == "job twice is running already; following it\n"
-    assert next(lines) == "job twice\n"
+    second, third = (submit(tmp_path, cluster, "--submission-id", "twice", *job) for _ in range(2))
+    for follower in (second, third):
+        assert follower.stdout is not None
+        assert follower.stdout.readline() == "job twice is running already; following it\n"
+        assert follower.stdout.readline() == "job twice\n"
+    third.terminate()
+    out, _ = third.communicate(timeout=WAIT_S)
+    assert third.returncode == 143
+    assert "job twice goes on" in out
     stop = [str(BIN / "ray"), "job", "stop", "twice"]
     subprocess.run(stop, env=environment(**cluster.variables), capture_output=True, check=True)
     out, _ = second.communicate(timeout=WAIT_S)
@@ -197,6 +201,14 @@ def test_a_mistake_is_told_before_anything_is_submitted(
     )
     assert ended.returncode == 2
     assert message in ended.stderr
+
+
+def test_without_its_token_a_cluster_is_not_asked_again(tmp_path: Path, cluster: Cluster) -> None:
+    stranger = {"RAY_AUTH_TOKEN": "another", "RAY_AUTH_TOKEN_PATH": ""}
+    refused = submit(tmp_path, Cluster(cluster.process, cluster.variables | stranger), "conf=demo")
+    out, _ = refused.communicate(timeout=WAIT_S)
+    assert refused.returncode == 2
+    assert "RAY_AUTH_TOKEN_PATH to the cluster's token" in out
 
 
 def test_a_cluster_that_does_not_answer_is_worth_another_try(tmp_path: Path) -> None:
