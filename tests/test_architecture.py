@@ -37,7 +37,7 @@ LAYERS = [
     ],
     ["storage", "storage_lease", "sink_arguments"],
     ["decode", "encode", "upscaling"],
-    ["footer_check", "footer", "plan_file", "plan"],
+    ["footer_check", "footer", "plan_file", "shard_size", "plan"],
     ["input_images", "rows", "read"],
     ["diffusion"],
     ["generate", "write", "commit", "worker"],
@@ -60,6 +60,7 @@ PURE = [
     "progress",
     "schedule",
     "nodes",
+    "shard_size",
 ]
 PLACES = {
     "fsspec": ["storage_files"],
