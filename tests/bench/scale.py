@@ -1,6 +1,6 @@
 """What a job of many rows costs, phase by phase, and beside Ray Data.
 
-    python tests/bench/scale.py --rows 10000 100000 1000000
+    python tests/bench/scale.py --rows 10000 100000 1000000 [--rounds 3]
     python tests/bench/scale.py --ray-data [--rows 100000] [--rounds 3]
     python tests/bench/scale.py --shards 2000 20000 200000
 
@@ -9,10 +9,11 @@ input file has 1,000 rows and is one shard. Each phase is the real command in a 
 a dry run plans; the job runs on a local Ray with two workers; the same command again resumes, and
 finds nothing to do; `verify`; `status`.
 
-Prints Markdown, the medians of several runs of small sizes: wall seconds; CPU seconds of the driver
-and the workers, and of Ray's own processes (raylet, gcs, agents, spare workers); CPU per row of all
-of them, and of driver and workers without the fixed cost, which is what the phase takes for two
-rows in two files; peak resident memory of the driver and of the largest Ray worker.
+Prints what each command took as it ends, then Markdown, the medians of all rounds (of more than
+100,000 rows there is one): wall seconds; CPU seconds of the driver and the workers, and of Ray's own
+processes (raylet, gcs, agents, spare workers); CPU per row of all of them, and of driver and workers
+without the fixed cost, which is what the phase takes for two rows in two files; peak resident
+memory of the driver and of the largest Ray worker.
 
 `--ray-data` runs this job and `ray_data_rows.py` in turns, and takes the fixed cost of each from a
 run of it on two rows.
@@ -53,7 +54,7 @@ from ldm_batch.storage import Store
 ROWS_PER_FILE = 1000
 NUM_LARGE_FILES = 200
 NUM_WORKERS = 2
-ROUNDS, ROUNDS_OF_FIXED, MAX_ROWS_REPEATED = 3, 5, 100_000
+ROUNDS, MAX_ROWS_REPEATED = 3, 100_000
 SAMPLE_EVERY_S = 0.05
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 JOB = (
@@ -193,28 +194,24 @@ def write_input(folder: Path, *, num_files: int, rows_per_file: int) -> Path:
     return folder
 
 
-def run_phases(folder: Path, num_rounds: int) -> dict[str, Cost]:
-    """Run all phases one after the other, several times from the start."""
-    costs: dict[str, list[Cost]] = {phase: [] for phase in PHASES}
-    for _ in range(num_rounds):
-        shutil.rmtree(folder / "out", ignore_errors=True)
-        for phase, arguments in PHASES.items():
-            costs[phase].append(measure(folder, arguments))
-    return {phase: middle(taken) for phase, taken in costs.items()}
-
-
-def print_phases(all_rows: Sequence[int], scratch: Path) -> None:
-    small = write_input(scratch / "fixed", num_files=NUM_WORKERS, rows_per_file=1)
-    fixed = run_phases(small, ROUNDS_OF_FIXED)
-    lines = {phase: [line_of(phase, NUM_WORKERS, cost)] for phase, cost in fixed.items()}
-    for num_rows in all_rows:
-        folder = write_rows(scratch, num_rows)
-        costs = run_phases(folder, ROUNDS if num_rows <= MAX_ROWS_REPEATED else 1)
-        shutil.rmtree(folder)
-        for phase, cost in costs.items():
-            lines[phase].append(line_of(phase, num_rows, cost, fixed[phase].work_s))
+def print_phases(all_rows: Sequence[int], num_rounds: int, scratch: Path) -> None:
+    """Run all sizes in turns, so that what else the machine does meets them alike."""
+    folders = {NUM_WORKERS: write_input(scratch / "fixed", num_files=NUM_WORKERS, rows_per_file=1)}
+    folders |= {num_rows: write_rows(scratch, num_rows) for num_rows in all_rows}
+    costs: dict[str, dict[int, list[Cost]]] = {phase: {n: [] for n in folders} for phase in PHASES}
+    for number in range(num_rounds):
+        for num_rows, folder in folders.items():
+            if number == 0 or num_rows <= MAX_ROWS_REPEATED:
+                shutil.rmtree(folder / "out", ignore_errors=True)
+                for phase, arguments in PHASES.items():
+                    costs[phase][num_rows].append(measure(folder, arguments))
+                    print(phase, num_rows, costs[phase][num_rows][-1], file=sys.stderr, flush=True)
     print_header("phase")
-    print("\n".join(line for phase in lines.values() for line in phase), flush=True)
+    for phase, by_rows in costs.items():
+        fixed = middle(by_rows[NUM_WORKERS])
+        print(line_of(phase, NUM_WORKERS, fixed))
+        for num_rows in all_rows:
+            print(line_of(phase, num_rows, middle(by_rows[num_rows]), fixed.work_s))
 
 
 def write_rows(scratch: Path, num_rows: int) -> Path:
@@ -250,6 +247,7 @@ def run_sides(folder: Path, num_rounds: int) -> dict[str, Cost]:
         for side, arguments in SIDES.items():
             shutil.rmtree(folder / "out", ignore_errors=True)
             costs[side].append(measure(folder, arguments))
+            print(side, num_rows, costs[side][-1], file=sys.stderr, flush=True)
             made = [*(folder / "out").glob("*.parquet"), *(folder / "out/data").glob("*.parquet")]
             num_made = sum(pq.read_metadata(path).num_rows for path in made)
             assert num_made == num_rows, f"{side} made {num_made} of {num_rows} rows"
@@ -386,7 +384,7 @@ def main() -> None:
             for num_rows in options.rows or [100_000]:
                 print_sides(num_rows, options.rounds, Path(scratch))
         else:
-            print_phases(options.rows or [10_000, 100_000], Path(scratch))
+            print_phases(options.rows or [10_000, 100_000], options.rounds, Path(scratch))
 
 
 if __name__ == "__main__":
