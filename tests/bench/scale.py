@@ -10,10 +10,10 @@ a dry run plans; the job runs on a local Ray with two workers; the same command 
 finds nothing to do; `verify`; `status`.
 
 Prints what each command took as it ends, then Markdown, the medians of all rounds (of more than
-100,000 rows there is one): wall seconds; CPU seconds of the driver and the workers, and of Ray's own
-processes (raylet, gcs, agents, spare workers); CPU per row of all of them, and of driver and workers
-without the fixed cost, which is what the phase takes for two rows in two files; peak resident
-memory of the driver and of the largest Ray worker.
+100,000 rows there is one): wall seconds; CPU seconds of the driver and the workers, and of Ray's
+own processes (raylet, gcs, agents, spare workers); CPU per row of all of them, and of driver and
+workers without the fixed cost, which is what the phase takes for two rows in two files; peak
+resident memory of the driver and of the largest Ray worker.
 
 `--ray-data` runs this job and `ray_data_rows.py` in turns, and takes the fixed cost of each from a
 run of it on two rows.
