@@ -1,6 +1,7 @@
 """What users copy from `jobs/`: sound shell, manifests that fit their schemas, real nights."""
 
 import fcntl
+import io
 import json
 import os
 import re
@@ -23,6 +24,7 @@ from commands import DEADLINE_S, digests, objects, wait_until, write_prompts
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
+from PIL import Image
 
 from ldm_batch.config import JobConfig
 from ldm_batch.run import config_folder
@@ -102,18 +104,17 @@ def test_what_is_missing_is_named(
 )
 def test_a_production_script_runs_its_job(name: str, model: str, tmp_path: Path) -> None:
     """With the small model that ships, and a dry run: up to the plan."""
-    source = tmp_path / "in" / "0.parquet"
     write_prompts(tmp_path, num_files=1, rows_per_file=3)
     if model == "super_resolution":
-        made = ["-m", "ldm_batch.run", "conf=machinery", "cluster=in_process"]
-        run(sys.executable, *made, f"source.uri={source}", "sink.uri=small", cwd=tmp_path)
-        source = tmp_path / "small" / "data"
+        file = io.BytesIO()
+        Image.new("RGB", (8, 8)).save(file, "PNG")
+        pq.write_table(pa.table({"image": 3 * [file.getvalue()]}), tmp_path / "in" / "0.parquet")
     ended = run(
         JOBS / f"{name}.sh",
         "dry_run=true",
         "cluster=in_process",
         cwd=tmp_path,
-        SOURCE=str(source),
+        SOURCE="in",
         SINK="out",
         MODEL_PATH=f"demo:{model}",
     )
