@@ -16,6 +16,7 @@ SHARDS_PER_WORKER = 32
 FEWEST_PER_WORKER = 4
 """Below that the end costs more than small shards do."""
 ROOT_PER_WORKER = 2
+"""Workers of a job of unknown size: the square root of its images, over this."""
 
 
 def auto_rows_per_shard(
