@@ -276,8 +276,9 @@ class JobConfig:
     to image only."""
     num_threads: int = 1
     """torch threads per worker; changes last bits, so it is part of the fingerprint."""
-    rows_per_shard: int = 1000
-    """Rows of one output object at most; fixed when a dataset is first planned."""
+    rows_per_shard: Any = "auto"
+    """Rows of one output object at most; fixed when a dataset is first planned. `auto` chooses by
+    the number of rows and workers, see `shard_size.py`."""
     max_object_bytes: int = 256 * 1024 * 1024
     """Upper bound of one output object; shards are planned small enough to stay below it."""
     max_rejected_fraction: float = 0.1

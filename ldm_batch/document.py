@@ -69,6 +69,15 @@ def model_name(model: ModelConfig) -> str:
     return model.path if model.path.startswith("demo:") else Path(model.path).name
 
 
+def recorded_config(job: JobConfig) -> dict[str, Any]:
+    """The resolved job as a plan stores it: of environment variables the names only."""
+    config = dataclasses.asdict(job)
+    environment = config["cluster"]["runtime_env"]
+    if isinstance(environment.get("env_vars"), dict):
+        environment["env_vars"] = dict.fromkeys(environment["env_vars"], "(not recorded)")
+    return config
+
+
 def images_document(job: JobConfig, lock: Mapping[str, str]) -> dict[str, Any]:
     """Everything that can change an image or the row set: what the fingerprint is made of.
 

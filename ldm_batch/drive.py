@@ -18,7 +18,13 @@ from ldm_batch.attempts import call_in_process, run_in_process
 from ldm_batch.cluster import call_on_ray, run_on_ray
 from ldm_batch.commit import committed_shards, roll_forward, write_failure
 from ldm_batch.config import JobConfig, has_second_stage
-from ldm_batch.document import anchor, images_document, model_name, resume_command
+from ldm_batch.document import (
+    anchor,
+    images_document,
+    model_name,
+    recorded_config,
+    resume_command,
+)
 from ldm_batch.environment import versions
 from ldm_batch.errors import JobError, StorageError
 from ldm_batch.generate import check_models, find_model, measure_batch_size
@@ -120,7 +126,7 @@ def _settle_plan(
     Of two drivers that plan at once one stores first; the other starts again from what it stored.
     """
     environment = {"command": command, "versions": versions()}
-    config = dataclasses.asdict(job)
+    config = recorded_config(job)
     document = plan_document(images_document(job, lock), config=config, environment=environment)
     while True:
         planned = load_plan(store)

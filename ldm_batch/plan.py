@@ -18,6 +18,7 @@ from ldm_batch.errors import JobError
 from ldm_batch.footer import Footer
 from ldm_batch.plan_file import Plan, refuse_other_fingerprint
 from ldm_batch.records import InputFile, Shard
+from ldm_batch.shard_size import auto_rows_per_shard
 from ldm_batch.storage import SourceFile, Store, list_source
 
 PIXELS_PER_BYTE = 2
@@ -60,8 +61,11 @@ def make_plan(
         [_moved(shard, here.get(shard.file.name)) for shard in planned.shards] if planned else []
     )
     unknown = [file for file in listed if file.name not in known]
+    new_footers = list(footers.read_new_footers(unknown, job.source.s3))
+    if not planned:
+        job, document = _settle_rows_per_shard(job, new_footers, document)
     new_shards: list[Shard] = []
-    for file, footer in zip(unknown, footers.read_new_footers(unknown, job.source.s3), strict=True):
+    for file, footer in zip(unknown, new_footers, strict=True):
         refuse_renamed(file, footer)
         if footer.num_rows == 0:
             notes.append(f"skipped {file.uri}: no rows")
@@ -91,11 +95,29 @@ def _moved(shard: Shard, file: InputFile | None) -> Shard:
 def _as_planned(job: JobConfig, planned: Plan) -> tuple[JobConfig, list[str]]:
     """The job with the `rows_per_shard` that its dataset was planned with, and a word if it asked
     for another."""
-    num_rows = int(planned.document["config"].get("rows_per_shard", job.rows_per_shard))
-    if num_rows == job.rows_per_shard:
-        return job, []
+    num_rows = int(planned.document["config"]["rows_per_shard"])
+    settled = replace(job, rows_per_shard=num_rows)
+    if job.rows_per_shard in (num_rows, "auto"):
+        return settled, []
     note = f"rows_per_shard: {job.rows_per_shard} ignored, the dataset was planned with {num_rows}"
-    return replace(job, rows_per_shard=num_rows), [note]
+    return settled, [note]
+
+
+def _settle_rows_per_shard(
+    job: JobConfig, new_footers: Sequence[Footer], document: Mapping[str, Any]
+) -> tuple[JobConfig, Mapping[str, Any]]:
+    """The job, and its document, with `rows_per_shard: auto` settled for as long as the dataset
+    lives."""
+    num_rows = job.rows_per_shard
+    if num_rows == "auto":
+        num_rows = auto_rows_per_shard(
+            sum(footer.num_rows for footer in new_footers),
+            job.cluster.num_workers or job.cluster.max_workers,
+            batch_size=job.batch_size,
+            num_images_per_prompt=job.num_images_per_prompt,
+        )
+    config = {**document["config"], "rows_per_shard": num_rows}
+    return replace(job, rows_per_shard=num_rows), {**document, "config": config}
 
 
 def carry_schema(job: JobConfig) -> dict[str, str]:
@@ -146,7 +168,7 @@ def rows_per_shard(job: JobConfig, size: tuple[int, int]) -> int:
             f"max_object_bytes: {job.max_object_bytes} is too small for the images of one row "
             f"({job.num_images_per_prompt} of {size[0]}x{size[1]} pixels)"
         )
-    return min(job.rows_per_shard, fitting)
+    return min(int(job.rows_per_shard), fitting)
 
 
 def _largest_size(

@@ -40,6 +40,7 @@ from ldm_batch.config import (
 from ldm_batch.errors import JobError
 
 SECRET_WORDS = ("secret", "password", "token", "credential", "access_key", "api_key")
+LABEL_SELECTOR = re.compile(r"!?(\w[\w.-]*|in\(\w[\w.-]*(, *\w[\w.-]*)*\))")
 SECRET_IN_URL = re.compile(r"^\w+://[^/@]*:[^/@]*@|[?&](X-Amz-Signature|Signature|sig)=", re.I)
 
 
@@ -93,7 +94,7 @@ def _check_numbers(job: JobConfig) -> Iterator[str]:
     yield from _within("num_images_per_prompt", job.num_images_per_prompt, 1, 1000)
     yield from _check_batch_size(job)
     yield from _within("num_threads", job.num_threads, 1, 1024)
-    yield from _within("rows_per_shard", job.rows_per_shard, 1, 1_000_000)
+    yield from _whole_or_auto("rows_per_shard", job.rows_per_shard, 1_000_000)
     yield from _within("max_object_bytes", job.max_object_bytes, 64 * 1024, 4 * 1024**3)
     yield from _within("max_rejected_fraction", job.max_rejected_fraction, 0, 1)
     yield from _within("source.max_prompt_chars", job.source.max_prompt_chars, 1, 1_000_000)
@@ -117,6 +118,12 @@ def _check_cluster(cluster: ClusterConfig) -> Iterator[str]:
     yield from _within("cluster.max_attempts", cluster.max_attempts, 1, 100)
     for name, amount in cluster.resources.items():
         yield from _within(f"cluster.resources.{name}", amount, 0, 1_000_000)
+    for name, selector in cluster.labels.items():
+        if not LABEL_SELECTOR.fullmatch(selector):
+            yield (
+                f"cluster.labels.{name}: {selector!r} is not a value, `!value`, `in(a,b)` or "
+                "`!in(a,b)`"
+            )
     if cluster.max_workers is not None and cluster.min_workers > cluster.max_workers:
         yield (
             f"cluster.min_workers: {cluster.min_workers} is more than cluster.max_workers "
@@ -135,12 +142,16 @@ def _check_cluster(cluster: ClusterConfig) -> Iterator[str]:
 
 
 def _check_batch_size(job: JobConfig) -> Iterator[str]:
-    if isinstance(job.batch_size, int) and not isinstance(job.batch_size, bool):
-        yield from _within("batch_size", job.batch_size, 1, 4096)
-    elif job.batch_size != "auto":
-        yield f"batch_size: {job.batch_size!r} is neither a whole number nor 'auto'"
-    elif job.model.pipeline == "super_resolution":
+    yield from _whole_or_auto("batch_size", job.batch_size, 4096)
+    if job.batch_size == "auto" and job.model.pipeline == "super_resolution":
         yield "batch_size: 'auto' measures text to image only; give a number, e.g. 16"
+
+
+def _whole_or_auto(path: str, value: Any, largest: int) -> Iterator[str]:
+    if isinstance(value, int) and not isinstance(value, bool):
+        yield from _within(path, value, 1, largest)
+    elif value != "auto":
+        yield f"{path}: {value!r} is neither a whole number nor 'auto'"
 
 
 def _check_call(call: CallConfig) -> Iterator[str]:

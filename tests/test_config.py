@@ -47,6 +47,10 @@ def problems(**changes: Any) -> list[str]:
         {"shards": [17, 42], "overwrite": True},
         {"max_rejected_fraction": 0, "num_images_per_prompt": 1000},
         {"cluster": ClusterConfig(cpus_per_worker=0, gpus_per_worker=0.25, num_workers=1)},
+        {"cluster": ClusterConfig(min_workers=3, max_workers=3, placement="spread")},
+        {"cluster": ClusterConfig(resources={"spot": 0.5}, labels={"zone": "!in(a, b)"})},
+        {"cluster": ClusterConfig(runtime_env={"env_vars": {"HF_HOME": "/models"}})},
+        {"rows_per_shard": "auto"},
     ],
 )
 def test_valid_jobs(changes: dict[str, Any]) -> None:
@@ -63,6 +67,33 @@ def test_valid_jobs(changes: dict[str, Any]) -> None:
         ({"batch_size": 0}, "batch_size: 0 is not between 1 and 4096"),
         ({"num_threads": 0}, "num_threads: 0 is not between"),
         ({"rows_per_shard": 0}, "rows_per_shard: 0 is not between"),
+        ({"rows_per_shard": "many"}, "rows_per_shard: 'many' is neither a whole number nor 'auto'"),
+        (
+            {"cluster": ClusterConfig(min_workers=3, max_workers=2)},
+            "cluster.min_workers: 3 is more than cluster.max_workers (2)",
+        ),
+        (
+            {"cluster": ClusterConfig(gpus_per_worker=1.5)},
+            "cluster.gpus_per_worker: 1.5; above 1 Ray takes whole numbers only",
+        ),
+        ({"cluster": ClusterConfig(address="")}, "cluster.address: not set"),
+        (
+            {"cluster": ClusterConfig(address="ray://head:10001")},
+            "cluster.address: 'ray://head:10001' is for Ray's client",
+        ),
+        ({"cluster": ClusterConfig(placement="wide")}, "cluster.placement: unknown value 'wide'"),
+        (
+            {"cluster": ClusterConfig(resources={"spot": -1})},
+            "cluster.resources.spot: -1 is not between",
+        ),
+        (
+            {"cluster": ClusterConfig(labels={"zone": "in(a"})},
+            "cluster.labels.zone: 'in(a' is not a value",
+        ),
+        (
+            {"cluster": ClusterConfig(runtime_env={"env_vars": {"AWS_SECRET_ACCESS_KEY": "x"}})},
+            "cluster.runtime_env.env_vars.AWS_SECRET_ACCESS_KEY: refused, secrets do not belong",
+        ),
         ({"max_object_bytes": 1}, "max_object_bytes: 1 is not between"),
         ({"max_rejected_fraction": 1.01}, "max_rejected_fraction: 1.01 is not between 0 and 1"),
         ({"num_images_per_prompt": 0}, "num_images_per_prompt: 0 is not between"),

@@ -463,3 +463,20 @@ def test_sides_of_no_size_count_for_nothing(
     write_parquet(tmp_path / "a.parquet", prompt=["a", "b"], height=[height, height])
     job = make_job(tmp_path / "a.parquet", tmp_path / "out")
     assert [shard.num_rows for shard in plan_job(job).shards] == [2]
+
+
+def test_auto_rows_per_shard_is_settled_with_the_first_plan(
+    make_job: Make, plan_job: Make, write_parquet: Make, tmp_path: Path
+) -> None:
+    write_parquet(tmp_path / "in" / "a.parquet", prompt=["x"] * 1000)
+    job = make_job(tmp_path / "in", tmp_path / "out", rows_per_shard="auto", cluster__num_workers=2)
+    plan = plan_job(job)
+    assert [shard.num_rows for shard in plan.shards] == [64] * 15 + [40]
+    assert plan.document["config"]["rows_per_shard"] == 64
+    save_plan(Store(str(tmp_path / "out")), plan)
+    write_parquet(tmp_path / "in" / "b.parquet", prompt=["x"] * 100_000)
+    wider = dataclasses.replace(job, cluster=dataclasses.replace(job.cluster, num_workers=500))
+    grown = plan_job(wider)
+    assert grown.shards[: len(plan.shards)] == plan.shards
+    assert {shard.num_rows for shard in grown.new_shards} == {64, 100_000 % 64}
+    assert not any("rows_per_shard" in note for note in grown.notes)
