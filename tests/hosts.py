@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Self
+from typing import IO, Self
 
 from commands import Ended, finish, wait_until
 
@@ -85,17 +85,8 @@ class Host:
 
     def start(self, *command: str, folder: Path = Path("/")) -> subprocess.Popen[str]:
         """Start a command on this host."""
-        process = subprocess.Popen(
-            self.command(*command, folder=folder),
-            env=dict(self.environment),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        self._started.append(process)
-        return process
+        line = self.command(*command, folder=folder)
+        return self._start(line, subprocess.PIPE, subprocess.PIPE)
 
     def run(self, *command: str, folder: Path = Path("/")) -> Ended:
         """Run a command on this host to its end."""
@@ -104,15 +95,18 @@ class Host:
     def start_service(self, log: Path, *command: str) -> subprocess.Popen[str]:
         """Start a command that stays, its output in a file."""
         with log.open("w") as out:
-            process = subprocess.Popen(
-                self.command(*command),
-                env=dict(self.environment),
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=subprocess.STDOUT,
-                text=True,
-                start_new_session=True,
-            )
+            return self._start(self.command(*command), out, subprocess.STDOUT)
+
+    def _start(self, line: list[str], out: IO[str] | int, err: int) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            line,
+            env=dict(self.environment),
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=err,
+            text=True,
+            start_new_session=True,
+        )
         self._started.append(process)
         return process
 
