@@ -18,7 +18,7 @@ from ldm_batch.errors import JobError
 from ldm_batch.footer import Footer
 from ldm_batch.plan_file import Plan, refuse_other_fingerprint
 from ldm_batch.records import InputFile, Shard
-from ldm_batch.shard_size import auto_rows_per_shard
+from ldm_batch.shard_size import auto_rows_per_shard, expected_workers, whole_batches
 from ldm_batch.storage import SourceFile, Store, list_source
 
 PIXELS_PER_BYTE = 2
@@ -112,7 +112,7 @@ def _settle_rows_per_shard(
     if num_rows == "auto":
         num_rows = auto_rows_per_shard(
             sum(footer.num_rows for footer in new_footers),
-            job.cluster.num_workers or job.cluster.max_workers,
+            expected_workers(job.cluster),
             batch_size=job.batch_size,
             num_images_per_prompt=job.num_images_per_prompt,
         )
@@ -168,7 +168,10 @@ def rows_per_shard(job: JobConfig, size: tuple[int, int]) -> int:
             f"max_object_bytes: {job.max_object_bytes} is too small for the images of one row "
             f"({job.num_images_per_prompt} of {size[0]}x{size[1]} pixels)"
         )
-    return min(int(job.rows_per_shard), fitting)
+    if fitting >= job.rows_per_shard:
+        return int(job.rows_per_shard)
+    images = job.num_images_per_prompt
+    return whole_batches(fitting, batch_size=job.batch_size, num_images_per_prompt=images)
 
 
 def _largest_size(

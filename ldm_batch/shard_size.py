@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import math
 
+from ldm_batch.config import ClusterConfig
+
 LARGEST_IMAGES = 1024
 """More images in a shard save nothing, and are more to lose when a machine goes."""
 SMALLEST_IMAGES = 64
@@ -16,6 +18,8 @@ SHARDS_PER_WORKER = 32
 FEWEST_PER_WORKER = 4
 """Below that the end costs more than small shards do."""
 ROOT_PER_WORKER = 2
+LOCAL_WORKERS = 8
+"""Taken for a machine of unknown size: the GPUs of a large one."""
 """Workers of a job of unknown size: the square root of its images, over this."""
 
 
@@ -43,6 +47,14 @@ def auto_rows_per_shard(
     if rows < filling and filling * num_images_per_prompt <= LARGEST_IMAGES:
         return filling
     return whole_batches(rows, batch_size=batch_size, num_images_per_prompt=num_images_per_prompt)
+
+
+def expected_workers(cluster: ClusterConfig) -> int | None:
+    """How many workers a job is likely to have, by its configuration alone; None: nothing says."""
+    if cluster.executor == "in_process":
+        return 1
+    on_this_machine = LOCAL_WORKERS if cluster.address is None else None
+    return cluster.num_workers or cluster.max_workers or on_this_machine
 
 
 def whole_batches(num_rows: int, *, batch_size: int, num_images_per_prompt: int = 1) -> int:
