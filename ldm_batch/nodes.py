@@ -14,6 +14,8 @@ from ldm_batch.config import ClusterConfig
 
 MAX_TROUBLES_IN_A_ROW = 3
 """After so many on one node, while others succeed, the node is avoided."""
+AVOID_S = 600.0
+"""Seconds for which it is: what was wrong may have been mended by then."""
 SELECTOR = re.compile(r"(!?)(?:in\((.*)\)|(.*))")
 
 
@@ -97,7 +99,8 @@ class NodeRecords:
     """
 
     def __init__(self) -> None:
-        self.avoided: set[str] = set()
+        self.avoided: dict[str, float] = {}
+        """Nodes, and since when each of them is avoided."""
         self._records: dict[str, _Record] = {}
         self._num_successes = 0
 
@@ -106,10 +109,17 @@ class NodeRecords:
         self._num_successes += 1
         self._records.pop(node, None)
 
-    def trouble(self, node: str, *, is_certain: bool = False) -> bool:
+    def forgive(self, now: float) -> None:
+        """Try nodes again that were avoided for long."""
+        for node in [node for node, since in self.avoided.items() if now - since >= AVOID_S]:
+            del self.avoided[node]
+            self._records.pop(node, None)
+
+    def trouble(self, node: str, now: float, *, is_certain: bool = False) -> bool:
         """A worker or an attempt on the node failed; True if the node is avoided from now on.
 
         Args:
+            now: seconds on a clock that never goes back.
             is_certain: it would happen again, such as a model that is not there.
         """
         record = self._records.setdefault(node, _Record(successes_before=self._num_successes))
@@ -118,7 +128,7 @@ class NodeRecords:
         is_its_fault = min(record.troubles, num_elsewhere) >= MAX_TROUBLES_IN_A_ROW
         if node in self.avoided or not (is_certain or is_its_fault):
             return False
-        self.avoided.add(node)
+        self.avoided[node] = now
         return True
 
 

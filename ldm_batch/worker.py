@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from ldm_batch.commit import commit_shard, make_facts, write_receipt
 from ldm_batch.config import UPSCALE, CallConfig, JobConfig, has_second_stage, output_columns
 from ldm_batch.encode import Encoders
+from ldm_batch.errors import StorageError
 from ldm_batch.generate import (
     Pipeline,
     generate_images,
@@ -155,7 +156,10 @@ class Worker:
             laps=clock.laps,
             notes=notes,
         )
-        write_receipt(self._store, receipt)
+        try:
+            write_receipt(self._store, receipt)
+        except StorageError as error:  # the shard is done all the same, and knows its receipt
+            return replace(receipt, notes=(*notes, f"its receipt is not stored: {error}"))
         return receipt
 
     def _count_tokens(self, rows: Sequence[Row]) -> dict[str, PromptCount]:

@@ -32,9 +32,9 @@ QUICK_TO_NOTICE = {
     "RAY_health_check_period_ms": "1000",
     "RAY_health_check_timeout_ms": "4000",
     "RAY_health_check_failure_threshold": "3",
-    "RAY_gcs_rpc_server_reconnect_timeout_s": "10",
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "30",
 }
-"""Ray gives up a silent node, and a lost head, after about 10 s instead of a minute."""
+"""Ray gives up a silent node after about 10 s, a lost head after 30 s instead of a minute."""
 RETRANSMISSIONS = 4
 """TCP ends a connection after about 6 s without an answer instead of a quarter of an hour."""
 BOOT = """

@@ -3,7 +3,15 @@
 import pytest
 
 from ldm_batch.config import ClusterConfig
-from ldm_batch.nodes import Node, NodeRecords, count_room, count_wanted, has_labels, in_words
+from ldm_batch.nodes import (
+    AVOID_S,
+    Node,
+    NodeRecords,
+    count_room,
+    count_wanted,
+    has_labels,
+    in_words,
+)
 
 GPU_BOX = Node("g", "gpu-1", {"CPU": 16, "GPU": 2}, {"CPU": 3, "GPU": 0.5}, {"zone": "a"})
 CPU_BOX = Node("c", "cpu-1", {"CPU": 4, "spot": 1}, {"CPU": 4, "spot": 1}, {"zone": "b"})
@@ -70,33 +78,43 @@ def test_wanted_workers(
 def test_a_node_that_fails_in_a_row_while_others_succeed_is_avoided() -> None:
     records = NodeRecords()
     for _ in range(2):
-        assert not records.trouble("bad")
+        assert not records.trouble("bad", 0.0)
         records.succeed("good")
     records.succeed("good")
-    assert records.trouble("bad")
-    assert records.avoided == {"bad"}
-    assert not records.trouble("bad")  # said once
+    assert records.trouble("bad", 0.0)
+    assert set(records.avoided) == {"bad"}
+    assert not records.trouble("bad", 0.0)  # said once
 
 
 def test_trouble_that_all_nodes_have_is_no_nodes_fault() -> None:
     records = NodeRecords()
     records.succeed("b")
-    assert not any(records.trouble(node) for node in "abababab")
+    assert not any(records.trouble(node, 0.0) for node in "abababab")
 
 
 def test_a_success_between_wipes_a_nodes_troubles_out() -> None:
     records = NodeRecords()
     for _ in range(10):
         records.succeed("good")
-        assert not records.trouble("middling")
-        assert not records.trouble("middling")
+        assert not records.trouble("middling", 0.0)
+        assert not records.trouble("middling", 0.0)
         records.succeed("middling")
 
 
 def test_what_is_certain_to_happen_again_is_avoided_at_once() -> None:
     records = NodeRecords()
-    assert records.trouble("bad", is_certain=True)
-    assert not records.trouble("bad", is_certain=True)  # said once
+    assert records.trouble("bad", 0.0, is_certain=True)
+    assert not records.trouble("bad", 0.0, is_certain=True)  # said once
+
+
+def test_an_avoided_node_is_tried_again_later() -> None:
+    records = NodeRecords()
+    assert records.trouble("bad", 5.0, is_certain=True)
+    records.forgive(5.0 + AVOID_S - 1)
+    assert set(records.avoided) == {"bad"}
+    records.forgive(5.0 + AVOID_S)
+    assert not records.avoided
+    assert records.trouble("bad", 1000.0, is_certain=True)
 
 
 def test_resources_in_words() -> None:

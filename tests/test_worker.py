@@ -329,3 +329,13 @@ def test_two_shards_may_be_under_way_but_one_generates(
         thread.join()
     assert (pipeline.most, len(receipts)) == (1, 8)
     assert [image["input_row"] for image in read_objects(tmp_path / "out")] == list(range(40))
+
+
+def test_a_shard_is_done_although_its_receipt_cannot_be_stored(run: Make, tmp_path: Path) -> None:
+    (tmp_path / "out" / ".ldm_batch").mkdir(parents=True)
+    (tmp_path / "out" / ".ldm_batch" / "receipts").write_text("in the way")
+    [receipt] = run(prompt=["a", None])
+    assert (receipt.outcome, receipt.num_images) == (Outcome.COMMITTED, 1)
+    [note] = receipt.notes
+    assert note.startswith("its receipt is not stored: ")
+    assert len(list((tmp_path / "out" / "data").iterdir())) == 1

@@ -8,21 +8,20 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ldm_batch.attempts import Loader
 from ldm_batch.cluster.actor import actor_factory
 from ldm_batch.cluster.session import worker_need, worker_options
-from ldm_batch.cluster.view import read_nodes
+from ldm_batch.cluster.view import Watch
 from ldm_batch.config import ClusterConfig
 from ldm_batch.errors import JobError
 from ldm_batch.nodes import Node, NodeRecords, count_room, count_wanted, in_words
 from ldm_batch.records import Notice, Shard
 from ldm_batch.schedule import Ending, Schedule
 
-LOOK_EVERY_S = 2.0
 SETTLE_S = 1.5
 """Ray's own view of what is free lags behind the start or end of a worker by about so much."""
 PATIENCE_S = 10.0
@@ -48,6 +47,7 @@ class Crew:
 
     def __init__(self, ray: Any, load: Loader, cluster: ClusterConfig, schedule: Schedule) -> None:
         self._ray, self._cluster, self._schedule = ray, cluster, schedule
+        self.watch = Watch(ray)
         options = worker_options(ray, cluster)
         self._need, self._labels = worker_need(options), cluster.labels
         self._start_actor = actor_factory(ray, load, cluster, options)
@@ -59,7 +59,7 @@ class Crew:
         """Nodes that were ever seen draining."""
         self.num_load_deaths = 0
         """Workers that died while loading, since one loaded or the cluster changed."""
-        self._nodes: dict[str, Node] = {}
+        self._nodes: Mapping[str, Node] = {}
         self._num_started = 0
         self._changed_at = self._looked_at = float("-inf")
         self._had_worker_at = time.monotonic()
@@ -110,7 +110,7 @@ class Crew:
         """Avoid the node of a worker that failed, if it is the node's fault."""
         if not self.has_loaded_elsewhere(member):
             return
-        if self._records.trouble(member.node, is_certain=is_certain):
+        if self._records.trouble(member.node, time.monotonic(), is_certain=is_certain):
             for other in list(self._members.values()):
                 if other.node == member.node:
                     self.retire(other)
@@ -143,7 +143,8 @@ class Crew:
         self._changed_at = time.monotonic()
 
     def end_all(self) -> None:
-        """End all workers."""
+        """End all workers and look no more."""
+        self.watch.stop()
         for member in list(self._members.values()):
             self.end(member)
 
@@ -162,20 +163,23 @@ class Crew:
             yield Notice(message)
 
     def follow(self, now: float) -> Iterator[Notice]:
-        """Look at the cluster now and then, and be as many as it has room for.
+        """Be as many as the cluster has room for, whenever it was looked at again.
 
         Raises:
-            JobError: there was no worker for `start_timeout_s`, or a local Ray has no room.
+            JobError: there was no worker for `start_timeout_s`, a local Ray has no room, or the
+                cluster's head is lost.
         """
-        if now - self._looked_at < LOOK_EVERY_S:
+        view = self.watch.view()
+        if view.seen_at == self._looked_at:
             return
-        is_first, self._looked_at = not self._nodes, now
-        before, self._nodes = self._nodes, {node.id: node for node in read_nodes(self._ray)}
-        if before.keys() != self._nodes.keys():
+        is_first, self._looked_at = not self._nodes, view.seen_at
+        if self._nodes.keys() != view.nodes.keys():
             self.num_load_deaths = 0
+        self._nodes = view.nodes
+        self._records.forgive(now)
         self.drained |= {node.id for node in self._nodes.values() if node.is_draining}
         yield from self._retire_leaving()
-        if is_first or now - self._changed_at >= SETTLE_S:
+        if is_first or view.seen_at - self._changed_at >= SETTLE_S:
             yield from self._grow(is_first=is_first)
         if any(member.node for member in self._members.values()):
             self._had_worker_at = now

@@ -13,7 +13,6 @@ from typing import Any
 from ldm_batch.attempts import Loader, Trouble
 from ldm_batch.cluster.crew import MAX_LOAD_DEATHS, Crew, Member
 from ldm_batch.cluster.session import brief, ray_session
-from ldm_batch.cluster.view import read_ending
 from ldm_batch.config import ClusterConfig
 from ldm_batch.environment import differing_versions, versions
 from ldm_batch.errors import JobError
@@ -161,4 +160,4 @@ class _Pool:
     def _find_ending(self, member: Member, error: Exception) -> Ending:
         if getattr(error, "preempted", False) or member.node in self._crew.drained:
             return Ending.PREEMPTED
-        return read_ending(self._ray, member.node) or Ending.DIED
+        return self._crew.watch.fresh_view().endings.get(member.node, Ending.DIED)

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ldm_batch.attempts import attempt, unwrap
+from ldm_batch.cluster.view import quieten
 from ldm_batch.config import ClusterConfig
 from ldm_batch.errors import JobError
 
@@ -71,6 +72,7 @@ def ray_session(cluster: ClusterConfig) -> Iterator[Any]:
     except Exception as error:  # Ray raises many unrelated kinds
         where = cluster.address or "a local Ray"
         raise JobError(f"cluster.address: cannot use {where}: {brief(error)}") from error
+    quieten(ray)
     try:
         if in_main_thread:
             signal.signal(signal.SIGTERM, on_terminate)

@@ -284,7 +284,7 @@ class _Simulation:
         worker = self._workers.get(number)
         if worker is None:
             return
-        self._trouble(worker.node)
+        self._trouble(now, worker.node)
         self._lose(now, number, Ending.DIED)
         self._start_worker(now, worker.node)
         self._hand_out(now)
@@ -371,7 +371,7 @@ class _Simulation:
         if run.trouble:
             self._out.failed_s += run.device_s
             self._restarts[shard] += 1
-            self._trouble(worker.node)
+            self._trouble(now, worker.node)
             failure = self._schedule.fail(number, shard, Trouble(run.trouble))
             if failure is not None:
                 self._fail(failure)
@@ -394,8 +394,8 @@ class _Simulation:
         is_poison = self._draw(failure.shard, -1) < self._weather.poison
         self._out.num_failed_good += not is_poison
 
-    def _trouble(self, node: _Node) -> None:
-        if self._records.trouble(node.name):
+    def _trouble(self, now: float, node: _Node) -> None:
+        if self._records.trouble(node.name, now):
             node.is_open = False
             for number in node.workers:
                 if self._workers[number].is_ready:
