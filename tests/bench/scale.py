@@ -12,11 +12,11 @@ finds nothing to do; `verify`; `status`.
 Prints what each command took as it ends, then Markdown, the medians of all rounds (of more than
 100,000 rows there is one): wall seconds; CPU seconds of the driver and the workers, and of Ray's
 own processes (raylet, gcs, agents, spare workers); CPU per row of all of them, and of driver and
-workers without the fixed cost, which is what the phase takes for two rows in two files; peak
-resident memory of the driver and of the largest Ray worker.
+workers without the fixed cost, which is what the phase takes for 20 rows in 20 files (so that both
+workers have made some); peak resident memory of the driver and of the largest Ray worker.
 
 `--ray-data` runs this job and `ray_data_rows.py` in turns, and takes the fixed cost of each from a
-run of it on two rows.
+run of it on those 20 rows.
 
 `--shards` takes the rows away as well: a plan of so many shards in 200 files is stored, loaded and
 selected from, its receipts are counted, and its shards are handed to Ray workers that answer at
@@ -54,6 +54,7 @@ from ldm_batch.storage import Store
 ROWS_PER_FILE = 1000
 NUM_LARGE_FILES = 200
 NUM_WORKERS = 2
+FEW_ROWS = 20
 ROUNDS, MAX_ROWS_REPEATED = 3, 100_000
 SAMPLE_EVERY_S = 0.05
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
@@ -196,7 +197,7 @@ def write_input(folder: Path, *, num_files: int, rows_per_file: int) -> Path:
 
 def print_phases(all_rows: Sequence[int], num_rounds: int, scratch: Path) -> None:
     """Run all sizes in turns, so that what else the machine does meets them alike."""
-    folders = {NUM_WORKERS: write_input(scratch / "fixed", num_files=NUM_WORKERS, rows_per_file=1)}
+    folders = {FEW_ROWS: write_input(scratch / "fixed", num_files=FEW_ROWS, rows_per_file=1)}
     folders |= {num_rows: write_rows(scratch, num_rows) for num_rows in all_rows}
     costs: dict[str, dict[int, list[Cost]]] = {phase: {n: [] for n in folders} for phase in PHASES}
     for number in range(num_rounds):
@@ -208,8 +209,8 @@ def print_phases(all_rows: Sequence[int], num_rounds: int, scratch: Path) -> Non
                     print(phase, num_rows, costs[phase][num_rows][-1], file=sys.stderr, flush=True)
     print_header("phase")
     for phase, by_rows in costs.items():
-        fixed = middle(by_rows[NUM_WORKERS])
-        print(line_of(phase, NUM_WORKERS, fixed))
+        fixed = middle(by_rows[FEW_ROWS])
+        print(line_of(phase, FEW_ROWS, fixed))
         for num_rows in all_rows:
             print(line_of(phase, num_rows, middle(by_rows[num_rows]), fixed.work_s))
 
@@ -255,12 +256,12 @@ def run_sides(folder: Path, num_rounds: int) -> dict[str, Cost]:
 
 
 def print_sides(num_rows: int, num_rounds: int, scratch: Path) -> None:
-    small = write_input(scratch / "fixed", num_files=NUM_WORKERS, rows_per_file=1)
+    small = write_input(scratch / "fixed", num_files=FEW_ROWS, rows_per_file=1)
     fixed = run_sides(small, num_rounds)
     costs = run_sides(write_rows(scratch, num_rows), num_rounds)
     print_header("side")
     for side, cost in costs.items():
-        print(line_of(side, NUM_WORKERS, fixed[side]))
+        print(line_of(side, FEW_ROWS, fixed[side]))
         print(line_of(side, num_rows, cost, fixed[side].work_s))
     ours, theirs = costs.values()
     print(
