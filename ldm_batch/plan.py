@@ -6,23 +6,18 @@ rows; must not know pipelines or workers.
 
 from __future__ import annotations
 
-import bisect
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from ldm_batch import footer as footers
-from ldm_batch.config import UPSCALE, JobConfig, SourceConfig, has_second_stage
+from ldm_batch.config import JobConfig, SourceConfig
+from ldm_batch.cut import NewFile, cut_files, look_at, settle_rows_per_shard
 from ldm_batch.errors import JobError
 from ldm_batch.footer import Footer
 from ldm_batch.plan_file import Plan, refuse_other_fingerprint
 from ldm_batch.records import InputFile, Shard
-from ldm_batch.shard_size import auto_rows_per_shard, expected_workers, whole_batches
 from ldm_batch.storage import SourceFile, Store, list_source
-
-PIXELS_PER_BYTE = 2
-"""Of compressed images of unknown size: what photographs have at good quality."""
 
 
 def make_plan(
@@ -61,20 +56,18 @@ def make_plan(
         [_moved(shard, here.get(shard.file.name)) for shard in planned.shards] if planned else []
     )
     unknown = [file for file in listed if file.name not in known]
-    new_footers = list(footers.read_new_footers(unknown, job.source.s3))
-    if not planned:
-        job, document = _settle_rows_per_shard(job, new_footers, document)
-    new_shards: list[Shard] = []
-    for file, footer in zip(unknown, new_footers, strict=True):
+    new_files: list[NewFile] = []
+    for file, footer in zip(unknown, footers.read_new_footers(unknown, job.source.s3), strict=True):
         refuse_renamed(file, footer)
         if footer.num_rows == 0:
             notes.append(f"skipped {file.uri}: no rows")
             continue
-        cut, columns = _plan_file(job, file, footer, document=document, native_size=native_size)
-        if not new_shards:
-            notes.append(f"columns used: {columns}")
-        first = len(shards) + len(new_shards)
-        new_shards += [replace(shard, index=first + shard.index) for shard in cut]
+        new_files.append(look_at(job, file, footer, document, native_size))
+        if len(new_files) == 1:
+            notes.append(f"columns used: {new_files[0].columns}")
+    if not planned:
+        job, document = settle_rows_per_shard(job, new_files, document)
+    new_shards = cut_files(job, new_files, first=len(shards))
     if not shards and not new_shards:
         raise JobError("\n  ".join([f"source.uri: no rows in {', '.join(uris)}", *notes]))
     return Plan(
@@ -101,23 +94,6 @@ def _as_planned(job: JobConfig, planned: Plan) -> tuple[JobConfig, list[str]]:
         return settled, []
     note = f"rows_per_shard: {job.rows_per_shard} ignored, the dataset was planned with {num_rows}"
     return settled, [note]
-
-
-def _settle_rows_per_shard(
-    job: JobConfig, new_footers: Sequence[Footer], document: Mapping[str, Any]
-) -> tuple[JobConfig, Mapping[str, Any]]:
-    """The job, and its document, with `rows_per_shard: auto` settled for as long as the dataset
-    lives."""
-    num_rows = job.rows_per_shard
-    if num_rows == "auto":
-        num_rows = auto_rows_per_shard(
-            sum(footer.num_rows for footer in new_footers),
-            expected_workers(job.cluster),
-            batch_size=job.batch_size,
-            num_images_per_prompt=job.num_images_per_prompt,
-        )
-    config = {**document["config"], "rows_per_shard": num_rows}
-    return replace(job, rows_per_shard=num_rows), {**document, "config": config}
 
 
 def carry_schema(job: JobConfig) -> dict[str, str]:
@@ -153,92 +129,6 @@ def select_shards(
             "shards of other files with shards=[...]"
         )
     return selected
-
-
-def rows_per_shard(job: JobConfig, size: tuple[int, int]) -> int:
-    """Rows whose images fit into `max_object_bytes` at the worst (nothing compresses).
-
-    Raises:
-        JobError: not even one row's images fit.
-    """
-    image_bytes = size[0] * size[1] * 3 * 105 // 100 + 16 * 1024
-    fitting = job.max_object_bytes // (image_bytes * job.num_images_per_prompt)
-    if fitting < 1:
-        raise JobError(
-            f"max_object_bytes: {job.max_object_bytes} is too small for the images of one row "
-            f"({job.num_images_per_prompt} of {size[0]}x{size[1]} pixels)"
-        )
-    if fitting >= job.rows_per_shard:
-        return int(job.rows_per_shard)
-    images = job.num_images_per_prompt
-    return whole_batches(fitting, batch_size=job.batch_size, num_images_per_prompt=images)
-
-
-def _largest_size(
-    footer: Footer, columns: Mapping[str, str], job: JobConfig, native_size: tuple[int, int]
-) -> tuple[int, int]:
-    if job.source.kind == "images":
-        return _upscaled_size(footer, columns, job)
-    factor = UPSCALE if has_second_stage(job) else 1
-    sides = []
-    for name, default, native in zip(
-        ("height", "width"), (job.call.height, job.call.width), native_size, strict=True
-    ):
-        largest = footers.largest_value(footer, columns[name]) if name in columns else None
-        within = max(0, min(largest or 0, footers.MAX_SIDE))
-        sides.append(factor * max(default or native, int(within)))
-    return sides[0], sides[1]
-
-
-def _upscaled_size(footer: Footer, columns: Mapping[str, str], job: JobConfig) -> tuple[int, int]:
-    """Sides of a square of as many pixels as a large image may have.
-
-    A dataset of ours tells; of others the bytes per image are taken for two pixels each.
-    """
-    pixels = PIXELS_PER_BYTE * footers.mean_bytes(footer, columns["image"])
-    if footers.is_own(footer):
-        sides = [footers.largest_value(footer, name) for name in ("height", "width")]
-        if None not in sides:
-            pixels = math.prod(int(side) for side in sides if side is not None)
-    side = math.isqrt(int(min(max(pixels, 1), job.source.max_image_pixels)) - 1) + 1
-    return UPSCALE * side, UPSCALE * side
-
-
-def _plan_file(
-    job: JobConfig,
-    file: SourceFile,
-    footer: Footer,
-    *,
-    document: Mapping[str, Any],
-    native_size: tuple[int, int],
-) -> tuple[list[Shard], str]:
-    """Shards of one new file, counted from 0, and the columns that it is read from, in words."""
-    columns = footers.resolve_columns(footer, job.source, file.uri)
-    _refuse_other_types(footers.carried_fields(footer, job.source), document, file.uri)
-    planned = InputFile(
-        file.name, file.uri, file.size_bytes, file.version, footer.num_rows, footer.sha256
-    )
-    num_rows = rows_per_shard(job, _largest_size(footer, columns, job, native_size))
-    return cut_file(planned, footers.row_group_ends(footer), num_rows), footers.in_words(columns)
-
-
-def cut_file(file: InputFile, row_group_ends: Sequence[int], num_rows: int) -> list[Shard]:
-    """Cut a file into the fewest shards of at most `num_rows` rows.
-
-    A cut moves back to the end of a row group where that does not add a shard. Indices count
-    from 0 in the file.
-    """
-    total, start = file.num_rows, 0
-    shards: list[Shard] = []
-    while start < total:
-        end = min(start + num_rows, total)
-        reached = bisect.bisect_right(row_group_ends, end)
-        boundary = row_group_ends[reached - 1] if reached else 0
-        if boundary > start and -(-(total - boundary) // num_rows) == -(-(total - end) // num_rows):
-            end = boundary
-        shards.append(Shard(len(shards), file, start, end - start))
-        start = end
-    return shards
 
 
 def _match_known(
@@ -290,20 +180,3 @@ def _rename_guard(gone: Sequence[InputFile]) -> Callable[[SourceFile, Footer], N
             )
 
     return refuse_renamed
-
-
-def _refuse_other_types(
-    carried: Sequence[tuple[str, Any]], document: Mapping[str, Any], uri: str
-) -> None:
-    planned = document["images"]["source"]["carry"]
-    for name, declared in carried:
-        if str(declared) != planned.get(name):
-            raise JobError(
-                f"{uri}: carried column {name!r} has type {declared}, planned "
-                f"{planned.get(name, 'without it')}; all files of a dataset need the same"
-            )
-    missing = planned.keys() - {name for name, _ in carried}
-    if missing:
-        raise JobError(
-            f"{uri}: lacks {sorted(missing)[0]!r}, which other files of the dataset carry"
-        )

@@ -37,7 +37,7 @@ LAYERS = [
     ],
     ["storage", "storage_lease", "sink_arguments"],
     ["decode", "encode", "upscaling"],
-    ["footer_check", "footer", "plan_file", "shard_size", "plan"],
+    ["footer_check", "footer", "plan_file", "shard_size", "cut", "plan"],
     ["input_images", "rows", "read"],
     ["diffusion"],
     ["generate", "write", "commit", "worker"],

@@ -16,8 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ldm_batch import identity
+from ldm_batch.cut import cut_file, rows_per_shard
 from ldm_batch.errors import JobError
-from ldm_batch.plan import cut_file, rows_per_shard, select_shards
+from ldm_batch.plan import select_shards
 from ldm_batch.plan_file import Plan, load_plan, plan_document, save_plan
 from ldm_batch.records import InputFile, Shard
 from ldm_batch.storage import Store

@@ -7,7 +7,6 @@ nodes that fail while others do not. Must not know what becomes of a shard.
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -125,9 +124,8 @@ class Crew:
 
     def end_if_done(self, member: Member) -> None:
         """End a worker that is to take nothing more, and has nothing."""
-        if member.is_retiring and not (
-            member.is_loaded and not self._schedule.is_idle(member.number)
-        ):
+        has_work = member.is_loaded and not self._schedule.is_idle(member.number)
+        if member.is_retiring and not has_work:
             self.end(member)
 
     def end(self, member: Member) -> None:
@@ -187,14 +185,12 @@ class Crew:
             yield from self._complain_of_no_room(now - self._had_worker_at)
 
     def _retire_leaving(self) -> Iterator[Notice]:
-        leaving = Counter[str]()
         for member in list(self._members.values()):
             if member.node in self.drained and not member.is_retiring:
-                leaving[member.node] += 1
-                host = member.host
                 self.retire(member)
                 yield from self.say_once(
-                    f"{host} is being drained: its workers take nothing new", about=member.node
+                    f"{member.host} is being drained: its workers take nothing new",
+                    about=member.node,
                 )
 
     def _grow(self, *, is_first: bool) -> Iterator[Notice]:

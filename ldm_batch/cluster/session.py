@@ -10,6 +10,7 @@ import logging
 import math
 import os
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from ldm_batch.attempts import attempt, unwrap
 from ldm_batch.cluster.view import quieten
 from ldm_batch.config import ClusterConfig
 from ldm_batch.errors import JobError
+from ldm_batch.validate import suggest
 
 OBJECT_STORE_BYTES = 128 * 1024 * 1024
 QUIET_RAY = {
@@ -27,6 +29,7 @@ QUIET_RAY = {
     "RAY_DEDUP_LOGS": "0",
 }
 MAX_MESSAGE_CHARS = 400
+CONNECT_S = 10.0
 PLACEMENTS = {"pack": "DEFAULT", "spread": "SPREAD"}
 
 
@@ -61,6 +64,8 @@ def ray_session(cluster: ClusterConfig) -> Iterator[Any]:
         return
     in_main_thread = threading.current_thread() is threading.main_thread()
     on_terminate = signal.getsignal(signal.SIGTERM)
+    _check_runtime_env(ray, cluster.runtime_env)
+    _check_answers(cluster)
     try:
         ray.init(
             address=cluster.address or "local",
@@ -70,8 +75,10 @@ def ray_session(cluster: ClusterConfig) -> Iterator[Any]:
             **({} if cluster.address else _local_resources(cluster)),
         )
     except Exception as error:  # Ray raises many unrelated kinds
-        where = cluster.address or "a local Ray"
-        raise JobError(f"cluster.address: cannot use {where}: {brief(error)}") from error
+        what = "a local Ray does not start (on a busy machine, try again)"
+        if cluster.address:
+            what = f"cannot join {cluster.address}"
+        raise JobError(f"cluster.address: {what}: {brief(error)}") from error
     quieten(ray)
     try:
         if in_main_thread:
@@ -79,6 +86,31 @@ def ray_session(cluster: ClusterConfig) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _check_runtime_env(ray: Any, runtime_env: Mapping[str, Any]) -> None:
+    """Refuse fields that Ray would drop with a warning."""
+    known = sorted(name for name in ray.runtime_env.RuntimeEnv.known_fields if name[0] != "_")
+    for name in runtime_env:
+        if name not in known:
+            raise JobError(f"cluster.runtime_env.{name}: no such field{suggest(name, known)}")
+
+
+def _check_answers(cluster: ClusterConfig) -> None:
+    """See at once whether anything answers: Ray itself tries a dead address for minutes."""
+    address = cluster.address
+    if address == "auto":
+        address = os.environ.get("RAY_ADDRESS")
+    host, _, port = (address or "").rpartition(":")
+    if not host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()
+    except (OSError, OverflowError) as error:
+        raise JobError(
+            f"cluster.address: nothing answers at {address} ({error}); it is the head's host and "
+            "its port for Ray (6379 if not set), not the dashboard's"
+        ) from error
 
 
 def _local_resources(cluster: ClusterConfig) -> dict[str, Any]:

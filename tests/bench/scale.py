@@ -45,7 +45,8 @@ import pyarrow.parquet as pq
 from ldm_batch.cluster import run_on_ray
 from ldm_batch.commit import committed_shards
 from ldm_batch.config import ClusterConfig
-from ldm_batch.plan import cut_file, select_shards
+from ldm_batch.cut import cut_file
+from ldm_batch.plan import select_shards
 from ldm_batch.plan_file import Plan, load_plan, plan_document, save_plan
 from ldm_batch.progress import Tally
 from ldm_batch.records import InputFile, Outcome, Receipt, Shard

@@ -1,0 +1,63 @@
+"""Joining a Ray, and what one worker is to it."""
+
+import os
+from functools import partial
+
+import pytest
+import ray
+
+from ldm_batch.cluster import call_on_ray
+from ldm_batch.cluster.session import ray_session, worker_need, worker_options
+from ldm_batch.config import ClusterConfig
+from ldm_batch.errors import JobError
+
+
+def test_a_function_is_called_where_a_worker_would_run_in_its_environment() -> None:
+    cluster = ClusterConfig(
+        runtime_env={"env_vars": {"LDM_BATCH_TEST": "seen"}}, resources={"spot": 1}
+    )
+    assert call_on_ray(partial(os.getenv, "LDM_BATCH_TEST"), cluster) == "seen"
+    assert not ray.is_initialized()
+
+
+@pytest.mark.parametrize(
+    ("cluster", "message"),
+    [
+        (
+            ClusterConfig(address="127.0.0.1:1"),
+            r"cluster\.address: nothing answers at 127\.0\.0\.1:1 \(.*Connection refused\); it is",
+        ),
+        (ClusterConfig(address="127.0.0.1:99999"), r"cluster\.address: nothing answers at "),
+        (ClusterConfig(address="head"), r"cluster\.address: cannot join head: "),
+        (
+            ClusterConfig(runtime_env={"env_vras": {}}),
+            r"cluster\.runtime_env\.env_vras: no such field; did you mean 'env_vars'\?",
+        ),
+    ],
+)
+def test_what_cannot_be_joined_is_one_message(cluster: ClusterConfig, message: str) -> None:
+    with pytest.raises(JobError, match=message) as caught, ray_session(cluster):
+        pass
+    assert "\n" not in str(caught.value)
+    assert not ray.is_initialized()
+
+
+def test_a_worker_by_rays_names() -> None:
+    cluster = ClusterConfig(
+        cpus_per_worker=2,
+        gpus_per_worker=0.5,
+        memory_per_worker=10**9,
+        resources={"spot": 1},
+        labels={"zone": "a"},
+        placement="spread",
+    )
+    options = worker_options(ray, cluster)
+    assert options == {
+        "num_cpus": 2,
+        "num_gpus": 0.5,
+        "memory": 10**9,
+        "resources": {"spot": 1},
+        "label_selector": {"zone": "a"},
+        "scheduling_strategy": "SPREAD",
+    }
+    assert worker_need(options) == {"CPU": 2, "GPU": 0.5, "memory": 10**9, "spot": 1}
