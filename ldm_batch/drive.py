@@ -29,7 +29,7 @@ from ldm_batch.environment import versions
 from ldm_batch.errors import JobError, StorageError
 from ldm_batch.generate import check_models, find_model, measure_batch_size
 from ldm_batch.plan import make_plan, select_shards
-from ldm_batch.plan_file import Plan, load_plan, plan_document, save_plan
+from ldm_batch.plan_file import Plan, load_document, load_plan, plan_document, save_plan
 from ldm_batch.progress import Progress, Tally
 from ldm_batch.records import Failure, Notice, Outcome, Receipt, Shard
 from ldm_batch.storage import Store, open_sink
@@ -101,9 +101,9 @@ def _settle_batch_size(
     """The job with `batch_size: auto` settled: by the plan, or measured where a worker runs."""
     if job.batch_size != "auto":
         return job
-    planned = load_plan(store)
+    planned = load_document(store)
     if planned is not None:
-        size = int(planned.document["images"]["batch_size"])
+        size = int(planned["images"]["batch_size"])
     elif job.dry_run:
         size = 1
     else:

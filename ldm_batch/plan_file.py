@@ -61,8 +61,8 @@ class Plan:
         return sum(shard.num_rows for shard in self.shards)
 
 
-def load_plan(store: Store) -> Plan | None:
-    """Read the plan that a dataset holds; None where it has none.
+def load_document(store: Store) -> Mapping[str, Any] | None:
+    """Read what identifies a dataset's images, without its shards; None where it has no plan.
 
     Raises:
         JobError: the plan is damaged or of a format that this version does not know.
@@ -71,12 +71,24 @@ def load_plan(store: Store) -> Plan | None:
     if raw is None:
         return None
     try:
-        document = json.loads(raw)
+        document: Mapping[str, Any] = json.loads(raw)
         known = document["format"] == PLAN_FORMAT
     except (ValueError, KeyError, TypeError) as error:
         raise JobError(f"{store.uri(identity.PLAN_PATH)}: damaged plan: {error}") from error
     if not known:
         raise JobError(f"{store.uri(identity.PLAN_PATH)}: made by another version of ldm_batch")
+    return document
+
+
+def load_plan(store: Store) -> Plan | None:
+    """Read the plan that a dataset holds; None where it has none.
+
+    Raises:
+        JobError: the plan is damaged or of a format that this version does not know.
+    """
+    document = load_document(store)
+    if document is None:
+        return None
     names = sorted(
         n for n in store.names(identity.PLAN_FOLDER) if identity.shard_index(n) is not None
     )
