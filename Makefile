@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Files of tests that run at once; most tests keep one core busy.
+TEST_PROCESSES ?= 2
 
 .PHONY: demo test crash lint format clean
 
@@ -10,7 +12,7 @@ demo: $(STAMP)
 	$(BIN)/python -m ldm_batch.demo
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile
 
 crash: $(STAMP)
 	cd tests && ../$(BIN)/python -m crash --kills 200 --on-ray 12

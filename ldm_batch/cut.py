@@ -71,7 +71,7 @@ def settle_rows_per_shard(
             batch_size=job.batch_size,
             num_images_per_prompt=job.num_images_per_prompt,
         )
-    config = {**document["config"], "rows_per_shard": num_rows}
+    config = {**document.get("config", {}), "rows_per_shard": num_rows}
     return replace(job, rows_per_shard=num_rows), {**document, "config": config}
 
 
