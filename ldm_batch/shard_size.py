@@ -13,6 +13,8 @@ LARGEST_IMAGES = 1024
 """More images in a shard save nothing, and are more to lose when a machine goes."""
 SMALLEST_IMAGES = 64
 """With fewer a fast device waits for the store."""
+FEWEST_IMAGES = 32
+"""A table so small is one shard: what there is to gain is over before anyone notices."""
 SHARDS_PER_WORKER = 32
 """At the end workers wait half a shard on average: 1/64 of the job."""
 FEWEST_PER_WORKER = 4
@@ -40,7 +42,7 @@ def auto_rows_per_shard(
     num_images = num_rows * num_images_per_prompt
     workers = num_workers or max(1, math.isqrt(num_images) // ROOT_PER_WORKER)
     smallest = min(SMALLEST_IMAGES, num_images // (workers * FEWEST_PER_WORKER))
-    images = max(smallest, num_images // (workers * SHARDS_PER_WORKER))
+    images = max(FEWEST_IMAGES, smallest, num_images // (workers * SHARDS_PER_WORKER))
     of_one_batch = -(-batch_size // num_images_per_prompt)
     rows = max(of_one_batch, min(images, LARGEST_IMAGES) // num_images_per_prompt)
     filling = _rows_of_whole_batches(batch_size, num_images_per_prompt)

@@ -126,7 +126,7 @@ def test_auto_knows_large_and_small_jobs() -> None:
     def auto(num_rows: int, num_workers: int | None = None) -> int:
         return auto_rows_per_shard(num_rows, num_workers, batch_size=16)
 
-    assert auto(1) == auto(1, 1000) == 16
+    assert auto(1) == auto(1, 1000) == auto(256) == 32
     assert auto(256, 2) == 32
     assert auto(10**6, 8) == auto(10**9, 1000) == auto(10**9) == 1024
     assert auto(10**6, 1000) == auto(10**6) == 64

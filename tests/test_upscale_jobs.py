@@ -237,7 +237,7 @@ def test_steps_eta_seed_and_id_by_row(tmp_path: Path, model: str) -> None:
         seed=[7, 7, None, 7, 7],
         num_inference_steps=[2, 3, 2, 0, 2],
     )
-    made = do(make_job(model, source, tmp_path / "out", num_images_per_prompt=2, rows_per_shard=5))
+    made = do(make_job(model, source, tmp_path / "out", num_images_per_prompt=2))
     assert [(row["key"], row["image_index"]) for row in made] == [
         (key, k) for key in "abc" for k in (0, 1)
     ]
