@@ -60,6 +60,7 @@ class Scripted:
 
     def __init__(self, notes: Path, bad: str, script: str) -> None:
         self._notes, self._script = notes, script
+        (notes / f"worker-{os.getpid()}-{os.environ.get('CUDA_VISIBLE_DEVICES')}").touch()
         is_bad = ray.get_runtime_context().get_node_id() == bad
         self._kind, self._other = ("bad", "good") if is_bad else ("good", "bad")
         if script == "no model" and is_bad:
@@ -72,6 +73,8 @@ class Scripted:
         (self._notes / f"{self._kind}-{place}-{shard.index}").touch()
         if self._kind == "bad":
             self._fail(place)
+        elif self._script == "two share":
+            wait_for(lambda: self._num_tries("worker") == 2)
         elif self._script == "no model":
             wait_for(lambda: (self._notes / "bad-load").exists())
         elif self._script:
@@ -195,3 +198,14 @@ def test_the_job_says_what_it_waits_for_until_a_node_joins(
     assert waiting.message.startswith("waiting for a worker: it needs 1 CPU, 1 late on one node")
     nodes.add_node(**NODE, resources={"late": 1})
     assert sorted(event.shard for event in events if isinstance(event, Receipt)) == EVERY
+
+
+def test_two_workers_share_a_gpu(
+    nodes: Cluster, settings: ClusterConfig, bad: str, tmp_path: Path
+) -> None:
+    box = nodes.add_node(**NODE, num_gpus=1)
+    settings.gpus_per_worker = settings.cpus_per_worker = 0.5
+    made, failures, _ = run(partial(load_scripted, tmp_path, bad, "two share"), settings)
+    assert (made, failures) == (EVERY, [])
+    assert [path.name.split("-")[-1] for path in tmp_path.glob("worker-*")] == ["0", "0"]
+    nodes.remove_node(box)
