@@ -23,11 +23,18 @@ MODEL_FIELDS = ("pipeline", "dtype", "decode_dtype", "channels_last", "attention
 def resume_command(job: JobConfig, overrides: Sequence[str]) -> str:
     """The command that goes on with this job from any folder, without the choice of shards."""
     dropped = ("shards=", "overwrite=", "dry_run=", "source.uri=", "sink.uri=")
-    kept = [text for text in overrides if not text.lstrip("+").startswith(dropped)]
+    kept = [_without_values(t) for t in overrides if not t.lstrip("+").startswith(dropped)]
     uris = job.source.uri if isinstance(job.source.uri, list) else [job.source.uri]
     source = _quoted(uris[0]) if len(uris) == 1 else f"[{','.join(map(_quoted, uris))}]"
     places = [f"source.uri={source}", f"sink.uri={_quoted(str(job.sink.uri))}"]
     return shlex.join(["python", "-m", "ldm_batch.run", *kept, *places])
+
+
+def _without_values(override: str) -> str:
+    """An override as it may be recorded: environment variables by their names."""
+    name, _, value = override.partition("=")
+    has_variables = "cluster.runtime_env" in name and "env_vars" in override
+    return f"{name}=..." if has_variables and value else override
 
 
 def _quoted(value: str) -> str:

@@ -214,6 +214,8 @@ def _print_report(tally: Tally, store: Store, command: str, out: TextIO) -> None
     )
     for reason, count in tally.rejected.most_common():
         print(f"  {count:,} {reason}", file=out)
+    if tally.lost[Outcome.FOUND]:
+        print(f"{tally.lost[Outcome.FOUND]} shards were made by another run meanwhile", file=out)
     if tally.lost[Outcome.LOST_TO_SAME]:
         print(
             f"{tally.lost[Outcome.LOST_TO_SAME]} shards were also made by another attempt", file=out

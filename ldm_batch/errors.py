@@ -2,7 +2,8 @@
 
     LdmBatchError
     ├── JobError        the job cannot run or go on; the user must act (exit code 2)
-    │   └── AccessError     storage will not serve us, whoever asks and however often
+    │   ├── AccessError     storage will not serve us, whoever asks and however often
+    │   └── TryLaterError   the cluster cannot be had for now (exit code 75)
     ├── ShardError      one shard could not be made; tried again, then recorded (exit code 1)
     └── StorageError    storage did not do what was asked: a job error where the driver meets it,
                         a shard error where a worker does
@@ -21,6 +22,10 @@ class JobError(LdmBatchError):
 
 class AccessError(JobError):
     """Storage refuses for a reason that no retry mends: credentials, rights, a missing bucket."""
+
+
+class TryLaterError(JobError):
+    """The cluster is away, full, or lost its head: the same command may work later."""
 
 
 class ShardError(LdmBatchError):

@@ -16,6 +16,7 @@ MAX_TROUBLES_IN_A_ROW = 3
 """After so many on one node, while others succeed, the node is avoided."""
 AVOID_S = 600.0
 """Seconds for which it is: what was wrong may have been mended by then."""
+MAX_NODES_LISTED = 5
 SELECTOR = re.compile(r"(!?)(?:in\((.*)\)|(.*))")
 
 
@@ -72,6 +73,27 @@ def has_labels(labels: Mapping[str, str], selectors: Mapping[str, str]) -> bool:
         if (labels.get(name) in values) == bool(negated):
             return False
     return True
+
+
+def describe_room(
+    nodes: Iterable[Node],
+    need: Mapping[str, float],
+    labels: Mapping[str, str],
+    avoided: Collection[str] = (),
+) -> str:
+    """What a worker needs and what there is of it, for whoever waits for one."""
+    counted = [name for name, amount in need.items() if amount]
+    wanted = f"it needs {in_words(need)} on one node"
+    fitting = [node for node in nodes if has_labels(node.labels, labels)]
+    if labels and not fitting:
+        return f"{wanted}, and no node has {', '.join(f'{k}={v}' for k, v in labels.items())}"
+    free = [
+        f"{node.host}: {in_words(node.available, counted)} of {in_words(node.total, counted)}"
+        + (" (draining)" if node.is_draining else "")
+        + (" (avoided)" if node.id in avoided else "")
+        for node in fitting[:MAX_NODES_LISTED]
+    ]
+    return f"{wanted}; free are {'; '.join(free) or 'no nodes'}"
 
 
 def count_wanted(

@@ -40,7 +40,7 @@ class Tally:
         self.num_rows += event.num_rows
         self.num_images += event.num_images
         self.rejected.update(event.rejected)
-        if event.outcome in (Outcome.LOST_TO_SAME, Outcome.LOST_TO_OTHER):
+        if event.outcome in (Outcome.FOUND, Outcome.LOST_TO_SAME, Outcome.LOST_TO_OTHER):
             self.lost[event.outcome] += 1
 
 

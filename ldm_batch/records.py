@@ -194,6 +194,8 @@ class Outcome(StrEnum):
 
     COMMITTED = "committed"
     REPLACED = "replaced"
+    FOUND = "found"
+    """Another attempt had committed it before this one began; nothing was made."""
     LOST_TO_SAME = "lost_to_same"
     """Another attempt committed the same bytes first."""
     LOST_TO_OTHER = "lost_to_other"

@@ -27,7 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ldm_batch.config import JobConfig
 from ldm_batch.drive import run_job
-from ldm_batch.errors import JobError, StorageError
+from ldm_batch.errors import JobError, StorageError, TryLaterError
 from ldm_batch.validate import suggest
 
 OPEN_FIELDS = (
@@ -39,7 +39,7 @@ OPEN_FIELDS = (
     "cluster.runtime_env",
 )
 """Fields whose keys are the user's own: an override may add one without Hydra's `+`."""
-EXIT_JOB_ERROR, EXIT_INTERRUPTED, EXIT_TERMINATED = 2, 130, 143
+EXIT_JOB_ERROR, EXIT_TRY_LATER, EXIT_INTERRUPTED, EXIT_TERMINATED = 2, 75, 130, 143
 
 
 class _Terminated(BaseException):
@@ -66,7 +66,8 @@ def field_paths(node: Any = JobConfig, prefix: str = "") -> Iterator[str]:
 def main() -> None:
     """Run the job that the command line names; never returns, but exits.
 
-    Exit codes: 0 done, 1 some shards failed, 2 the job could not run, 130 interrupted.
+    Exit codes: 0 done, 1 some shards failed, 2 the job could not run, 75 the cluster cannot
+    be had for now, 130 interrupted, 143 terminated.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"
     ConfigStore.instance().store(name="job_schema", node=JobConfig)
@@ -110,6 +111,9 @@ def _run(config: DictConfig) -> int:
         return run_job(job, overrides=list(HydraConfig.get().overrides.task))
     except OmegaConfBaseException as error:
         return _complain(explain(error))
+    except TryLaterError as error:
+        _complain(str(error))
+        return EXIT_TRY_LATER
     except (JobError, StorageError) as error:
         return _complain(str(error))
 

@@ -59,7 +59,10 @@ class Schedule:
 
     def __init__(self, shards: Sequence[Shard], cluster: ClusterConfig) -> None:
         self._cluster = cluster
-        self._shards, self._num_fresh_taken = shards, 0
+        self._shards = shards
+        self._fresh = range(len(shards))
+        """Places of the shards that were never handed out."""
+        self._has_company = False
         self._first: deque[Task] = deque()
         self._again: deque[Task] = deque()
         self._num_unfinished = len(shards)
@@ -78,8 +81,12 @@ class Schedule:
     @property
     def num_waiting(self) -> int:
         """Shards that no worker has."""
-        fresh = len(self._shards) - self._num_fresh_taken
-        return fresh + len(self._first) + len(self._again)
+        return len(self._fresh) + len(self._first) + len(self._again)
+
+    def meet_another(self) -> None:
+        """Another job makes shards of this dataset too, and was here first: meet it from the end,
+        or both would make every shard at the same time."""
+        self._has_company = True
 
     def add_worker(self, number: int, node: str) -> None:
         """A worker has loaded its model and may take shards."""
@@ -167,9 +174,11 @@ class Schedule:
         if any(run.task.is_suspect for run in worker.running.values()):
             return None
         for queue in (self._first, self._again):
-            if queue is self._again and self._num_fresh_taken < len(self._shards):
-                self._num_fresh_taken += 1
-                return Task(self._shards[self._num_fresh_taken - 1])
+            if queue is self._again and self._fresh:
+                place = -1 if self._has_company else 0
+                task = Task(self._shards[self._fresh[place]])
+                self._fresh = self._fresh[:-1] if self._has_company else self._fresh[1:]
+                return task
             for position, task in enumerate(queue):
                 if self._suits(task, worker):
                     del queue[position]
@@ -235,13 +244,16 @@ class Schedule:
         return True
 
     def _copy_stragglers(self, now: float) -> list[tuple[int, Shard]]:
-        idle = [number for number in self._open if not self._workers[number].running]
+        idle = [self._workers[n] for n in self._open if not self._workers[n].running]
         if not idle or not self._seconds_per_row:
             return []
-        stragglers = sorted(self._stragglers(now), key=lambda run: run.started_at)
         given = []
-        for number, run in zip(idle, stragglers, strict=False):
-            given.append(self._start(self._workers[number], run.task, now))
+        for run in sorted(self._stragglers(now), key=lambda run: run.started_at)[: len(idle)]:
+            [runner] = run.task.runners
+            node = self._workers[runner].node
+            worker = next((worker for worker in idle if worker.node != node), idle[0])
+            idle.remove(worker)
+            given.append(self._start(worker, run.task, now))
         return given
 
     def _stragglers(self, now: float) -> Iterator[_Run]:

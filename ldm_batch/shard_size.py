@@ -20,9 +20,9 @@ SHARDS_PER_WORKER = 32
 FEWEST_PER_WORKER = 4
 """Below that the end costs more than small shards do."""
 ROOT_PER_WORKER = 2
+"""Images per worker grow with their number: of n, there are taken to be sqrt(n) / 2 workers."""
 LOCAL_WORKERS = 8
 """Taken for a machine of unknown size: the GPUs of a large one."""
-"""Workers of a job of unknown size: the square root of its images, over this."""
 
 
 def auto_rows_per_shard(

@@ -41,7 +41,14 @@ from ldm_batch.errors import JobError
 
 SECRET_WORDS = ("secret", "password", "token", "credential", "access_key", "api_key")
 LABEL_SELECTOR = re.compile(r"!?(\w[\w.-]*|in\(\w[\w.-]*(, *\w[\w.-]*)*\))")
-SECRET_IN_URL = re.compile(r"^\w+://[^/@]*:[^/@]*@|[?&](X-Amz-Signature|Signature|sig)=", re.I)
+RAYS_OWN = {
+    "CPU": "cluster.cpus_per_worker",
+    "GPU": "cluster.gpus_per_worker",
+    "memory": "cluster.memory_per_worker",
+    "object_store_memory": "no such field, workers keep nothing there",
+}
+SMALLEST_AMOUNT = 0.0001
+SECRET_IN_URL = re.compile(r"\w+://[^/@\s]*:[^/@\s]*@|[?&](X-Amz-Signature|Signature|sig)=", re.I)
 
 
 def validate(job: JobConfig) -> None:
@@ -118,6 +125,9 @@ def _check_cluster(cluster: ClusterConfig) -> Iterator[str]:
     yield from _within("cluster.max_attempts", cluster.max_attempts, 1, 100)
     for name, amount in cluster.resources.items():
         yield from _within(f"cluster.resources.{name}", amount, 0, 1_000_000)
+        yield from _ray_amount(f"cluster.resources.{name}", amount)
+        if name in RAYS_OWN:
+            yield f"cluster.resources.{name}: is Ray's own; use {RAYS_OWN[name]}"
     for name, selector in cluster.labels.items():
         if not LABEL_SELECTOR.fullmatch(selector):
             yield (
@@ -129,9 +139,11 @@ def _check_cluster(cluster: ClusterConfig) -> Iterator[str]:
             f"cluster.min_workers: {cluster.min_workers} is more than cluster.max_workers "
             f"({cluster.max_workers})"
         )
-    gpus = cluster.gpus_per_worker
-    if gpus is not None and gpus > 1 and gpus != int(gpus):
-        yield f"cluster.gpus_per_worker: {gpus}; above 1 Ray takes whole numbers only"
+    if cluster.num_workers is not None and (
+        cluster.max_workers is not None or cluster.min_workers != 1
+    ):
+        yield "cluster.num_workers: is exact; leave min_workers and max_workers out, or it"
+    yield from _ray_amount("cluster.gpus_per_worker", cluster.gpus_per_worker or 0)
     if cluster.address == "":
         yield "cluster.address: not set; name the cluster, e.g. cluster.address=10.0.0.1:6379"
     elif cluster.address is not None and cluster.address.startswith("ray://"):
@@ -139,6 +151,13 @@ def _check_cluster(cluster: ClusterConfig) -> Iterator[str]:
             f"cluster.address: {cluster.address!r} is for Ray's client, which cannot follow a "
             "cluster; run the job on the cluster (jobs/submit.sh) with cluster=auto"
         )
+
+
+def _ray_amount(path: str, amount: float) -> Iterator[str]:
+    if amount > 1 and amount != int(amount):
+        yield f"{path}: {amount}; above 1 Ray takes whole numbers only"
+    elif 0 < amount < SMALLEST_AMOUNT:
+        yield f"{path}: {amount} is less than Ray counts, {SMALLEST_AMOUNT}"
 
 
 def _check_batch_size(job: JobConfig) -> Iterator[str]:

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from ldm_batch.commit import commit_shard, make_facts, write_receipt
+from ldm_batch.commit import commit_shard, make_facts, read_receipt, write_receipt
 from ldm_batch.config import UPSCALE, CallConfig, JobConfig, has_second_stage, output_columns
 from ldm_batch.encode import Encoders
 from ldm_batch.errors import StorageError
@@ -26,12 +26,13 @@ from ldm_batch.generate import (
     plan_images,
     split_lock,
 )
-from ldm_batch.identity import fingerprint
+from ldm_batch.identity import data_path, fingerprint
 from ldm_batch.input_images import InputImages
 from ldm_batch.provenance import Origin, make_record, second_stage_record
 from ldm_batch.read import read_shard
 from ldm_batch.records import (
     Fault,
+    Outcome,
     PlannedImage,
     PromptCount,
     Reason,
@@ -84,12 +85,15 @@ class Worker:
         self._has_second_stage = has_second_stage(spec.job)
 
     def make_shard(self, shard: Shard) -> Receipt:
-        """Turn one shard into its committed object.
+        """Turn one shard into its committed object, unless that stands by now.
 
         Raises:
             ShardError: the input cannot be read, or the object would be too large.
             StorageError: the object could not be written.
         """
+        if not self._spec.job.overwrite and self._store.has(data_path(shard.id)):
+            found = replace(read_receipt(self._store, shard.index), outcome=Outcome.FOUND)
+            return self._with_receipt(found)
         with Spool() as spool, Spool() as input_spool:
             inputs = InputImages(self._spec.job, shard, input_spool) if self._enlarges else None
             return self._make_shard(shard, spool, inputs)
@@ -156,10 +160,15 @@ class Worker:
             laps=clock.laps,
             notes=notes,
         )
+        return self._with_receipt(receipt)
+
+    def _with_receipt(self, receipt: Receipt) -> Receipt:
+        """Store a receipt; the shard is done all the same if that fails."""
         try:
             write_receipt(self._store, receipt)
-        except StorageError as error:  # the shard is done all the same, and knows its receipt
-            return replace(receipt, notes=(*notes, f"its receipt is not stored: {error}"))
+        except StorageError as error:
+            notes = (*receipt.notes, f"its receipt is not stored: {error}")
+            return replace(receipt, notes=notes)
         return receipt
 
     def _count_tokens(self, rows: Sequence[Row]) -> dict[str, PromptCount]:

@@ -292,7 +292,7 @@ def test_a_head_that_is_lost_ends_the_job_and_the_same_command_goes_on(
                 kill(pid)
         ended = finish(driver)
         kept = dataset.objects()
-    assert ended.code == 2, ended
+    assert ended.code == 75, ended
     assert "error: cluster: its head has not answered for" in ended.err
     assert "Traceback" not in ended.err
     assert 0 < len(kept) < NUM_SHARDS

@@ -76,6 +76,22 @@ def test_valid_jobs(changes: dict[str, Any]) -> None:
             {"cluster": ClusterConfig(gpus_per_worker=1.5)},
             "cluster.gpus_per_worker: 1.5; above 1 Ray takes whole numbers only",
         ),
+        (
+            {"cluster": ClusterConfig(num_workers=2, max_workers=4)},
+            "cluster.num_workers: is exact; leave min_workers and max_workers out",
+        ),
+        (
+            {"cluster": ClusterConfig(resources={"GPU": 1})},
+            "cluster.resources.GPU: is Ray's own; use cluster.gpus_per_worker",
+        ),
+        (
+            {"cluster": ClusterConfig(resources={"spot": 0.00001})},
+            "cluster.resources.spot: 1e-05 is less than Ray counts, 0.0001",
+        ),
+        (
+            {"cluster": ClusterConfig(runtime_env={"pip": ["-i https://u:pw@host/simple"]})},
+            "cluster.runtime_env.pip[0]: refused, a URL with credentials in it",
+        ),
         ({"cluster": ClusterConfig(address="")}, "cluster.address: not set"),
         (
             {"cluster": ClusterConfig(address="ray://head:10001")},

@@ -9,6 +9,7 @@ from ldm_batch.nodes import (
     NodeRecords,
     count_room,
     count_wanted,
+    describe_room,
     has_labels,
     in_words,
 )
@@ -105,6 +106,17 @@ def test_what_is_certain_to_happen_again_is_avoided_at_once() -> None:
     records = NodeRecords()
     assert records.trouble("bad", 0.0, is_certain=True)
     assert not records.trouble("bad", 0.0, is_certain=True)  # said once
+
+
+def test_room_in_words() -> None:
+    need = {"CPU": 1.0, "GPU": 1.0, "memory": 0}
+    assert describe_room(NODES, need, {}, ["c"]) == (
+        "it needs 1 CPU, 1 GPU on one node; free are gpu-1: 3 CPU, 0.5 GPU of 16 CPU, 2 GPU; "
+        "cpu-1: 4 CPU of 4 CPU (avoided); old: 64 CPU, 8 GPU of 64 CPU, 8 GPU (draining)"
+    )
+    assert describe_room(NODES, need, {"zone": "x"}) == (
+        "it needs 1 CPU, 1 GPU on one node, and no node has zone=x"
+    )
 
 
 def test_an_avoided_node_is_tried_again_later() -> None:

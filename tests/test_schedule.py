@@ -58,6 +58,28 @@ def test_on_one_node_another_worker_tries() -> None:
     assert handed(schedule) == [(1, 0)]
 
 
+def test_in_company_shards_are_taken_from_the_end() -> None:
+    schedule = make(5, "a")
+    assert handed(schedule) == [(0, 0)]
+    schedule.finish(0, 0, 1.0)
+    schedule.meet_another()
+    for shard in (4, 3, 2, 1):
+        assert handed(schedule) == [(0, shard)]
+        schedule.finish(0, shard, 1.0)
+    assert schedule.num_unfinished == 0
+
+
+def test_a_copy_goes_to_another_node_if_it_can() -> None:
+    schedule = make(5, "a", "a", "b", copy_stragglers=True)
+    assert handed(schedule) == [(0, 0), (1, 1), (2, 2)]
+    assert schedule.finish(1, 1, 1.0)
+    assert schedule.finish(2, 2, 1.0)
+    assert handed(schedule, 1.0) == [(1, 3), (2, 4)]
+    assert schedule.finish(1, 3, 2.0)
+    assert schedule.finish(2, 4, 2.0)
+    assert handed(schedule, 2.0) == [(2, 0)]
+
+
 def test_a_job_error_is_raised() -> None:
     schedule = make(1, "a")
     handed(schedule)

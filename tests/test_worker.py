@@ -294,9 +294,38 @@ def test_the_second_worker_discards_its_own(
     tmp_path: Path, write_parquet: Make, make_job: Make, make_worker: Make
 ) -> None:
     job = make_job(write_parquet(tmp_path / "a.parquet", prompt=["a"]), tmp_path / "out")
-    (one, plan), (other, _) = make_worker(job), make_worker(job)
-    outcomes = [worker.make_shard(plan.shards[0]).outcome for worker in (one, other)]
+    first, plan = make_worker(job)
+    [shard] = plan.shards
+    outcomes = []
+
+    class Overtaken(RandomPixels):
+        def generate(self, requests: Any) -> Any:
+            outcomes.append(first.make_shard(shard).outcome)
+            return super().generate(requests)
+
+    second, _ = make_worker(job, Overtaken())
+    outcomes.append(second.make_shard(shard).outcome)
     assert outcomes == [Outcome.COMMITTED, Outcome.LOST_TO_SAME]
+
+
+def test_a_shard_that_stands_is_not_made_again(
+    tmp_path: Path, write_parquet: Make, make_job: Make, make_worker: Make
+) -> None:
+    source = write_parquet(tmp_path / "a.parquet", prompt=["a", None])
+    job = make_job(source, tmp_path / "out")
+    first, plan = make_worker(job)
+    made = first.make_shard(plan.shards[0])
+    (tmp_path / "out/.ldm_batch/receipts/00000.json").unlink()  # as if it had died after the commit
+
+    class Idle(RandomPixels):
+        def generate(self, requests: Any) -> Any:
+            raise AssertionError("made again")
+
+    found = make_worker(job, Idle())[0].make_shard(plan.shards[0])
+    assert (found.outcome, found.object_sha256) == (Outcome.FOUND, made.object_sha256)
+    assert (found.num_images, found.rejected) == (1, {"null_prompt": 1})
+    assert read_receipt(Store(str(tmp_path / "out")), 0).num_images == 1
+    assert (tmp_path / "out/.ldm_batch/receipts/00000.json").exists()
 
 
 def test_two_shards_may_be_under_way_but_one_generates(

@@ -16,8 +16,8 @@ from ldm_batch.cluster.actor import actor_factory
 from ldm_batch.cluster.session import worker_need, worker_options
 from ldm_batch.cluster.view import Watch
 from ldm_batch.config import ClusterConfig
-from ldm_batch.errors import JobError
-from ldm_batch.nodes import Node, NodeRecords, count_room, count_wanted, in_words
+from ldm_batch.errors import JobError, TryLaterError
+from ldm_batch.nodes import Node, NodeRecords, count_room, count_wanted, describe_room
 from ldm_batch.records import Notice, Shard
 from ldm_batch.schedule import Ending, Schedule
 
@@ -26,7 +26,6 @@ SETTLE_S = 1.5
 PATIENCE_S = 10.0
 """Without any worker for so long, say why."""
 MAX_LOAD_DEATHS = 3
-MAX_NODES_LISTED = 5
 
 
 @dataclass(slots=True)
@@ -88,9 +87,12 @@ class Crew:
             self.asked[member.actor.place.remote()] = (member, "probe")
 
     def on_placed(self, member: Member, node: str, host: str) -> None:
-        """A worker stands on a node: let it load."""
+        """A worker stands on a node: let it load, unless the node is to be left alone by now."""
         member.node, member.host = node, host
         self._changed_at = time.monotonic()
+        if node in self.drained or node in self._records.avoided:
+            self.end(member)
+            return
         self.asked[member.actor.load.remote()] = (member, "load")
 
     def on_loaded(self, member: Member) -> None:
@@ -113,6 +115,9 @@ class Crew:
             for other in list(self._members.values()):
                 if other.node == member.node:
                     self.retire(other)
+                elif not other.node:  # it would go where a worker just left
+                    self.end(other)
+                    self.start()
             yield Notice(f"{member.host} is avoided, it fails while others do not: {message}")
 
     def retire(self, member: Member) -> None:
@@ -177,6 +182,7 @@ class Crew:
         self._records.forgive(now)
         self.drained |= {node.id for node in self._nodes.values() if node.is_draining}
         yield from self._retire_leaving()
+        yield from self._tell_of_gpus()
         if is_first or view.seen_at - self._changed_at >= SETTLE_S:
             yield from self._grow(is_first=is_first)
         if any(member.node for member in self._members.values()):
@@ -193,6 +199,15 @@ class Crew:
                     about=member.node,
                 )
 
+    def _tell_of_gpus(self) -> Iterator[Notice]:
+        """Workers without a GPU beside GPUs are a mistake where nobody asked for it."""
+        has_gpus = any(node.total.get("GPU", 0) for node in self._nodes.values())
+        if has_gpus and not self._need["GPU"] and self._cluster.gpus_per_worker is None:
+            yield from self.say_once(
+                "warning: the cluster has GPUs now, but had none when the job started, so its "
+                "workers use CPUs; start it again, with cluster.gpus_per_worker=1"
+            )
+
     def _grow(self, *, is_first: bool) -> Iterator[Notice]:
         usable = [node for node in self._nodes.values() if node.id not in self._records.avoided]
         staying = [member for member in self._members.values() if not member.is_retiring]
@@ -208,30 +223,23 @@ class Crew:
         if when_empty and not room:
             raise JobError(f"cluster: no room for a worker: {self._no_room()}")
         num_new = wanted - len(staying)
-        if num_new <= 0 or self.num_load_deaths >= MAX_LOAD_DEATHS:
+        if num_new <= 0 or (self.num_load_deaths >= MAX_LOAD_DEATHS and self.has_loaded()):
             return
         for _ in range(num_new):
             self.start()
         if not is_first:
-            yield Notice(f"{num_new} workers started, {wanted} in all")
+            more = "worker" if num_new == 1 else "workers"
+            yield Notice(f"{num_new} more {more} asked for, {wanted} in all")
 
     def _complain_of_no_room(self, waited_s: float) -> Iterator[Notice]:
         if waited_s >= self._cluster.start_timeout_s:
-            raise JobError(
+            raise TryLaterError(
                 f"cluster.start_timeout_s: no worker for {waited_s:.0f} s: {self._no_room()}"
             )
         yield from self.say_once(f"waiting for a worker: {self._no_room()}", about="room")
 
     def _no_room(self) -> str:
-        counted = [name for name, amount in self._need.items() if amount]
-        nodes = [
-            f"{node.host}: {in_words(node.available, counted)} of {in_words(node.total, counted)}"
-            + (" (draining)" if node.is_draining else "")
-            + (" (avoided)" if node.id in self._records.avoided else "")
-            for node in self._nodes.values()
-        ]
-        labels = "".join(f", {name}={value}" for name, value in self._labels.items())
-        return (
-            f"it needs {in_words(self._need)}{labels} on one node; free are "
-            f"{'; '.join(nodes[:MAX_NODES_LISTED]) or 'no nodes'}"
-        )
+        room = describe_room(self._nodes.values(), self._need, self._labels, self._records.avoided)
+        if self._cluster.runtime_env:
+            room += "; or a node still sets up cluster.runtime_env"
+        return room

@@ -7,7 +7,7 @@ know what a shard is made of.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ldm_batch.attempts import Loader, Trouble
@@ -16,7 +16,7 @@ from ldm_batch.cluster.session import brief, ray_session
 from ldm_batch.config import ClusterConfig
 from ldm_batch.environment import differing_versions, versions
 from ldm_batch.errors import JobError
-from ldm_batch.records import Failure, Notice, Receipt, Shard
+from ldm_batch.records import Failure, Notice, Outcome, Receipt, Shard
 from ldm_batch.schedule import Ending, Schedule
 
 POLL_S = 1.0
@@ -51,10 +51,13 @@ class _Pool:
         self._schedule = Schedule(shards, cluster)
         self._crew = Crew(ray, load, cluster, self._schedule)
         self._versions = versions()
+        self._endings: Mapping[str, Ending] | None = None
+        """How nodes ended, as seen since answers were last gathered."""
 
     def run(self) -> Iterator[Event]:
         """Make all shards."""
         while self._schedule.num_unfinished:
+            self._endings = None
             yield from self._crew.follow(time.monotonic())
             for number, shard in self._schedule.hand_out(time.monotonic()):
                 self._crew.hand(number, shard)
@@ -87,6 +90,11 @@ class _Pool:
         except exceptions.ActorUnavailableError:
             self._crew.probe(member)
         except exceptions.RayError as error:
+            if getattr(error, "actor_init_failed", False) and not self._crew.has_loaded():
+                raise JobError(
+                    f"a worker cannot be started on its node (is ldm_batch installed there, in "
+                    f"this version?): {brief(error)}"
+                ) from error
             yield from self._on_lost(member, self._find_ending(member, error), brief(error))
         else:
             if asked == "place":
@@ -121,6 +129,8 @@ class _Pool:
             yield from self._crew.on_trouble(member, answer.message)
         else:
             self._crew.on_success(member)
+            if answer.outcome is Outcome.FOUND:
+                self._schedule.meet_another()
             if self._schedule.finish(member.number, shard.index, time.monotonic()):
                 yield answer
         self._crew.end_if_done(member)
@@ -160,4 +170,6 @@ class _Pool:
     def _find_ending(self, member: Member, error: Exception) -> Ending:
         if getattr(error, "preempted", False) or member.node in self._crew.drained:
             return Ending.PREEMPTED
-        return self._crew.watch.fresh_view().endings.get(member.node, Ending.DIED)
+        if self._endings is None:
+            self._endings = self._crew.watch.fresh_view().endings
+        return self._endings.get(member.node, Ending.DIED)

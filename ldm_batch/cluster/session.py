@@ -9,17 +9,20 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from ldm_batch.attempts import attempt, unwrap
-from ldm_batch.cluster.view import quieten
+from ldm_batch.cluster.view import Watch, quieten
 from ldm_batch.config import ClusterConfig
-from ldm_batch.errors import JobError
+from ldm_batch.errors import JobError, TryLaterError
+from ldm_batch.nodes import count_room, describe_room
 from ldm_batch.validate import suggest
 
 OBJECT_STORE_BYTES = 128 * 1024 * 1024
@@ -29,7 +32,8 @@ QUIET_RAY = {
     "RAY_DEDUP_LOGS": "0",
 }
 MAX_MESSAGE_CHARS = 400
-CONNECT_S = 10.0
+ANSI_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+CONNECT_S, POLL_S = 10.0, 1.0
 PLACEMENTS = {"pack": "DEFAULT", "spread": "SPREAD"}
 
 
@@ -37,16 +41,38 @@ def call_on_ray(function: Callable[[], Any], cluster: ClusterConfig) -> Any:
     """Call a function once where a worker would run, and return what it returns.
 
     Raises:
-        JobError: Ray does not start, or the function raised.
+        JobError: Ray does not start, there is no room for a worker, or the function raised.
     """
     with ray_session(cluster) as ray:
-        options = worker_options(ray, cluster) | {"max_retries": 0}
-        remote = ray.remote(attempt).options(**options)
+        options = worker_options(ray, cluster)
+        watch = Watch(ray)
         try:
-            result = ray.get(remote.remote(function))
+            _wait_for_room(watch, cluster, worker_need(options))
+            reference = ray.remote(attempt).options(**options, max_retries=0).remote(function)
+            while not ray.wait([reference], timeout=POLL_S)[0]:
+                watch.view()  # raises if the head is lost
+            result = ray.get(reference)
         except ray.exceptions.RayError as error:
             raise JobError(f"a worker died: {brief(error)}") from error
+        finally:
+            watch.stop()
     return unwrap(result)
+
+
+def _wait_for_room(watch: Watch, cluster: ClusterConfig, need: Mapping[str, float]) -> None:
+    is_our_own, started = cluster.address is None, time.monotonic()
+    while True:
+        nodes = watch.view().nodes.values()
+        if count_room(nodes, need, cluster.labels, when_empty=is_our_own):
+            return
+        waited_s, room = time.monotonic() - started, describe_room(nodes, need, cluster.labels)
+        if is_our_own:
+            raise JobError(f"cluster: no room for a worker: {room}")
+        if waited_s >= cluster.start_timeout_s:
+            raise TryLaterError(
+                f"cluster.start_timeout_s: no room for a worker for {waited_s:.0f} s: {room}"
+            )
+        time.sleep(POLL_S)
 
 
 @contextmanager
@@ -71,14 +97,15 @@ def ray_session(cluster: ClusterConfig) -> Iterator[Any]:
             address=cluster.address or "local",
             log_to_driver=False,
             logging_level=logging.ERROR,
-            runtime_env=cluster.runtime_env or None,
+            runtime_env=_as_ray_wants(cluster.runtime_env) or None,
             **({} if cluster.address else _local_resources(cluster)),
         )
+    except SystemExit:  # what Ray makes of a SIGTERM while it starts
+        if in_main_thread and callable(on_terminate):
+            on_terminate(signal.SIGTERM, None)
+        raise
     except Exception as error:  # Ray raises many unrelated kinds
-        what = "a local Ray does not start (on a busy machine, try again)"
-        if cluster.address:
-            what = f"cannot join {cluster.address}"
-        raise JobError(f"cluster.address: {what}: {brief(error)}") from error
+        raise _why_not_joined(cluster, error) from error
     quieten(ray)
     try:
         if in_main_thread:
@@ -96,29 +123,55 @@ def _check_runtime_env(ray: Any, runtime_env: Mapping[str, Any]) -> None:
             raise JobError(f"cluster.runtime_env.{name}: no such field{suggest(name, known)}")
 
 
+def _as_ray_wants(runtime_env: Mapping[str, Any]) -> dict[str, Any]:
+    """A runtime environment whose variables are text, whatever a command line made of them."""
+    variables = runtime_env.get("env_vars")
+    if not isinstance(variables, Mapping):
+        return dict(runtime_env)
+    return {**runtime_env, "env_vars": {name: str(value) for name, value in variables.items()}}
+
+
+def _why_not_joined(cluster: ClusterConfig, error: Exception) -> JobError:
+    reason = brief(error)
+    if cluster.runtime_env and re.search(r"runtime.?env|working_dir|py_modules", reason):
+        return JobError(f"cluster.runtime_env: {reason}")
+    if cluster.address is None:
+        return TryLaterError(f"cluster: a local Ray does not start: {reason}")
+    return TryLaterError(
+        f"cluster.address: cannot join {cluster.address}: {reason} (where a cluster asks for a "
+        "token: RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token)"
+    )
+
+
 def _check_answers(cluster: ClusterConfig) -> None:
     """See at once whether anything answers: Ray itself tries a dead address for minutes."""
-    address = cluster.address
+    address, field = cluster.address, "cluster.address"
     if address == "auto":
-        address = os.environ.get("RAY_ADDRESS")
+        address, field = os.environ.get("RAY_ADDRESS"), "RAY_ADDRESS, which cluster=auto follows"
+    if address and address.startswith("http"):
+        raise JobError(
+            f"{field}: {address} is a dashboard, for jobs/submit.sh; here name the head's host and "
+            "its port for Ray, e.g. 10.0.0.1:6379, or unset it"
+        )
     host, _, port = (address or "").rpartition(":")
     if not host or not port.isdigit():
         return
     try:
         socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()
     except (OSError, OverflowError) as error:
-        raise JobError(
-            f"cluster.address: nothing answers at {address} ({error}); it is the head's host and "
-            "its port for Ray (6379 if not set), not the dashboard's"
+        raise TryLaterError(
+            f"{field}: nothing answers at {address} ({error}); it is the head's host and its port "
+            "for Ray (6379 if not set), not the dashboard's"
         ) from error
 
 
 def _local_resources(cluster: ClusterConfig) -> dict[str, Any]:
     """A local Ray has room for every worker that was asked for, however few cores there are."""
-    num_workers = cluster.num_workers or cluster.min_workers
-    wanted = math.ceil(num_workers * cluster.cpus_per_worker)
+    cores, cpus = len(os.sched_getaffinity(0)), cluster.cpus_per_worker
+    num_workers = cluster.num_workers or max(cluster.min_workers, int(cores / max(cpus, 0.01)))
+    wanted = math.ceil((cluster.num_workers or cluster.min_workers) * cpus)
     return {
-        "num_cpus": max(len(os.sched_getaffinity(0)), wanted),
+        "num_cpus": max(cores, wanted),
         "resources": {name: num_workers * amount for name, amount in cluster.resources.items()},
         "include_dashboard": False,
         "object_store_memory": OBJECT_STORE_BYTES,
@@ -156,6 +209,9 @@ def _gpus_per_worker(ray: Any, cluster: ClusterConfig) -> float:
 
 def brief(error: Exception) -> str:
     """One line of what an error of Ray says: the reason where there is one."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = ANSI_COLOUR.sub("", str(error))
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     reasons = [line for line in lines if line.startswith("The actor is dead because")]
+    if getattr(error, "actor_init_failed", False):
+        reasons = lines[-1:]
     return [*reasons, *lines, type(error).__name__][0][:MAX_MESSAGE_CHARS]

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ldm_batch.errors import JobError
+from ldm_batch.errors import TryLaterError
 from ldm_batch.nodes import Node
 from ldm_batch.schedule import Ending
 
@@ -51,11 +51,11 @@ class Watch:
         """The cluster as it was a few seconds ago.
 
         Raises:
-            JobError: the head has not answered for long, and Ray is about to give up.
+            TryLaterError: the head has not answered for long, and Ray is about to give up.
         """
         silent_s = time.monotonic() - self._view.seen_at
         if silent_s > self._patience_s:
-            raise JobError(
+            raise TryLaterError(
                 f"cluster: its head has not answered for {silent_s:.0f} s; what is committed "
                 "stays, the same command goes on when the cluster is back, or on another"
             )
