@@ -12,45 +12,61 @@
 #                     same, for another model is another dataset
 #   RAY_ADDRESS       http://head:8265 submits to that cluster; without it: this machine
 #   LOGS              default ~/.local/state/ldm_batch: NAME-20260131.log with all that was printed,
-#                     NAME-20260131.json with the status, NAME.lock
+#                     NAME-20260131.json with the status, NAME.lock. NAME is the last part of SINK and
+#                     eight digits that stand for all of it: cats-1a2b3c4d
 #   VERIFY            `weekly` (default, on Sundays), `always` or `never`: verify reads every object
 #
 # Arguments are added to the job's own. For a store other than AWS set AWS_ENDPOINT_URL_S3, which the
 # status reads as well. Nothing here cleans up: `python -m ldm_batch.sweep` does, once a month.
 #
 # Two nights never overlap on one machine: a lock that ends with this script, also when it is killed.
-# On two machines they may; a shard's object is created exclusively, so nothing is made twice.
-# After a crash the next night goes on; so does the same command by hand.
+# On two machines they may: a shard is committed once, for its object is created exclusively, and what
+# one driver has committed the other's workers find before they make it. Only shards that both have
+# under way at the same moment cost twice. After a crash the next night goes on; so does the same
+# command by hand.
 #
 # Exit codes:
 #   0         the dataset is whole
 #   1         some shards failed; they are tried again tomorrow, the log names them
 #   2         the job could not run (a changed input file, other settings, no model): somebody must look
 #   3         the job is done, but status or verify found something wrong with the dataset
-#   75        the night before is still at work, or the cluster did not answer; nothing was done
+#   75        the night before is still at work (nothing was done), or the cluster could not be had:
+#             it does not answer, has no room or was lost; what is committed stays, try again later
 #   130, 143  interrupted; what is committed stays
 set -euo pipefail
 
-: "${SOURCE:?name the input folder, the one that grows}"
-: "${SINK:?name the dataset: a folder, or s3://bucket/prefix}"
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-verify=${VERIFY:-weekly}
-[[ $verify == weekly || $verify == always || $verify == never ]] || {
-    echo "error: VERIFY=$verify may be weekly, always or never" >&2
+fail() {
+    printf 'error: %s\n' "$1" >&2
     exit 2
 }
+
+[[ -n ${SOURCE:-} ]] || fail 'SOURCE is not set: name the input folder, the one that grows'
+[[ -n ${SINK:-} ]] || fail 'SINK is not set: name the dataset: a folder, or s3://bucket/prefix'
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+verify=${VERIFY:-weekly}
+[[ $verify == weekly || $verify == always || $verify == never ]] ||
+    fail "VERIFY=$verify may be weekly, always or never"
 model=()
 if [[ -n ${MODEL_PATH:-} ]]; then
     model=("model.path=$MODEL_PATH" "model.repo_id=null")
 elif [[ -n ${MODEL_REVISION:-} ]]; then
     model=("model.revision=$MODEL_REVISION")
 fi
-name=${SINK%/} && name=${name##*/}
-logs=${LOGS:-${XDG_STATE_HOME:-$HOME/.local/state}/ldm_batch}
-mkdir -p "$logs"
 
-exec 9>"$logs/$name.lock"
-flock --nonblock 9 || {
+# Two datasets may have one last name, so the whole of SINK is in the name too, by its hash.
+sink=${SINK%/}
+[[ $sink == /* || $sink == *://* ]] || sink=$PWD/$sink
+hash=$(printf %s "$sink" | sha256sum)
+name=${sink##*/}-${hash:0:8}
+[[ -n ${LOGS:-}${XDG_STATE_HOME:-}${HOME:-} ]] ||
+    fail 'LOGS is not set and there is no HOME: name a folder for log, status and lock'
+logs=${LOGS:-${XDG_STATE_HOME:-${HOME:-}/.local/state}/ldm_batch}
+{ mkdir -p "$logs" && exec 9>"$logs/$name.lock"; } ||
+    fail "cannot write to $logs, see above; name another folder as LOGS"
+
+flock --nonblock --conflict-exit-code 75 9 || {
+    code=$?
+    ((code == 75)) || fail "cannot lock $logs/$name.lock (flock ended with $code), see above"
     echo "error: another run for $SINK holds $logs/$name.lock; nothing was done" >&2
     exit 75
 }

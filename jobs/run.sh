@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Run the job command where it belongs: on the cluster whose dashboard RAY_ADDRESS names, by
-# submit.sh, else on this machine. All arguments are the job command's own; so is the exit code.
+# submit.sh, else on this machine. All arguments are the job command's own; so is the exit code, 75
+# included: the cluster could not be had for now, the same command later.
 #
 # The job command can be started from any folder: relative paths are relative to where you are.
 set -euo pipefail

@@ -5,15 +5,17 @@
 #       source=s3 source.uri=s3://bucket/prompts/ sink=s3 sink.uri=s3://bucket/cats
 #
 # All arguments are the job command's own. Options before them:
-#   --submission-id ID   default: the last part of sink.uri and today's date (UTC), cats-20260131
+#   --submission-id ID   default: the last part of sink.uri, today's date (UTC) and eight digits that
+#                        stand for all arguments of the job, cats-20260131-1a2b3c4d
 #   --no-wait            submit and leave; `ray job logs --follow ID` shows it later
 #   --install            install constraints.txt's packages on each node first, for clusters that do
 #                        not run the image of jobs/Dockerfile
 #
 # Twice by mistake is harmless: while a job of this id runs, the second command follows it and starts
-# nothing. After it ended, the same command submits ID-2, ID-3, ... which makes what is missing. And
-# two jobs on one sink would disturb nobody: a shard's object is created exclusively, the second
-# attempt at it is thrown away.
+# nothing. After it ended, the same command submits ID-2, ID-3, ... which makes what is missing.
+# Another argument, whatever it is, makes another job of it, with an id of its own. And two jobs on one
+# sink would disturb nobody: a shard's object is created exclusively, the second attempt at it is
+# thrown away.
 #
 # What runs is this checkout: ldm_batch/, conf/ and constraints.txt travel as the job's working
 # directory, named by their content. Nothing else does, secrets least of all: credentials for S3 and
@@ -23,9 +25,9 @@
 # Then set RAY_AUTH_MODE=token here, and RAY_AUTH_TOKEN_PATH to a file with the cluster's token, or
 # keep it in ~/.ray/auth_token. Never put it on a command line.
 #
-# Exit codes: the job's (0 done, 1 some shards failed, 2 the job could not run: do not retry), 143 it
-# was stopped by `ray job stop`, 75 the cluster did not answer: try again later. Ctrl-C leaves the
-# job running.
+# Exit codes: the job's (0 done, 1 some shards failed, 2 the job could not run: do not retry, 75 the
+# cluster had no room or was lost: try again later), 75 also when the cluster does not answer here or
+# lost the job, 143 it was stopped by `ray job stop`. Ctrl-C leaves the job running.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -93,13 +95,14 @@ leave() {
     done
 }
 
-# A job whose driver gave no exit code did not start (its environment) or lost its node: code 1.
+# A job whose driver gave no exit code did not start (its environment) or lost its node. Neither says
+# that it cannot run, nor that a shard failed: try again later.
 exit_code() {
-    local status=$1 code=${2:-1}
+    local status=$1 code=${2:-$unreachable}
     case $status in
     SUCCEEDED) return 0 ;;
     STOPPED) return 143 ;;
-    *) return "$((code > 0 && code < 256 ? code : code < 0 && code > -65 ? 128 - code : 1))" ;;
+    *) return "$((code > 0 && code < 256 ? code : code < 0 && code > -65 ? 128 - code : unreachable))" ;;
     esac
 }
 
@@ -161,12 +164,19 @@ but the job runs on another machine; name a path that all nodes share, or s3://b
     esac
 done
 stem=${stem//[^A-Za-z0-9_-]/-}
-[[ -n $submission_id ]] || submission_id=$stem-$(date -u +%Y%m%d)
+if [[ -z $submission_id ]]; then
+    hash=$(printf '%s\0' "$@" | python -c 'import hashlib, sys
+print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest()[:8])') ||
+        fail "python does not run here, see above"
+    submission_id=$stem-$(date -u +%Y%m%d)-$hash
+fi
 
-stage=$(mktemp -d)
+stage=$(mktemp -d) || fail 'no folder for the copy of the code that is sent, see above'
 trap leave EXIT
-cp -R "$root/ldm_batch" "$root/conf" "$root/constraints.txt" "$stage/"
-printf '__pycache__/\n*.pyc\n' >"$stage/.gitignore"
+{
+    cp -R "$root/ldm_batch" "$root/conf" "$root/constraints.txt" "$stage/" &&
+        printf '__pycache__/\n*.pyc\n' >"$stage/.gitignore"
+} || fail "cannot copy the code that is sent to $stage, see above"
 
 answer=$(ask free "$submission_id") || exit "$?"
 read -r id status <<<"$answer"

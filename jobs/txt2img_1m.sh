@@ -15,15 +15,23 @@
 #
 # The same command again makes what is missing and nothing else: after a crash, a preemption, or with
 # new input files. Exit codes: 0 done, 1 some shards failed (run it again), 2 the job could not run
-# (read the message, running it again is useless), 130 and 143 interrupted.
+# (read the message, running it again is useless), 75 the cluster could not be had for now (run it
+# again later), 130 and 143 interrupted.
 set -euo pipefail
 
-: "${SOURCE:?name the prompts: a Parquet file, a glob, a folder, or s3://bucket/prefix/}"
-: "${SINK:?name the dataset: a folder, or s3://bucket/prefix}"
+fail() {
+    printf 'error: %s\n' "$1" >&2
+    exit 2
+}
+
+[[ -n ${SOURCE:-} ]] || fail "SOURCE is not set: name the prompts: a Parquet file, a glob, a folder, \
+or s3://bucket/prefix/"
+[[ -n ${SINK:-} ]] || fail 'SINK is not set: name the dataset: a folder, or s3://bucket/prefix'
 if [[ -n ${MODEL_PATH:-} ]]; then
     model=(model=local "model.path=$MODEL_PATH")
 else
-    : "${MODEL_REVISION:?name the commit of the model on the hub, or a local copy as MODEL_PATH}"
+    [[ -n ${MODEL_REVISION:-} ]] || fail "MODEL_REVISION is not set: name the commit of the model on \
+the hub, or a local copy as MODEL_PATH"
     model=("model.revision=$MODEL_REVISION")
 fi
 exec "$(dirname "${BASH_SOURCE[0]}")/run.sh" conf=txt2img_1m "${model[@]}" \

@@ -138,7 +138,7 @@ def test_a_submitted_job_ends_with_its_own_exit_code(tmp_path: Path, cluster: Cl
     made = submit(tmp_path, cluster, *job)
     out, _ = made.communicate(timeout=WAIT_S)
     assert made.returncode == 0, out
-    assert re.search(r"^job out-\d{8}$", out, re.M)
+    assert re.search(r"^job out-\d{8}-[0-9a-f]{8}$", out, re.M)
     assert sum(pq.read_metadata(path).num_rows for path in objects(tmp_path)) == 60
     before = digests(tmp_path)
 
@@ -150,8 +150,42 @@ def test_a_submitted_job_ends_with_its_own_exit_code(tmp_path: Path, cluster: Cl
     out, _ = again.communicate(timeout=WAIT_S)
     assert again.returncode == 0, out
     assert "0 to do" in out
-    assert re.search(r"^job out-\d{8}-2$", out, re.M)
+    assert re.search(r"^job out-\d{8}-[0-9a-f]{8}-2$", out, re.M)
     assert digests(tmp_path) == before
+
+
+def test_only_the_same_job_is_followed(tmp_path: Path, cluster: Cluster) -> None:
+    """While one waits for room: the same again, and two that differ in sink or argument."""
+    write_prompts(tmp_path, num_files=1, rows_per_file=20)
+    waiting = [*MACHINERY, *places(tmp_path, "a/out"), "cluster.cpus_per_worker=64"]
+    others = [
+        [*MACHINERY, *places(tmp_path, "b/out"), "cluster.num_workers=1"],
+        [*MACHINERY, *places(tmp_path, "a/out"), "dry_run=true"],
+    ]
+    ids = []
+    for job in (waiting, waiting, *others):
+        wait = ["--no-wait"] if job is waiting else []
+        process = submit(tmp_path, cluster, *wait, *job)
+        out, _ = process.communicate(timeout=WAIT_S)
+        assert process.returncode == 0, out
+        ids += re.findall(r"^job (\S+)$", out, re.M)
+        assert ("following it" in out) == (len(ids) == 2)
+    assert len(ids) == 4
+    assert ids[0] == ids[1]
+    assert len(set(ids)) == 3
+    assert len(list((tmp_path / "b" / "out" / "data").glob("*"))) == 1
+    stop = [str(BIN / "ray"), "job", "stop", ids[0]]
+    subprocess.run(stop, env=environment(**cluster.variables), capture_output=True, check=True)
+
+
+def test_a_job_that_finds_no_room_ends_with_75(tmp_path: Path, cluster: Cluster) -> None:
+    """The job command's own word for it, passed on by the cluster and the script."""
+    write_prompts(tmp_path, num_files=1, rows_per_file=20)
+    room = ["cluster.num_workers=1", "cluster.cpus_per_worker=64", "cluster.start_timeout_s=1"]
+    process = submit(tmp_path, cluster, *MACHINERY, *places(tmp_path), *room)
+    out, _ = process.communicate(timeout=WAIT_S)
+    assert process.returncode == 75, out
+    assert not objects(tmp_path)
 
 
 def test_a_job_submitted_twice_is_followed_not_started_twice(
