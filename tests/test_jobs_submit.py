@@ -262,7 +262,7 @@ def test_a_cluster_that_does_not_answer_is_worth_another_try(tmp_path: Path) -> 
 
 SRUN = """#!/usr/bin/env bash
 while [[ $1 == --* ]]; do shift; done
-echo "$$ $*" >>"$STUBS/steps"
+echo "$$ ${*//$'\n'/ }" >>"$STUBS/steps"
 exec "$@"
 """
 SCONTROL = """#!/usr/bin/env bash
@@ -298,8 +298,14 @@ def slurm(folder: Path, stubs: Path, *arguments: str, **variables: str) -> subpr
 
 
 def ray_steps(stubs: Path) -> list[int]:
+    """Process ids of the steps that ran Ray: on each node the shell that removes its folder."""
     lines = (stubs / "steps").read_text().splitlines()
-    return [int(line.split()[0]) for line in lines if line.split()[1:3] == ["ray", "start"]]
+    return [int(line.split()[0]) for line in lines if " run_ray /" in line]
+
+
+def ray_folder(stubs: Path) -> Path:
+    """Where Ray puts its files, below TMPDIR; the nodes of these tests share it."""
+    return stubs / f"ray-{os.getpid()}"
 
 
 def test_a_slurm_job_is_requeued_when_time_runs_out_and_then_finishes(
@@ -314,25 +320,33 @@ def test_a_slurm_job_is_requeued_when_time_runs_out_and_then_finishes(
     try:
         wait_until(lambda: len(objects(tmp_path)) > 0 or batch.poll() is not None)
         started = [*descendants(batch.pid)]
+        assert ray_folder(stubs).is_dir()
         batch.send_signal(signal.SIGUSR1)
         assert batch.wait(timeout=WAIT_S) == 143, log.read_text()
         assert (stubs / "requeued").read_text() == f"requeue {os.getpid()}\n"
         assert len(ray_steps(stubs)) == 2  # the head and the other node
         assert 0 < len(objects(tmp_path)) < 200
         wait_until(lambda: not any(is_alive(pid) for pid in started))
+        assert not ray_folder(stubs).exists()
 
         batch = slurm(tmp_path, stubs, *job)
         assert batch.wait(timeout=WAIT_S) == 0, log.read_text()
         assert len(objects(tmp_path)) == 200
         assert len((stubs / "requeued").read_text().splitlines()) == 1
         assert not any(is_alive(pid) for pid in ray_steps(stubs))
+        assert not ray_folder(stubs).exists()
     finally:
         end(batch)
 
 
-@pytest.mark.parametrize("code", [0, 1, 2])
-def test_a_slurm_job_ends_with_the_exit_code_of_the_job(code: int, tmp_path: Path) -> None:
-    """With stand-ins for Ray and the job: no code of the job's own puts it back in the queue."""
+@pytest.mark.parametrize(
+    ("code", "restarts", "is_requeued"),
+    [(0, 0, False), (1, 0, False), (2, 0, False), (75, 0, True), (75, 4, True), (75, 5, False)],
+)
+def test_a_slurm_job_ends_with_the_exit_code_of_the_job(
+    code: int, restarts: int, is_requeued: bool, tmp_path: Path
+) -> None:
+    """With stand-ins for Ray and the job: only the want of a cluster puts it back, five times."""
     stubs = tmp_path / "stubs"
     (tmp_path / "checkout" / "ldm_batch").mkdir(parents=True)
     (tmp_path / "checkout" / "ldm_batch" / "__init__.py").touch()
@@ -340,9 +354,13 @@ def test_a_slurm_job_ends_with_the_exit_code_of_the_job(code: int, tmp_path: Pat
     stubs.mkdir()
     (stubs / "ray").write_text('#!/bin/sh\n[ "$1" = start ] && exec sleep 1000\nexit 0\n')
     (stubs / "ray").chmod(0o755)
-    batch = slurm(tmp_path, stubs, "conf=demo", LDM_BATCH_HOME=str(tmp_path / "checkout"))
+    variables = {
+        "LDM_BATCH_HOME": str(tmp_path / "checkout"),
+        "SLURM_RESTART_COUNT": str(restarts),
+    }
+    batch = slurm(tmp_path, stubs, "conf=demo", **variables)
     assert batch.wait(timeout=DEADLINE_S) == code
-    assert not (stubs / "requeued").exists()
+    assert (stubs / "requeued").exists() == is_requeued
     assert not any(is_alive(pid) for pid in ray_steps(stubs))
 
 
