@@ -490,6 +490,15 @@ def test_the_image_installs_what_the_project_depends_on_as_pinned() -> None:
     ]
 
 
+def test_the_image_without_cuda_takes_only_torch_from_elsewhere() -> None:
+    """PyTorch's index lacks most versions that are pinned; `+cpu` is what PyPI lacks."""
+    (install,) = [text for name, text in instructions() if "download.pytorch.org" in text]
+    assert "--extra-index-url https://download.pytorch.org/whl/cpu " in install
+    listing = shlex.split(install)[-1]
+    ended = run("bash", "-c", f"echo {listing}", cwd=ROOT)
+    assert re.fullmatch(r"torch==\d+\.\d+\.\d+\+cpu\n", ended.stdout)
+
+
 def test_the_runtime_env_installs_what_the_project_depends_on() -> None:
     """Ray refuses to be installed by its own runtime environment: it is there already."""
     document = yaml.load((JOBS / "runtime_env_install.yaml").read_text(), _StrictLoader)
