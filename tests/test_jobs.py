@@ -85,6 +85,17 @@ def test_the_command_that_a_script_shows_composes(path: Path) -> None:
     check_overrides(["cluster=auto", *words])
 
 
+def test_the_labels_that_the_readme_shows_compose() -> None:
+    shown = re.findall(r"^ +('cluster\.labels=.*)$", (JOBS / "README.md").read_text(), re.M)
+    job = ["cluster=auto", "conf=demo", "source.uri=in", "sink.uri=out"]
+    overrides = shlex.split(" ".join(shown))
+    labels = [check_overrides([*job, f"++{each}"]).cluster.labels for each in overrides]
+    assert labels == [
+        {"ray.io/accelerator-type": "H100"},
+        {"ray.io/market-type": "!spot", "ray.io/accelerator-type": "in(A100,H100)"},
+    ]
+
+
 @pytest.mark.parametrize("name", ["txt2img_1m.sh", "upscale_1m.sh", "nightly.sh"])
 @pytest.mark.parametrize(
     ("given", "missing"), [({}, "SOURCE"), ({"SOURCE": "in"}, "SINK"), ({}, "MODEL_REVISION")]
@@ -400,6 +411,8 @@ def test_the_nightly_cron_job_submits_into_the_cluster_beside_it() -> None:
     (container,) = job["template"]["spec"]["containers"]
     hopeless = job["podFailurePolicy"]["rules"][0]
     assert (hopeless["action"], hopeless["onExitCodes"]["values"]) == ("FailJob", [2])
+    assert [*values(job, "onExitCodes")] == [hopeless["onExitCodes"]]  # 1 and 75 are tried again
+    assert job["backoffLimit"] > 0
     assert hopeless["onExitCodes"]["containerName"] == container["name"]
     assert job["template"]["spec"]["restartPolicy"] == "Never"  # a failure policy needs it
     name = cluster["metadata"]["name"]
