@@ -232,8 +232,8 @@ class ClusterConfig:
     resources: dict[str, float] = field(default_factory=dict)
     """Custom Ray resources of one worker, e.g. `{spot: 1}`."""
     labels: dict[str, str] = field(default_factory=dict)
-    """Only nodes with these Ray labels, e.g. `{ray.io/accelerator-type: H100}`; `!in(a,b)` and
-    the rest of Ray's selectors are understood."""
+    """Only nodes with these Ray labels, e.g. `{ray.io/accelerator-type: H100}`; `!a`,
+    `in(a,b)` and `!in(a,b)` are understood, and need quotes on a command line."""
     placement: str = "pack"
     """`pack` fills nodes one by one, `spread` puts workers on as many nodes as possible."""
     runtime_env: dict[str, Any] = field(default_factory=dict)

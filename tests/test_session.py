@@ -1,7 +1,9 @@
 """Joining a Ray, and what one worker is to it."""
 
 import os
+import threading
 from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import ray
@@ -40,6 +42,30 @@ def test_what_cannot_be_joined_is_one_message(cluster: ClusterConfig, message: s
         pass
     assert "\n" not in str(caught.value)
     assert not ray.is_initialized()
+
+
+def test_a_port_that_is_not_rays_is_told_at_once() -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"127.0.0.1:{server.server_port}"
+    with (
+        pytest.raises(JobError, match=f"what answers at {address} is no Ray; it is"),
+        ray_session(ClusterConfig(address=address)),
+    ):
+        pass
+    server.shutdown()
+    server.server_close()
+
+
+def test_an_address_in_the_environment_that_is_a_dashboards_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "http://head:8265")
+    with (
+        pytest.raises(JobError, match=r"^RAY_ADDRESS, .*http://head:8265 is a dashboard"),
+        ray_session(ClusterConfig(address="auto")),
+    ):
+        pass
 
 
 def test_a_worker_by_rays_names() -> None:

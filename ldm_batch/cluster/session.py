@@ -34,6 +34,10 @@ QUIET_RAY = {
 MAX_MESSAGE_CHARS = 400
 ANSI_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 CONNECT_S, POLL_S = 10.0, 1.0
+HTTP2_SETTINGS = b"\x04"
+HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + HTTP2_SETTINGS + bytes(5)
+"""What a client of gRPC, which Ray speaks, says first: the preface and an empty SETTINGS frame (RFC
+9113, 3.4 and 6.5). The server answers with a frame of that type; its fourth byte says so."""
 PLACEMENTS = {"pack": "DEFAULT", "spread": "SPREAD"}
 
 
@@ -156,13 +160,15 @@ def _check_answers(cluster: ClusterConfig) -> None:
     host, _, port = (address or "").rpartition(":")
     if not host or not port.isdigit():
         return
+    wanted = "it is the head's host and its port for Ray (6379 if not set), not the dashboard's"
     try:
-        socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()
+        with socket.create_connection((host.strip("[]"), int(port)), CONNECT_S) as connection:
+            connection.sendall(HTTP2_HELLO)
+            answer = connection.recv(9)
     except (OSError, OverflowError) as error:
-        raise TryLaterError(
-            f"{field}: nothing answers at {address} ({error}); it is the head's host and its port "
-            "for Ray (6379 if not set), not the dashboard's"
-        ) from error
+        raise TryLaterError(f"{field}: nothing answers at {address} ({error}); {wanted}") from error
+    if answer[3:4] != HTTP2_SETTINGS and os.environ.get("RAY_USE_TLS", "0") == "0":
+        raise JobError(f"{field}: what answers at {address} is no Ray; {wanted}")
 
 
 def _local_resources(cluster: ClusterConfig) -> dict[str, Any]:
