@@ -32,6 +32,10 @@ def test_a_function_is_called_where_a_worker_would_run_in_its_environment() -> N
         (ClusterConfig(address="127.0.0.1:99999"), r"cluster\.address: nothing answers at "),
         (ClusterConfig(address="head"), r"cluster\.address: cannot join head: "),
         (
+            ClusterConfig(runtime_env={"working_dir": "/nowhere"}),
+            r"cluster\.runtime_env: .*/nowhere must be an existing directory",
+        ),
+        (
             ClusterConfig(runtime_env={"env_vras": {}}),
             r"cluster\.runtime_env\.env_vras: no such field; did you mean 'env_vars'\?",
         ),

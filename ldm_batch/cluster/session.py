@@ -137,7 +137,7 @@ def _as_ray_wants(runtime_env: Mapping[str, Any]) -> dict[str, Any]:
 
 def _why_not_joined(cluster: ClusterConfig, error: Exception) -> JobError:
     reason = brief(error)
-    if cluster.runtime_env and re.search(r"runtime.?env|working_dir|py_modules", reason):
+    if cluster.runtime_env and isinstance(error, (ValueError, TypeError)):
         return JobError(f"cluster.runtime_env: {reason}")
     if cluster.address is None:
         return TryLaterError(f"cluster: a local Ray does not start: {reason}")
