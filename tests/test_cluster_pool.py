@@ -132,10 +132,14 @@ def test_every_node_gets_a_worker(settings: ClusterConfig, bad: str, tmp_path: P
     assert sorted(receipt.shard for receipt in starts) == EVERY
 
 
-@pytest.mark.parametrize("script", ["fail", "die"])
+@pytest.mark.parametrize(
+    ("script", "num_workers"),
+    [("fail", None), ("die", None), ("fail", 3)],  # three: one waits for room all the while
+)
 def test_a_node_on_which_shards_fail_is_avoided(
-    settings: ClusterConfig, bad: str, tmp_path: Path, script: str
+    settings: ClusterConfig, bad: str, tmp_path: Path, script: str, num_workers: int | None
 ) -> None:
+    settings.num_workers = num_workers
     made, failures, notices = run(partial(load_scripted, tmp_path, bad, script), settings)
     assert (made, failures) == (EVERY, [])
     assert [notice for notice in notices if "is avoided, it fails while others do not" in notice]
