@@ -247,7 +247,8 @@ class ClusterConfig:
     node was preempted or lost are not counted."""
     copy_stragglers: bool = False
     """At the end of a job give idle workers copies of the slowest shards; the first to commit
-    wins, so a copy costs device time and nothing else."""
+    wins, so a copy costs device time and nothing else. Not done with `overwrite`, or on a store
+    where the first does not win (`sink.allow_unconditional`)."""
 
 
 @dataclass

@@ -148,7 +148,7 @@ def _make_shards(
     progress = Progress(out, num_rows=num_rows, num_shards=len(todo))
     progress.show(tally)
     cluster = job.cluster
-    if job.overwrite:  # of two copies that replace an object, a late one would do so again
+    if job.overwrite or job.sink.allow_unconditional:  # a late copy might replace what stands
         cluster = dataclasses.replace(cluster, copy_stragglers=False)
     with closing(run(partial(load_worker, spec), todo, cluster)) as events:  # type: ignore[type-var]
         try:
