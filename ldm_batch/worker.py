@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from ldm_batch.commit import commit_shard, make_facts, read_receipt, write_receipt
 from ldm_batch.config import UPSCALE, CallConfig, JobConfig, has_second_stage, output_columns
 from ldm_batch.encode import Encoders
-from ldm_batch.errors import StorageError
+from ldm_batch.errors import LdmBatchError, StorageError
 from ldm_batch.generate import (
     Pipeline,
     generate_images,
@@ -91,7 +91,7 @@ class Worker:
             ShardError: the input cannot be read, or the object would be too large.
             StorageError: the object could not be written.
         """
-        if not self._spec.job.overwrite and self._store.has(data_path(shard.id)):
+        if not self._spec.job.overwrite and self._is_there(shard):
             found = replace(read_receipt(self._store, shard.index), outcome=Outcome.FOUND)
             return self._with_receipt(found)
         with Spool() as spool, Spool() as input_spool:
@@ -161,6 +161,14 @@ class Worker:
             notes=notes,
         )
         return self._with_receipt(receipt)
+
+    def _is_there(self, shard: Shard) -> bool:
+        """Tell whether a shard stands by now; what keeps the store from saying so, the commit
+        tells better."""
+        try:
+            return self._store.has(data_path(shard.id))
+        except LdmBatchError:
+            return False
 
     def _with_receipt(self, receipt: Receipt) -> Receipt:
         """Store a receipt; the shard is done all the same if that fails."""

@@ -74,8 +74,9 @@ def test_interrupt_stops_workers_and_the_next_run_goes_on(
     folder: Path, reference: dict[str, str]
 ) -> None:
     driver = start(folder, *MACHINERY, "cluster.num_workers=2")
-    wait_until(lambda: len(objects(folder)) >= 1, driver)
+    wait_until(lambda: len(worker_pids(driver)) == 2, driver)
     workers = worker_pids(driver)
+    wait_until(lambda: len(objects(folder)) >= 1, driver)
     os.kill(driver.pid, signal.SIGINT)
     ended = finish(driver)
     assert (ended.code, "Traceback" in ended.err) == (130, False), ended
