@@ -90,6 +90,7 @@ class Worker:
         Raises:
             ShardError: the input cannot be read, or the object would be too large.
             StorageError: the object could not be written.
+            JobError: what stands in the shard's place is damaged, or none of ours.
         """
         if not self._spec.job.overwrite and self._is_there(shard):
             found = replace(read_receipt(self._store, shard.index), outcome=Outcome.FOUND)

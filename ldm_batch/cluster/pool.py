@@ -31,7 +31,8 @@ def run_on_ray(load: Loader, shards: Sequence[Shard], cluster: ClusterConfig) ->
     because a node was preempted or lost are not counted. Closing the iterator stops the workers.
 
     Raises:
-        JobError: Ray does not start, the model does not load, or no node has room for a worker.
+        JobError: the model does not load, or a local Ray has no room for a worker.
+        TryLaterError: Ray does not start, no worker for `start_timeout_s`, or the head is lost.
     """
     with ray_session(cluster) as ray:
         pool = _Pool(ray, load, shards, cluster)
