@@ -79,8 +79,8 @@ def test_hosts_end_with_the_process_that_made_them(tmp_path: Path) -> None:
         "import os, sys; from pathlib import Path; from hosts import Hosts\n"
         f"with Hosts(Path({str(tmp_path)!r}), os.environ) as hosts:\n"
         "    host = hosts.add('a'); host.start_service(Path('log'), 'sleep', '1000')\n"
-        "    while not host.pids('sleep'): pass\n"
-        "    print(*host.pids('sleep'), flush=True); sys.stdin.read()\n"
+        "    while not (found := host.pids('sleep')): pass\n"
+        "    print(*found, flush=True); sys.stdin.read()\n"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", program],
