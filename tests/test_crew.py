@@ -64,9 +64,10 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
 
 @pytest.fixture
 def make(cluster: Cluster) -> Callable[..., Crew]:
-    def make_crew(**settings: Any) -> Crew:
+    def make_crew(schedule: Schedule | None = None, **settings: Any) -> Crew:
         config = ClusterConfig(address="auto", **settings)
-        return Crew(cluster, lambda: None, config, Schedule(SHARDS, config))  # type: ignore[arg-type, return-value]
+        schedule = schedule or Schedule(SHARDS, config)
+        return Crew(cluster, lambda: None, config, schedule)  # type: ignore[arg-type, return-value]
 
     return make_crew
 
@@ -131,6 +132,33 @@ def test_nothing_new_for_workers_of_a_drained_node(cluster: Cluster, make: Any) 
     [notice] = crew.follow(time.monotonic())
     assert notice.message == "b is being drained: its workers take nothing new"
     assert [member.node for member in crew._members.values()] == ["a"]
+
+
+def test_workers_without_work_are_ended_before_the_job_is(cluster: Cluster, make: Any) -> None:
+    cluster.nodes = {name: Node(name, name, {"CPU": 1}, {"CPU": 1}) for name in "abcde"}
+    schedule = Schedule(SHARDS[:5], ClusterConfig(shards_in_flight=1))
+    crew = make(schedule)
+    list(crew.follow(time.monotonic()))
+    place(crew, "a", "b", "c", "d")  # the fifth still waits for room
+    cluster.nodes = {
+        name: replace(node, available={"CPU": 0}) for name, node in cluster.nodes.items()
+    }
+    given = dict(schedule.hand_out(0))
+    assert len(given) == 4
+    for number in (0, 1):
+        schedule.finish(number, given[number].index, 1)
+    assert list(crew.follow(time.monotonic())) == []  # three are left, for five workers
+    assert dict(schedule.hand_out(1)).keys() == {0}
+    schedule.finish(0, 4, 2)
+    [notice] = crew.follow(time.monotonic())
+    assert notice.message == "more workers than shards are left: those without work are ended"
+    assert sorted(crew._members) == [0, 1, 2, 3]  # the one that was never placed is gone
+    schedule.finish(2, given[2].index, 3)
+    assert list(crew.follow(time.monotonic())) == []
+    assert 3 in crew._members
+    assert len(crew._members) == 2
+    assert cluster.num_killed == 3
+    assert not schedule.is_idle(3)
 
 
 def test_a_cluster_that_gets_gpus_late_is_told_of(cluster: Cluster, make: Any) -> None:

@@ -26,6 +26,8 @@ SETTLE_S = 1.5
 PATIENCE_S = 10.0
 """Without any worker for so long, say why."""
 MAX_LOAD_DEATHS = 3
+WORKERS_PER_SHARD_LEFT = 2
+"""At the end of a job: one makes the shard, one may be needed for another attempt or a copy."""
 
 
 @dataclass(slots=True)
@@ -185,6 +187,7 @@ class Crew:
         yield from self._tell_of_gpus()
         if is_first or view.seen_at - self._changed_at >= SETTLE_S:
             yield from self._grow(is_first=is_first)
+        yield from self._shrink()
         if any(member.node for member in self._members.values()):
             self._had_worker_at = now
         elif now - self._had_worker_at >= min(PATIENCE_S, self._cluster.start_timeout_s):
@@ -230,6 +233,18 @@ class Crew:
         if not is_first:
             more = "worker" if num_new == 1 else "workers"
             yield Notice(f"{num_new} more {more} asked for, {wanted} in all")
+
+    def _shrink(self) -> Iterator[Notice]:
+        """End workers that the shards left cannot employ, those that make nothing yet first: what
+        they hold may go to other jobs, and an autoscaler starts no more nodes for them."""
+        staying = [member for member in self._members.values() if not member.is_retiring]
+        num_over = len(staying) - WORKERS_PER_SHARD_LEFT * self._schedule.num_unfinished
+        if num_over <= 0:
+            return
+        idle = [m for m in staying if not m.is_loaded or self._schedule.is_idle(m.number)]
+        for member in sorted(idle, key=lambda m: (m.is_loaded, bool(m.node)))[:num_over]:
+            self.retire(member)
+        yield from self.say_once("more workers than shards are left: those without work are ended")
 
     def _complain_of_no_room(self, waited_s: float) -> Iterator[Notice]:
         if waited_s >= self._cluster.start_timeout_s:
