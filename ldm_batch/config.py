@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from ldm_batch.cluster_config import ClusterConfig
 from ldm_batch.provenance import COLUMNS, SECOND_STAGE_COLUMNS, UPSCALE_COLUMNS
 
 PIPELINES = ("text_to_image", "super_resolution", "random_pixels")
@@ -20,8 +21,6 @@ DTYPES = ("float32", "bfloat16", "float16")
 ATTENTIONS = ("sdpa", "plain")
 IMAGE_FORMATS = ("webp", "png", "jpeg")
 LONG_PROMPT_POLICIES = ("truncate", "reject")
-EXECUTORS = ("ray", "in_process")
-PLACEMENTS = ("pack", "spread")
 PROMPT_COLUMNS = (
     "prompt",
     "id",
@@ -204,51 +203,6 @@ class ImageConfig:
     """`webp` (lossless), `png` (level 1) or `jpeg` (quality 95, 4:4:4)."""
     mark: bool = True
     """Mark every file as made by a trained model (IPTC DigitalSourceType, XMP, 0.5 kB)."""
-
-
-@dataclass
-class ClusterConfig:
-    """Where the job runs; nothing here changes an image."""
-
-    executor: str = "ray"
-    """`ray`, or `in_process`: one worker in this process, for debugging."""
-    address: str | None = None
-    """Ray address `host:port`; null starts a local Ray, `auto` joins the cluster that this machine
-    is part of."""
-    num_workers: int | None = None
-    """Exactly so many workers, one pipeline each; null: between `min_workers` and `max_workers`."""
-    min_workers: int = 1
-    """Workers asked for at once even where the cluster has no room for them yet: what an
-    autoscaler starts nodes for."""
-    max_workers: int | None = None
-    """Workers at most; null: as many as fit, by their CPUs, GPUs, memory and resources. The pool
-    follows the cluster: it grows when nodes join and shrinks when they are drained."""
-    cpus_per_worker: float = 1.0
-    """CPUs that Ray keeps for one worker."""
-    gpus_per_worker: float | None = None
-    """GPUs of one worker, fractions too; null: 1 where the cluster has any, else 0."""
-    memory_per_worker: int | None = None
-    """Bytes of main memory that Ray keeps for one worker; null: not counted."""
-    resources: dict[str, float] = field(default_factory=dict)
-    """Custom Ray resources of one worker, e.g. `{spot: 1}`."""
-    labels: dict[str, str] = field(default_factory=dict)
-    """Only nodes with these Ray labels, e.g. `{ray.io/accelerator-type: H100}`; `!a`,
-    `in(a,b)` and `!in(a,b)` are understood, and need quotes on a command line."""
-    placement: str = "pack"
-    """`pack` fills nodes one by one, `spread` puts workers on as many nodes as possible."""
-    runtime_env: dict[str, Any] = field(default_factory=dict)
-    """Ray runtime environment of the workers; secrets do not belong here."""
-    start_timeout_s: float = 600.0
-    """Seconds without any worker after which the job gives up: no room, or no node that works."""
-    shards_in_flight: int = 2
-    """Shards per worker under way at once, so that the device never waits for input or output."""
-    max_attempts: int = 3
-    """How often a shard is tried before it is recorded as failed; attempts that ended because a
-    node was preempted or lost are not counted."""
-    copy_stragglers: bool = False
-    """At the end of a job give idle workers copies of the slowest shards; the first to commit
-    wins, so a copy costs device time and nothing else. Not done with `overwrite`, or on a store
-    where the first does not win (`sink.allow_unconditional`)."""
 
 
 @dataclass

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 
+from ldm_batch.checks import suggest
 from ldm_batch.config import S3Config, SourceConfig, input_columns
 from ldm_batch.errors import JobError, StorageError
 from ldm_batch.footer_check import MAGIC as PARQUET_MAGIC
@@ -20,7 +21,6 @@ from ldm_batch.footer_check import find_deadly, parse_footer
 from ldm_batch.provenance import UPSCALE_COLUMNS
 from ldm_batch.records import InputFile
 from ldm_batch.storage import SourceFile, open_file
-from ldm_batch.validate import suggest
 
 TAIL_BYTES = 64 * 1024
 MAX_FOOTER_BYTES = 128 * 1024 * 1024

@@ -10,7 +10,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from ldm_batch.config import ClusterConfig
+from ldm_batch.cluster_config import ClusterConfig
 
 MAX_TROUBLES_IN_A_ROW = 3
 """After so many on one node, while others succeed, the node is avoided."""

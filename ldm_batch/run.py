@@ -25,10 +25,10 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from ldm_batch.checks import suggest
 from ldm_batch.config import JobConfig
 from ldm_batch.drive import run_job
 from ldm_batch.errors import JobError, StorageError, TryLaterError
-from ldm_batch.validate import suggest
 
 OPEN_FIELDS = (
     "source.columns",

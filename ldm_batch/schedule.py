@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from ldm_batch.attempts import Task, Trouble, count_attempt
-from ldm_batch.config import ClusterConfig
+from ldm_batch.cluster_config import ClusterConfig
 from ldm_batch.records import Failure, Shard
 
 MAX_PREEMPTIONS = 100

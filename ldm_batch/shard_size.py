@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 
-from ldm_batch.config import ClusterConfig
+from ldm_batch.cluster_config import ClusterConfig
 
 LARGEST_IMAGES = 1024
 """More images in a shard save nothing, and are more to lose when a machine goes."""

@@ -5,29 +5,27 @@ Knows only the configuration's own fields; must not look at files or models.
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+from ldm_batch.checks import one_of, suggest, whole_or_auto, within
+from ldm_batch.cluster_config import check_cluster
 from ldm_batch.config import (
     ALPHA_POLICIES,
     ATTENTIONS,
     DTYPES,
     ETA_RANGE,
-    EXECUTORS,
     GUIDANCE_RANGE,
     IMAGE_FORMATS,
     LONG_PROMPT_POLICIES,
     PIPELINES,
-    PLACEMENTS,
     SIDE_MULTIPLE,
     SIDE_RANGE,
     SOURCE_KINDS,
     STEPS_RANGE,
     CallConfig,
-    ClusterConfig,
     JobConfig,
     ModelConfig,
     S3Config,
@@ -40,14 +38,6 @@ from ldm_batch.config import (
 from ldm_batch.errors import JobError
 
 SECRET_WORDS = ("secret", "password", "token", "credential", "access_key", "api_key")
-LABEL_SELECTOR = re.compile(r"!?(\w[\w.-]*|in\(\w[\w.-]*(, *\w[\w.-]*)*\))")
-RAYS_OWN = {
-    "CPU": "cluster.cpus_per_worker",
-    "GPU": "cluster.gpus_per_worker",
-    "memory": "cluster.memory_per_worker",
-    "object_store_memory": "no such field, workers keep nothing there",
-}
-SMALLEST_AMOUNT = 0.0001
 SECRET_IN_URL = re.compile(r"\w+://[^/@\s]*:[^/@\s]*@|[?&](X-Amz-Signature|Signature|sig)=", re.I)
 
 
@@ -61,7 +51,7 @@ def validate(job: JobConfig) -> None:
         *_check_names(job),
         *_check_numbers(job),
         *_check_call(job.call),
-        *_check_cluster(job.cluster),
+        *check_cluster(job.cluster),
         *_check_source(job),
         *_check_model("model", job.model),
         *_check_sampling("scheduler", job.scheduler),
@@ -84,101 +74,45 @@ def _check_names(job: JobConfig) -> Iterator[str]:
     if not job.name or not all(c.isalnum() or c in "_-." for c in job.name):
         yield f"name: {job.name!r} may hold letters, digits, '_', '-' and '.'"
     for path, model in (("model", job.model), ("upscale.model", job.upscale.model)):
-        yield from _one_of(f"{path}.pipeline", model.pipeline, PIPELINES)
-        yield from _one_of(f"{path}.dtype", model.dtype, DTYPES)
+        yield from one_of(f"{path}.pipeline", model.pipeline, PIPELINES)
+        yield from one_of(f"{path}.dtype", model.dtype, DTYPES)
         if model.decode_dtype is not None:
-            yield from _one_of(f"{path}.decode_dtype", model.decode_dtype, DTYPES)
-        yield from _one_of(f"{path}.attention", model.attention, ATTENTIONS)
-        yield from _one_of(f"{path}.device", model.device, ("auto", "cpu", "cuda"))
-    yield from _one_of("source.kind", job.source.kind, SOURCE_KINDS)
-    yield from _one_of("upscale.alpha", job.upscale.alpha, ALPHA_POLICIES)
-    yield from _one_of("image.format", job.image.format, IMAGE_FORMATS)
-    yield from _one_of("source.long_prompts", job.source.long_prompts, LONG_PROMPT_POLICIES)
+            yield from one_of(f"{path}.decode_dtype", model.decode_dtype, DTYPES)
+        yield from one_of(f"{path}.attention", model.attention, ATTENTIONS)
+        yield from one_of(f"{path}.device", model.device, ("auto", "cpu", "cuda"))
+    yield from one_of("source.kind", job.source.kind, SOURCE_KINDS)
+    yield from one_of("upscale.alpha", job.upscale.alpha, ALPHA_POLICIES)
+    yield from one_of("image.format", job.image.format, IMAGE_FORMATS)
+    yield from one_of("source.long_prompts", job.source.long_prompts, LONG_PROMPT_POLICIES)
 
 
 def _check_numbers(job: JobConfig) -> Iterator[str]:
-    yield from _within("seed", job.seed, 0, 2**63 - 1)
-    yield from _within("num_images_per_prompt", job.num_images_per_prompt, 1, 1000)
+    yield from within("seed", job.seed, 0, 2**63 - 1)
+    yield from within("num_images_per_prompt", job.num_images_per_prompt, 1, 1000)
     yield from _check_batch_size(job)
-    yield from _within("num_threads", job.num_threads, 1, 1024)
-    yield from _whole_or_auto("rows_per_shard", job.rows_per_shard, 1_000_000)
-    yield from _within("max_object_bytes", job.max_object_bytes, 64 * 1024, 4 * 1024**3)
-    yield from _within("max_rejected_fraction", job.max_rejected_fraction, 0, 1)
-    yield from _within("source.max_prompt_chars", job.source.max_prompt_chars, 1, 1_000_000)
-    yield from _within("source.max_image_bytes", job.source.max_image_bytes, 1, 2**30)
-    yield from _within("source.max_image_pixels", job.source.max_image_pixels, 1, 2**26)
+    yield from within("num_threads", job.num_threads, 1, 1024)
+    yield from whole_or_auto("rows_per_shard", job.rows_per_shard, 1_000_000)
+    yield from within("max_object_bytes", job.max_object_bytes, 64 * 1024, 4 * 1024**3)
+    yield from within("max_rejected_fraction", job.max_rejected_fraction, 0, 1)
+    yield from within("source.max_prompt_chars", job.source.max_prompt_chars, 1, 1_000_000)
+    yield from within("source.max_image_bytes", job.source.max_image_bytes, 1, 2**30)
+    yield from within("source.max_image_pixels", job.source.max_image_pixels, 1, 2**26)
     for index in job.shards:
-        yield from _within("shards", index, 0, 10**9)
-
-
-def _check_cluster(cluster: ClusterConfig) -> Iterator[str]:
-    yield from _one_of("cluster.executor", cluster.executor, EXECUTORS)
-    yield from _one_of("cluster.placement", cluster.placement, PLACEMENTS)
-    yield from _within("cluster.num_workers", cluster.num_workers, 1, 100_000)
-    yield from _within("cluster.min_workers", cluster.min_workers, 1, 100_000)
-    yield from _within("cluster.max_workers", cluster.max_workers, 1, 100_000)
-    yield from _within("cluster.cpus_per_worker", cluster.cpus_per_worker, 0, 1024)
-    yield from _within("cluster.gpus_per_worker", cluster.gpus_per_worker, 0, 64)
-    yield from _within("cluster.memory_per_worker", cluster.memory_per_worker, 1, 2**45)
-    yield from _within("cluster.start_timeout_s", cluster.start_timeout_s, 1, 7 * 24 * 3600)
-    yield from _within("cluster.shards_in_flight", cluster.shards_in_flight, 1, 16)
-    yield from _within("cluster.max_attempts", cluster.max_attempts, 1, 100)
-    for name, amount in cluster.resources.items():
-        yield from _within(f"cluster.resources.{name}", amount, 0, 1_000_000)
-        yield from _ray_amount(f"cluster.resources.{name}", amount)
-        if name in RAYS_OWN:
-            yield f"cluster.resources.{name}: is Ray's own; use {RAYS_OWN[name]}"
-    for name, selector in cluster.labels.items():
-        if not LABEL_SELECTOR.fullmatch(selector):
-            yield (
-                f"cluster.labels.{name}: {selector!r} is not a value, `!value`, `in(a,b)` or "
-                "`!in(a,b)`"
-            )
-    if cluster.max_workers is not None and cluster.min_workers > cluster.max_workers:
-        yield (
-            f"cluster.min_workers: {cluster.min_workers} is more than cluster.max_workers "
-            f"({cluster.max_workers})"
-        )
-    if cluster.num_workers is not None and (
-        cluster.max_workers is not None or cluster.min_workers != 1
-    ):
-        yield "cluster.num_workers: is exact; leave min_workers and max_workers out, or it"
-    yield from _ray_amount("cluster.gpus_per_worker", cluster.gpus_per_worker or 0)
-    if cluster.address == "":
-        yield "cluster.address: not set; name the cluster, e.g. cluster.address=10.0.0.1:6379"
-    elif cluster.address is not None and cluster.address.startswith("ray://"):
-        yield (
-            f"cluster.address: {cluster.address!r} is for Ray's client, which cannot follow a "
-            "cluster; run the job on the cluster (jobs/submit.sh) with cluster=auto"
-        )
-
-
-def _ray_amount(path: str, amount: float) -> Iterator[str]:
-    if amount > 1 and amount != int(amount):
-        yield f"{path}: {amount}; above 1 Ray takes whole numbers only"
-    elif 0 < amount < SMALLEST_AMOUNT:
-        yield f"{path}: {amount} is less than Ray counts, {SMALLEST_AMOUNT}"
+        yield from within("shards", index, 0, 10**9)
 
 
 def _check_batch_size(job: JobConfig) -> Iterator[str]:
-    yield from _whole_or_auto("batch_size", job.batch_size, 4096)
+    yield from whole_or_auto("batch_size", job.batch_size, 4096)
     if job.batch_size == "auto" and job.model.pipeline == "super_resolution":
         yield "batch_size: 'auto' measures text to image only; give a number, e.g. 16"
 
 
-def _whole_or_auto(path: str, value: Any, largest: int) -> Iterator[str]:
-    if isinstance(value, int) and not isinstance(value, bool):
-        yield from _within(path, value, 1, largest)
-    elif value != "auto":
-        yield f"{path}: {value!r} is neither a whole number nor 'auto'"
-
-
 def _check_call(call: CallConfig) -> Iterator[str]:
-    yield from _within("call.num_inference_steps", call.num_inference_steps, *STEPS_RANGE)
-    yield from _within("call.guidance_scale", call.guidance_scale, *GUIDANCE_RANGE)
-    yield from _within("call.eta", call.eta, *ETA_RANGE)
+    yield from within("call.num_inference_steps", call.num_inference_steps, *STEPS_RANGE)
+    yield from within("call.guidance_scale", call.guidance_scale, *GUIDANCE_RANGE)
+    yield from within("call.eta", call.eta, *ETA_RANGE)
     for name, pixels in (("call.height", call.height), ("call.width", call.width)):
-        yield from _within(name, pixels, *SIDE_RANGE)
+        yield from within(name, pixels, *SIDE_RANGE)
         if pixels is not None and pixels % SIDE_MULTIPLE:
             yield f"{name}: {pixels} is not a multiple of {SIDE_MULTIPLE}"
 
@@ -229,8 +163,8 @@ def _check_sampling(path: str, scheduler: SchedulerConfig) -> Iterator[str]:
     interval = scheduler.guidance_interval
     if len(interval) != 2 or not 0 <= interval[0] <= interval[1] <= 1:
         yield f"{path}.guidance_interval: {interval} is not [start, stop] within 0 and 1"
-    yield from _within(f"{path}.guidance_rescale", scheduler.guidance_rescale, 0, 1)
-    yield from _within(f"{path}.cache_interval", scheduler.cache_interval, 1, 100)
+    yield from within(f"{path}.guidance_rescale", scheduler.guidance_rescale, 0, 1)
+    yield from within(f"{path}.cache_interval", scheduler.cache_interval, 1, 100)
 
 
 def _check_upscale(job: JobConfig) -> Iterator[str]:
@@ -241,10 +175,10 @@ def _check_upscale(job: JobConfig) -> Iterator[str]:
             f"source.kind: {kind!r} does not go with model.pipeline={job.model.pipeline}; "
             f"choose source={fitting} or another model"
         )
-    yield from _within("upscale.num_inference_steps", upscale.num_inference_steps, *STEPS_RANGE)
-    yield from _within("upscale.eta", upscale.eta, *ETA_RANGE)
-    yield from _within("upscale.tile_size", upscale.tile_size, 32, 4096)
-    yield from _within("upscale.tile_overlap", upscale.tile_overlap, 0, upscale.tile_size // 2)
+    yield from within("upscale.num_inference_steps", upscale.num_inference_steps, *STEPS_RANGE)
+    yield from within("upscale.eta", upscale.eta, *ETA_RANGE)
+    yield from within("upscale.tile_size", upscale.tile_size, 32, 4096)
+    yield from within("upscale.tile_overlap", upscale.tile_overlap, 0, upscale.tile_size // 2)
     if upscale.tile_size % 32:
         yield f"upscale.tile_size: {upscale.tile_size} is not a multiple of 32"
     try:
@@ -266,28 +200,12 @@ def _check_upscale(job: JobConfig) -> Iterator[str]:
 def _check_s3(section: str, s3: S3Config) -> Iterator[str]:
     if s3.endpoint is not None and not s3.endpoint.startswith(("http://", "https://")):
         yield f"{section}.s3.endpoint: {s3.endpoint!r} is not a URL like https://host:port"
-    yield from _within(f"{section}.s3.retry_s", s3.retry_s, 0, 3600)
+    yield from within(f"{section}.s3.retry_s", s3.retry_s, 0, 3600)
 
 
 def is_commit_sha(revision: str | None) -> bool:
     """Tell whether a hub revision is pinned for good."""
     return revision is not None and len(revision) == 40 and set(revision) <= set("0123456789abcdef")
-
-
-def suggest(name: str, known: Sequence[str]) -> str:
-    """Say which of the known names was probably meant, or list them."""
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
-
-
-def _one_of(path: str, value: str, known: Sequence[str]) -> Iterator[str]:
-    if value not in known:
-        yield f"{path}: unknown value {value!r}{suggest(str(value), known)}"
-
-
-def _within(path: str, value: float | None, low: float, high: float) -> Iterator[str]:
-    if value is not None and not low <= value <= high:
-        yield f"{path}: {value} is not between {low} and {high}"
 
 
 def _find_forbidden(value: Any, path: str = "") -> Iterator[tuple[str, str]]:

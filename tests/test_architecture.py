@@ -26,7 +26,7 @@ MODULES = {
 }
 LAYERS = [
     ["records", "errors", "identity", "colour", "environment"],
-    ["provenance", "config", "validate"],
+    ["checks", "cluster_config", "provenance", "config", "validate"],
     [
         "storage_place",
         "storage_local",
@@ -55,6 +55,8 @@ PURE = [
     "errors",
     "identity",
     "provenance",
+    "checks",
+    "cluster_config",
     "config",
     "validate",
     "progress",

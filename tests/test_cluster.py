@@ -11,7 +11,7 @@ import ray
 
 from ldm_batch.attempts import run_in_process
 from ldm_batch.cluster import run_on_ray
-from ldm_batch.config import ClusterConfig
+from ldm_batch.cluster_config import ClusterConfig
 from ldm_batch.errors import JobError, ShardError
 from ldm_batch.records import Failure, InputFile, Notice, Outcome, Receipt, Shard
 

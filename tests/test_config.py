@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from ldm_batch.checks import suggest
 from ldm_batch.config import (
     CallConfig,
     ClusterConfig,
@@ -17,7 +18,7 @@ from ldm_batch.config import (
     SourceConfig,
 )
 from ldm_batch.errors import JobError
-from ldm_batch.validate import is_commit_sha, suggest, validate
+from ldm_batch.validate import is_commit_sha, validate
 
 JOB = JobConfig(
     model=ModelConfig(path="demo:text_to_image"),

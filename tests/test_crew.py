@@ -10,7 +10,7 @@ import pytest
 from ldm_batch.cluster import crew as crews
 from ldm_batch.cluster.crew import Crew, Member
 from ldm_batch.cluster.view import View
-from ldm_batch.config import ClusterConfig
+from ldm_batch.cluster_config import ClusterConfig
 from ldm_batch.errors import TryLaterError
 from ldm_batch.nodes import Node
 from ldm_batch.records import InputFile, Shard

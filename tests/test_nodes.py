@@ -2,7 +2,7 @@
 
 import pytest
 
-from ldm_batch.config import ClusterConfig
+from ldm_batch.cluster_config import ClusterConfig
 from ldm_batch.nodes import (
     AVOID_S,
     Node,

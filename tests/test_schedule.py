@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ldm_batch.attempts import Trouble
-from ldm_batch.config import ClusterConfig
+from ldm_batch.cluster_config import ClusterConfig
 from ldm_batch.errors import JobError
 from ldm_batch.records import Failure, InputFile, Shard
 from ldm_batch.schedule import COPY_AFTER, MAX_LOSSES, MAX_PREEMPTIONS, Ending, Schedule

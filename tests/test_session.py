@@ -10,7 +10,7 @@ import ray
 
 from ldm_batch.cluster import call_on_ray
 from ldm_batch.cluster.session import ray_session, worker_need, worker_options
-from ldm_batch.config import ClusterConfig
+from ldm_batch.cluster_config import ClusterConfig
 from ldm_batch.errors import JobError
 
 

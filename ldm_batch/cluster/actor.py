@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from ldm_batch.attempts import Loader, Trouble, attempt
-from ldm_batch.config import ClusterConfig
+from ldm_batch.cluster_config import ClusterConfig
 from ldm_batch.environment import versions
 from ldm_batch.records import Receipt, Shard
 

@@ -15,7 +15,7 @@ from ldm_batch.attempts import Loader
 from ldm_batch.cluster.actor import actor_factory
 from ldm_batch.cluster.session import worker_need, worker_options
 from ldm_batch.cluster.view import Watch
-from ldm_batch.config import ClusterConfig
+from ldm_batch.cluster_config import ClusterConfig
 from ldm_batch.errors import JobError, TryLaterError
 from ldm_batch.nodes import Node, NodeRecords, count_room, count_wanted, describe_room
 from ldm_batch.records import Notice, Shard

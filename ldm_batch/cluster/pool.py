@@ -13,7 +13,7 @@ from typing import Any
 from ldm_batch.attempts import Loader, Trouble
 from ldm_batch.cluster.crew import MAX_LOAD_DEATHS, Crew, Member
 from ldm_batch.cluster.session import brief, ray_session
-from ldm_batch.config import ClusterConfig
+from ldm_batch.cluster_config import ClusterConfig
 from ldm_batch.environment import differing_versions, versions
 from ldm_batch.errors import JobError
 from ldm_batch.records import Failure, Notice, Outcome, Receipt, Shard

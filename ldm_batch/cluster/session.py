@@ -19,11 +19,11 @@ from contextlib import contextmanager
 from typing import Any
 
 from ldm_batch.attempts import attempt, unwrap
+from ldm_batch.checks import suggest
 from ldm_batch.cluster.view import Watch, quieten
-from ldm_batch.config import ClusterConfig
+from ldm_batch.cluster_config import ClusterConfig
 from ldm_batch.errors import JobError, TryLaterError
 from ldm_batch.nodes import count_room, describe_room
-from ldm_batch.validate import suggest
 
 OBJECT_STORE_BYTES = 128 * 1024 * 1024
 QUIET_RAY = {

@@ -17,7 +17,7 @@ from statistics import NormalDist
 from typing import Any
 
 from ldm_batch.attempts import Trouble
-from ldm_batch.config import ClusterConfig
+from ldm_batch.cluster_config import ClusterConfig
 from ldm_batch.nodes import NodeRecords
 from ldm_batch.records import Failure, InputFile, Shard
 from ldm_batch.schedule import Ending, Schedule

@@ -43,8 +43,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ldm_batch.cluster import run_on_ray
+from ldm_batch.cluster_config import ClusterConfig
 from ldm_batch.commit import committed_shards
-from ldm_batch.config import ClusterConfig
 from ldm_batch.cut import cut_file
 from ldm_batch.plan import select_shards
 from ldm_batch.plan_file import Plan, load_plan, plan_document, save_plan
