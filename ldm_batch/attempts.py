@@ -76,7 +76,7 @@ def count_attempt(task: Task, trouble: Trouble, max_attempts: int) -> Failure | 
     return Failure(task.shard.index, task.attempts, trouble.message, trouble.traceback)
 
 
-def call_in_process(function: Callable[[], Any], cluster: ClusterConfig) -> Any:
+def call_in_process(function: Callable[[], Any]) -> Any:
     """Call a function once in this process, and return what it returns.
 
     Raises:
@@ -100,7 +100,7 @@ def run_in_process(
     Raises:
         JobError: the model does not load.
     """
-    loaded = call_in_process(load, cluster)
+    loaded = call_in_process(load)
     for shard in shards:
         task = Task(shard)
         while True:

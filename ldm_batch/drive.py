@@ -85,12 +85,11 @@ def _claim(store: Store, out: TextIO) -> AbstractContextManager[None]:
     """Prove the store; what must be held while shards are made: on a good store, nothing."""
     if store.prove_exclusive():
         return nullcontext()
-    print(
+    _tell(
+        out,
         f"warning: {store.root} lets a second writer replace what the first created; going on as "
         "sink.allow_unconditional=true asks: one driver at a time, and a shard that is made twice "
         "must come out as the same bytes",
-        file=out,
-        flush=True,
     )
     return hold_lease(store)
 
@@ -107,10 +106,13 @@ def _settle_batch_size(
     elif job.dry_run:
         size = 1
     else:
-        measure = partial(measure_batch_size, job, native_size)
-        call = call_in_process if job.cluster.executor == "in_process" else call_on_ray
-        size = int(call(measure, job.cluster))
-        print(f"batch_size: {size}, measured for this model and machine", file=out, flush=True)
+        measure, tell = partial(measure_batch_size, job, native_size), partial(_tell, out)
+        tell("batch_size: to be measured where a worker runs")
+        if job.cluster.executor == "in_process":
+            size = int(call_in_process(measure))
+        else:
+            size = int(call_on_ray(measure, job.cluster, tell))
+        tell(f"batch_size: {size}, measured for this model and machine")
     return dataclasses.replace(job, batch_size=size)
 
 
@@ -155,7 +157,7 @@ def _make_shards(
             for event in events:
                 if isinstance(event, Notice):
                     progress.end()
-                    print(event.message, file=out, flush=True)
+                    _tell(out, event.message)
                     continue
                 tally.add(event)
                 if isinstance(event, Failure):
@@ -170,11 +172,11 @@ def _make_shards(
 
 
 def _record_failure(store: Store, failure: Failure, out: TextIO) -> None:
-    print(f"shard {failure.shard:05d} failed: {failure.message}", file=out, flush=True)
+    _tell(out, f"shard {failure.shard:05d} failed: {failure.message}")
     try:
         write_failure(store, failure)
     except StorageError as error:
-        print(f"and could not be recorded: {error}", file=out, flush=True)
+        _tell(out, f"and could not be recorded: {error}")
 
 
 def _check_error_budget(job: JobConfig, tally: Tally, num_rows: int) -> None:
@@ -194,42 +196,44 @@ def _print_plan(
 ) -> None:
     files = {shard.file.name for shard in plan.shards}
     for note in plan.notes:
-        print(note, file=out)
+        _tell(out, note)
     if plan.new_shards and len(plan.new_shards) < len(plan.shards):
-        print(f"new input: {len(plan.new_shards)} shards appended to the plan", file=out)
-    print(
+        _tell(out, f"new input: {len(plan.new_shards)} shards appended to the plan")
+    _tell(
+        out,
         f"plan: {len(files)} files, {plan.num_rows:,} rows, {len(plan.shards)} shards; "
         f"{len(done & {s.index for s in plan.shards})} done, {len(todo)} to do "
         f"({sum(shard.num_rows for shard in todo):,} rows) -> {store.root}",
-        file=out,
-        flush=True,
     )
 
 
 def _print_report(tally: Tally, store: Store, command: str, out: TextIO) -> None:
-    print(
+    _tell(
+        out,
         f"{tally.num_images:,} images from {tally.num_rows - tally.num_rejected:,} rows in "
         f"{tally.num_shards} shards; {tally.num_rejected:,} rows rejected",
-        file=out,
     )
     for reason, count in tally.rejected.most_common():
-        print(f"  {count:,} {reason}", file=out)
+        _tell(out, f"  {count:,} {reason}")
     if tally.lost[Outcome.FOUND]:
-        print(f"{tally.lost[Outcome.FOUND]} shards were made by another run meanwhile", file=out)
+        _tell(out, f"{tally.lost[Outcome.FOUND]} shards were made by another run meanwhile")
     if tally.lost[Outcome.LOST_TO_SAME]:
-        print(
-            f"{tally.lost[Outcome.LOST_TO_SAME]} shards were also made by another attempt", file=out
-        )
+        _tell(out, f"{tally.lost[Outcome.LOST_TO_SAME]} shards were also made by another attempt")
     if tally.lost[Outcome.LOST_TO_OTHER]:
-        print(
+        _tell(
+            out,
             f"warning: {tally.lost[Outcome.LOST_TO_OTHER]} shards were made by another attempt "
             "with other bytes (other hardware or versions?); the first to commit stands",
-            file=out,
         )
     if tally.failures:
         indices = sorted(failure.shard for failure in tally.failures)
         listed = ",".join(map(str, indices[:MAX_LISTED]))
-        print(f"{len(indices)} shards failed; to make them:", file=out)
+        _tell(out, f"{len(indices)} shards failed; to make them:")
         rest = "" if len(indices) > MAX_LISTED else f" 'shards=[{listed}]'"
-        print(f"  {command}{rest}", file=out)
-    print(f"dataset: {store.uri(identity.DATA_FOLDER)}", file=out, flush=True)
+        _tell(out, f"  {command}{rest}")
+    _tell(out, f"dataset: {store.uri(identity.DATA_FOLDER)}")
+
+
+def _tell(out: TextIO, message: str) -> None:
+    """Print a line now: logs of a job that waits must not stand in a buffer."""
+    print(message, file=out, flush=True)

@@ -4,22 +4,42 @@ import os
 import threading
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import ray
 
-from ldm_batch.cluster import call_on_ray
+from ldm_batch.cluster import call_on_ray, session
 from ldm_batch.cluster.session import ray_session, worker_need, worker_options
+from ldm_batch.cluster.view import View
 from ldm_batch.cluster_config import ClusterConfig
 from ldm_batch.errors import JobError
+from ldm_batch.nodes import Node
 
 
 def test_a_function_is_called_where_a_worker_would_run_in_its_environment() -> None:
     cluster = ClusterConfig(
         runtime_env={"env_vars": {"LDM_BATCH_TEST": "seen"}}, resources={"spot": 1}
     )
-    assert call_on_ray(partial(os.getenv, "LDM_BATCH_TEST"), cluster) == "seen"
+    told: list[str] = []
+    assert call_on_ray(partial(os.getenv, "LDM_BATCH_TEST"), cluster, told.append) == "seen"
+    assert told == []
     assert not ray.is_initialized()
+
+
+def test_who_waits_for_room_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    full, free = ({"a": Node("a", "a", {"CPU": 1}, {"CPU": cpus})} for cpus in (0, 1))
+    views = iter([View(0, nodes, {}) for nodes in (full, full, full, free)])
+    watch: Any = SimpleNamespace(view=lambda: next(views))
+    monkeypatch.setattr(session, "PATIENCE_S", 0)
+    monkeypatch.setattr(session, "POLL_S", 0)
+    told: list[str] = []
+    session._wait_for_room(watch, ClusterConfig(address="auto"), {"CPU": 1}, told.append)
+    assert told == [
+        "waiting for a worker: it needs 1 CPU on one node; free are a: nothing of 1 CPU"
+    ]
+    assert next(views, None) is None
 
 
 @pytest.mark.parametrize(

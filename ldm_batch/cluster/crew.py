@@ -13,7 +13,7 @@ from typing import Any
 
 from ldm_batch.attempts import Loader
 from ldm_batch.cluster.actor import actor_factory
-from ldm_batch.cluster.session import worker_need, worker_options
+from ldm_batch.cluster.session import PATIENCE_S, worker_need, worker_options
 from ldm_batch.cluster.view import Watch
 from ldm_batch.cluster_config import ClusterConfig
 from ldm_batch.errors import JobError, TryLaterError
@@ -23,8 +23,6 @@ from ldm_batch.schedule import Ending, Schedule
 
 SETTLE_S = 1.5
 """Ray's own view of what is free lags behind the start or end of a worker by about so much."""
-PATIENCE_S = 10.0
-"""Without any worker for so long, say why."""
 MAX_LOAD_DEATHS = 3
 WORKERS_PER_SHARD_LEFT = 2
 """At the end of a job: one makes the shard, one may be needed for another attempt or a copy."""

@@ -34,6 +34,8 @@ QUIET_RAY = {
 MAX_MESSAGE_CHARS = 400
 ANSI_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 CONNECT_S, POLL_S = 10.0, 1.0
+PATIENCE_S = 10.0
+"""Without any worker for so long, say why."""
 HTTP2_SETTINGS = b"\x04"
 HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + HTTP2_SETTINGS + bytes(5)
 """What a client of gRPC, which Ray speaks, says first: the preface and an empty SETTINGS frame (RFC
@@ -41,8 +43,13 @@ HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + HTTP2_SETTINGS + 
 PLACEMENTS = {"pack": "DEFAULT", "spread": "SPREAD"}
 
 
-def call_on_ray(function: Callable[[], Any], cluster: ClusterConfig) -> Any:
+def call_on_ray(
+    function: Callable[[], Any], cluster: ClusterConfig, tell: Callable[[str], None]
+) -> Any:
     """Call a function once where a worker would run, and return what it returns.
+
+    Args:
+        tell: is told what is waited for, if there is no room for long.
 
     Raises:
         JobError: Ray does not start, there is no room for a worker, or the function raised.
@@ -51,7 +58,7 @@ def call_on_ray(function: Callable[[], Any], cluster: ClusterConfig) -> Any:
         options = worker_options(ray, cluster)
         watch = Watch(ray)
         try:
-            _wait_for_room(watch, cluster, worker_need(options))
+            _wait_for_room(watch, cluster, worker_need(options), tell)
             reference = ray.remote(attempt).options(**options, max_retries=0).remote(function)
             while not ray.wait([reference], timeout=POLL_S)[0]:
                 watch.view()  # raises if the head is lost
@@ -63,8 +70,11 @@ def call_on_ray(function: Callable[[], Any], cluster: ClusterConfig) -> Any:
     return unwrap(result)
 
 
-def _wait_for_room(watch: Watch, cluster: ClusterConfig, need: Mapping[str, float]) -> None:
+def _wait_for_room(
+    watch: Watch, cluster: ClusterConfig, need: Mapping[str, float], tell: Callable[[str], None]
+) -> None:
     is_our_own, started = cluster.address is None, time.monotonic()
+    has_told = False
     while True:
         nodes = watch.view().nodes.values()
         if count_room(nodes, need, cluster.labels, when_empty=is_our_own):
@@ -76,6 +86,9 @@ def _wait_for_room(watch: Watch, cluster: ClusterConfig, need: Mapping[str, floa
             raise TryLaterError(
                 f"cluster.start_timeout_s: no room for a worker for {waited_s:.0f} s: {room}"
             )
+        if waited_s >= PATIENCE_S and not has_told:
+            tell(f"waiting for a worker: {room}")
+            has_told = True
         time.sleep(POLL_S)
 
 
