@@ -24,6 +24,7 @@ from ldm_batch.sink_arguments import add_sink, named_sink
 from ldm_batch.status import MAX_LISTED, failure_message, map_in_threads
 from ldm_batch.storage import Store
 from ldm_batch.verify_images import Regenerated, Sample, regenerate
+from ldm_batch.verify_keys import KeyIndex, describe_shared
 from ldm_batch.verify_object import Expected, ObjectReport, verify_object
 
 VERIFY_THREADS = 4
@@ -43,6 +44,10 @@ class Verification:
     num_own_seeds: int
     """Images whose seed came with their row; the others' are derived from the job's."""
     rejected: dict[str, int]
+    num_shared_keys: int
+    """Keys that stand in more than one shard; rows of one key share their seeds."""
+    notes: list[str]
+    """What is allowed, but perhaps not meant."""
     problems: list[str]
     regenerated: Regenerated | None
 
@@ -69,8 +74,11 @@ def verify(store: Store, sample: Sample | None = None) -> Verification:
     undone = {shard.index for shard in plan.shards} - {shard.index for shard in done}
     records = {identity.shard_index(name) for name in store.names(identity.FAILURES_FOLDER)}
     totals = Totals()
-    for report in _verify_objects(store, plan, done):
-        totals.add(report)
+    with KeyIndex() as index:
+        for report in _verify_objects(store, plan, done):
+            totals.add(report)
+            index.add(report.shard, report.key_hashes)
+        num_shared_keys, notes = describe_shared(store, index)
     again = None
     if sample is not None and sample.num_images and done:
         again = regenerate(store, plan, [shard.index for shard in done], sample)
@@ -83,6 +91,8 @@ def verify(store: Store, sample: Sample | None = None) -> Verification:
         num_images=totals.num_images,
         num_own_seeds=totals.num_own_seeds,
         rejected=dict(totals.rejected.most_common()),
+        num_shared_keys=num_shared_keys,
+        notes=notes,
         problems=[
             *(f"{identity.DATA_FOLDER}/{name}: belongs to no planned shard" for name in stray),
             *_plan_problems(plan),
@@ -162,6 +172,8 @@ def print_verification(found: Verification, out: TextIO) -> None:
             f"same bytes, {again.num_within_tolerance} of another device within tolerance",
             file=out,
         )
+    for note in found.notes:
+        print(f"  note: {note}", file=out)
     for problem in found.problems[:MAX_LISTED]:
         print(f"  wrong: {problem}", file=out)
     if len(found.problems) > MAX_LISTED:

@@ -25,6 +25,7 @@ from ldm_batch.encode import sha256
 from ldm_batch.errors import StorageError
 from ldm_batch.records import Shard
 from ldm_batch.storage import Store
+from ldm_batch.verify_keys import hash_keys
 from ldm_batch.write import METADATA_KEY
 
 ROWS_PER_READ = 64
@@ -45,6 +46,8 @@ class ObjectReport:
     rejected: Counter[str] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
     schema: Any = None
+    key_hashes: Any = field(default_factory=lambda: hash_keys(()))
+    """Of the rows that have images."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,7 @@ def verify_object(store: Store, shard: Shard, expected: Expected) -> ObjectRepor
             _check_facts(report, facts, shard, expected)
             _check_receipt(report, store, shard, digest)
             seen = _check_rows(report, parquet, shard, expected)
+            report.key_hashes = hash_keys(seen.values())
         rejected = _check_rejections(report, store, shard, facts)
         _check_conservation(report, shard, seen, rejected)
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:

@@ -43,7 +43,7 @@ LAYERS = [
     ["generate", "write", "commit", "worker"],
     ["attempts", "schedule", "nodes", "cluster", "progress", "document", "drive"],
     ["status", "contact_sheet", "sweep"],
-    ["verify_object", "verify_images", "verify"],
+    ["verify_keys", "verify_object", "verify_images", "verify"],
     ["demo"],
     ["tradeoff_measure", "tradeoff_show", "tradeoff"],
     ["run"],
