@@ -16,6 +16,7 @@ from ldm_batch.diffusion.load import DTYPES, Components, load, pick_device
 from ldm_batch.diffusion.speed import apply_switches, decode_dtype
 from ldm_batch.errors import JobError
 
+TEXT_TO_IMAGE = "LDMTextToImagePipeline"
 SUPER_RESOLUTION = "LDMSuperResolutionPipeline"
 
 
@@ -58,6 +59,28 @@ def model_of(
     name = str(path_or_repo_id)
     model = ModelConfig(path=name, dtype=dtype, device=device)
     return model if revision is None else replace(model, path=None, repo_id=name, revision=revision)
+
+
+def check_text_to_image(components: Components) -> None:
+    """Refuse components that would fail, or fail silently, in the middle of a job.
+
+    Raises:
+        JobError: another pipeline, or channels that do not match.
+    """
+    folder, pipeline = components.folder, components.pipeline
+    if pipeline != TEXT_TO_IMAGE:
+        raise JobError(f"{folder}: is a {pipeline}; text to image needs a {TEXT_TO_IMAGE}")
+    unet, vqvae, bert = components["unet"], components["vqvae"], components["bert"]
+    if unet.config.in_channels != vqvae.config.latent_channels:
+        raise JobError(
+            f"{folder}: the UNet takes {unet.config.in_channels} channels, "
+            f"the first stage has {vqvae.config.latent_channels}"
+        )
+    if unet.config.cross_attention_dim != bert.config.d_model:
+        raise JobError(
+            f"{folder}: the UNet's cross_attention_dim "
+            f"{unet.config.cross_attention_dim} is not bert's d_model {bert.config.d_model}"
+        )
 
 
 def check_super_resolution(components: Components) -> None:

@@ -7,9 +7,7 @@ The image stands beside the latents as conditioning, by concatenation (Rombach e
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from threading import Lock
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -17,8 +15,7 @@ import torch
 from ldm_batch.config import ModelConfig, SchedulerConfig
 from ldm_batch.diffusion.call_images import to_images, to_signed
 from ldm_batch.diffusion.describe import describe
-from ldm_batch.diffusion.fixed_shape import FixedShape
-from ldm_batch.diffusion.from_model import check_super_resolution, load_model, model_of
+from ldm_batch.diffusion.from_model import check_super_resolution, load_model
 from ldm_batch.diffusion.library import (
     check_call,
     check_output_type,
@@ -28,17 +25,16 @@ from ldm_batch.diffusion.library import (
 )
 from ldm_batch.diffusion.load import Components, load
 from ldm_batch.diffusion.noise import make_generator
+from ldm_batch.diffusion.pipeline import Pipeline
 from ldm_batch.diffusion.pixels import judge_enlarged, to_picture, to_unit_range
-from ldm_batch.diffusion.schedulers import check_sampling, find_step_trouble, make_scheduler
 from ldm_batch.diffusion.tiling import check_tiles, padded_side
 from ldm_batch.diffusion.upscale import Upscaler
-from ldm_batch.errors import JobError
 from ldm_batch.records import Call, Fault, UpscaleRequest
 
 TILE_SIZE, TILE_OVERLAP = 128, 16
 
 
-class SuperResolution:
+class SuperResolution(Pipeline):
     """One loaded super-resolution pipeline; every model call has the same fixed shape."""
 
     def __init__(
@@ -55,16 +51,7 @@ class SuperResolution:
         Raises:
             JobError: the components do not fit each other, or the settings are wrong.
         """
-        if batch_size < 1:
-            raise JobError(f"batch_size={batch_size}: must be at least 1")
-        check_sampling(scheduler)
-        self.batch_size = batch_size
-        self._components = components
-        self._sampling = scheduler
-        self._scheduler = make_scheduler(
-            components.scheduler_settings, scheduler.name, scheduler.settings
-        )
-        self._unet, self._vqvae = components["unet"], components["vqvae"]
+        super().__init__(components, scheduler, batch_size=batch_size)
         check_super_resolution(components)
         self._multiple = 2 ** (len(self._unet.config.block_out_channels) - 1)
         check_tiles(tile_size, tile_overlap, self._multiple)
@@ -79,10 +66,6 @@ class SuperResolution:
         )
         self.scale = self._upscaler.scale
         """Pixels of the result per pixel of the input: 4 in the paper's model."""
-        self._shape = FixedShape(batch_size)
-        self._lock = Lock()
-        self._notes: list[str] = []
-        self._known_steps: set[int] = set()
         self._float32: SuperResolution | None = None
 
     @classmethod
@@ -96,7 +79,7 @@ class SuperResolution:
         shared: Mapping[str, Any] | None = None,
         tile_size: int = TILE_SIZE,
         tile_overlap: int = TILE_OVERLAP,
-    ) -> SuperResolution:
+    ) -> Self:
         """Load the model that a job names; anything wrong with it is a JobError.
 
         Args:
@@ -114,43 +97,6 @@ class SuperResolution:
             tile_size=tile_size,
             tile_overlap=tile_overlap,
         )
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        path_or_repo_id: str | Path,
-        *,
-        revision: str | None = None,
-        scheduler: str | SchedulerConfig = "from_model",
-        dtype: str = "float32",
-        device: str = "cpu",
-        batch_size: int = 8,
-    ) -> SuperResolution:
-        """Load a pipeline for use from Python.
-
-        Args:
-            path_or_repo_id: a local folder, `demo:<name>`, or a hub repository with `revision`.
-            revision: full commit sha of the hub repository; without it the path must be local.
-        """
-        model = model_of(path_or_repo_id, revision=revision, dtype=dtype, device=device)
-        if isinstance(scheduler, str):
-            scheduler = SchedulerConfig(name=scheduler)
-        return cls.from_config(model, scheduler, batch_size=batch_size)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model computes."""
-        return self._unet.device  # type: ignore[no-any-return]
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype of the UNet; latents and scheduler stay in float32."""
-        return self._unet.dtype  # type: ignore[no-any-return]
-
-    @property
-    def is_float32(self) -> bool:
-        """Whether every part computes in float32."""
-        return bool(self.dtype == torch.float32 == self._vqvae.dtype)
 
     def padded_size(self, height: int, width: int) -> tuple[int, int]:
         """Size at which an image is computed; images of one padded size share model calls."""
@@ -183,19 +129,6 @@ class SuperResolution:
             for i, result in zip(doubtful, again, strict=True):
                 results[i] = result
         return results
-
-    def pop_notes(self) -> list[str]:
-        """Return what happened since the last call that a receipt should tell."""
-        notes, self._notes = self._notes, []
-        return [*notes, *self._shape.pop_notes()]
-
-    def _note_steps(self, num_inference_steps: int) -> None:
-        """Note, once per number of steps, what the scheduler makes of them."""
-        if num_inference_steps in self._known_steps:
-            return
-        self._known_steps.add(num_inference_steps)
-        trouble = find_step_trouble(self._scheduler, num_inference_steps)
-        self._notes += [trouble] if trouble else []
 
     def _batch_key(self, request: UpscaleRequest) -> tuple[Any, ...]:
         height, width, _ = request.pixels.shape

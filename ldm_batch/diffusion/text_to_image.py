@@ -9,33 +9,28 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
-from threading import Lock
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 
 from ldm_batch.config import ModelConfig, SchedulerConfig
 from ldm_batch.diffusion.describe import describe
-from ldm_batch.diffusion.fixed_shape import FixedShape
-from ldm_batch.diffusion.from_model import load_model, model_of
+from ldm_batch.diffusion.from_model import check_text_to_image, load_model
 from ldm_batch.diffusion.library import check_call, check_output_type, make_output, plan_call
 from ldm_batch.diffusion.load import Components, load
 from ldm_batch.diffusion.noise import make_generator, make_noise
 from ldm_batch.diffusion.paint import Painter
+from ldm_batch.diffusion.pipeline import Pipeline
 from ldm_batch.diffusion.pixels import find_faults, to_uint8, to_unit_range
-from ldm_batch.diffusion.schedulers import check_sampling, find_step_trouble, make_scheduler
 from ldm_batch.diffusion.text_encoder import TextEncoder
-from ldm_batch.errors import JobError
 from ldm_batch.records import Call, Fault, PromptCount, Request
 
-TEXT_TO_IMAGE = "LDMTextToImagePipeline"
 GUIDED = math.inf
 """Stands in a batch key for any guidance that needs both halves of the batch."""
 
 
-class TextToImage:
+class TextToImage(Pipeline):
     """One loaded text-to-image pipeline; every batch runs at the same fixed shape."""
 
     def __init__(
@@ -46,25 +41,11 @@ class TextToImage:
         Raises:
             JobError: the components do not fit each other, or the settings are wrong.
         """
-        if batch_size < 1:
-            raise JobError(f"batch_size={batch_size}: must be at least 1")
-        _check_fit(components)
-        check_sampling(scheduler)
-        self.batch_size = batch_size
-        self._components = components
-        self._sampling = scheduler
-        self._unet, self._vqvae = components["unet"], components["vqvae"]
+        super().__init__(components, scheduler, batch_size=batch_size)
+        check_text_to_image(components)
         self._text = TextEncoder(components["tokenizer"], components["bert"], batch_size=batch_size)
-        self._scheduler = make_scheduler(
-            components.scheduler_settings, scheduler.name, scheduler.settings
-        )
         self._painter = Painter(self._unet, self._vqvae, self._text, self._scheduler, scheduler)
-        self._shape = FixedShape(batch_size)
-        self._lock = Lock()
-        self._notes: list[str] = []
-        self._known_steps: set[int] = set()
         self._float32: TextToImage | None = None
-
         self.size_multiple = 2 ** (len(self._vqvae.config.block_out_channels) - 1)
         """Height and width must be multiples of this: the first stage's downsampling factor f."""
         side = self._unet.config.sample_size
@@ -80,7 +61,7 @@ class TextToImage:
         *,
         batch_size: int,
         lock: Mapping[str, str] | None = None,
-    ) -> TextToImage:
+    ) -> Self:
         """Load the model that a job names; anything wrong with it is a JobError.
 
         Args:
@@ -88,34 +69,7 @@ class TextToImage:
             lock: `{path: sha256}` of `lock_model`; the files must be these.
         """
         components = load_model(model, scheduler, lock=lock)
-        if components.pipeline != TEXT_TO_IMAGE:
-            raise JobError(
-                f"{components.folder}: is a {components.pipeline}; text to image needs a "
-                f"{TEXT_TO_IMAGE}"
-            )
         return cls(components, scheduler, batch_size=batch_size)
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        path_or_repo_id: str | Path,
-        *,
-        revision: str | None = None,
-        scheduler: str | SchedulerConfig = "from_model",
-        dtype: str = "float32",
-        device: str = "cpu",
-        batch_size: int = 8,
-    ) -> TextToImage:
-        """Load a pipeline for use from Python.
-
-        Args:
-            path_or_repo_id: a local folder, `demo:<name>`, or a hub repository with `revision`.
-            revision: full commit sha of the hub repository; without it the path must be local.
-        """
-        model = model_of(path_or_repo_id, revision=revision, dtype=dtype, device=device)
-        if isinstance(scheduler, str):
-            scheduler = SchedulerConfig(name=scheduler)
-        return cls.from_config(model, scheduler, batch_size=batch_size)
 
     def with_batch_size(self, batch_size: int) -> TextToImage:
         """Return another pipeline on the same weights, with its own fixed shape and lock."""
@@ -124,16 +78,6 @@ class TextToImage:
     def with_scheduler(self, scheduler: SchedulerConfig) -> TextToImage:
         """Return another pipeline on the same weights that samples by another scheduler."""
         return TextToImage(self._components, scheduler, batch_size=self.batch_size)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model computes."""
-        return self._unet.device  # type: ignore[no-any-return]
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype of UNet and text encoder; latents and scheduler stay in float32."""
-        return self._unet.dtype  # type: ignore[no-any-return]
 
     def modules(self, names: Sequence[str]) -> dict[str, Any]:
         """Return loaded components by name, for a second pipeline to share."""
@@ -171,20 +115,6 @@ class TextToImage:
             self._note_steps(requests[0].call.num_inference_steps)
             return self._shape.run(requests, self._make)
 
-    def pop_notes(self) -> list[str]:
-        """Return what happened since the last call that a receipt should tell."""
-        notes, self._notes = self._notes, []
-        return notes + self._shape.pop_notes()
-
-    def _note_steps(self, num_inference_steps: int) -> None:
-        """Note, once per number of steps, what the scheduler makes of them."""
-        if num_inference_steps in self._known_steps:
-            return
-        self._known_steps.add(num_inference_steps)
-        trouble = find_step_trouble(self._scheduler, num_inference_steps)
-        if trouble:
-            self._notes.append(trouble)
-
     def _make(self, requests: Sequence[Request]) -> list[np.ndarray | Fault]:
         results = self._attempt(requests)
         if self.is_float32 or not any(isinstance(result, Fault) for result in results):
@@ -214,11 +144,6 @@ class TextToImage:
         factor = self.size_multiple
         channels = int(self._unet.config.in_channels)
         return channels, call.height // factor, call.width // factor
-
-    @property
-    def is_float32(self) -> bool:
-        """Whether every part computes in float32."""
-        return bool(self.dtype == torch.float32 == self._vqvae.dtype)
 
     def _in_float32(self) -> TextToImage:
         """Return this pipeline in float32, loaded again from its files when first needed."""
@@ -299,18 +224,3 @@ class TextToImage:
                 for b in batches
             ]
         return make_output(to_unit_range(torch.cat(decoded)), output_type, return_dict=return_dict)
-
-
-def _check_fit(components: Components) -> None:
-    """Refuse components that would fail, or fail silently, in the middle of a job."""
-    unet, vqvae, bert = components["unet"], components["vqvae"], components["bert"]
-    if unet.config.in_channels != vqvae.config.latent_channels:
-        raise JobError(
-            f"{components.folder}: the UNet takes {unet.config.in_channels} channels, "
-            f"the first stage has {vqvae.config.latent_channels}"
-        )
-    if unet.config.cross_attention_dim != bert.config.d_model:
-        raise JobError(
-            f"{components.folder}: the UNet's cross_attention_dim "
-            f"{unet.config.cross_attention_dim} is not bert's d_model {bert.config.d_model}"
-        )

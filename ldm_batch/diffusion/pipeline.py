@@ -1,0 +1,113 @@
+"""What both pipelines are: loaded components, one scheduler, one fixed batch shape, one lock.
+
+Must not know what goes in or comes out.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from threading import Lock
+from typing import Self
+
+import torch
+
+from ldm_batch.config import ModelConfig, SchedulerConfig
+from ldm_batch.diffusion.fixed_shape import FixedShape
+from ldm_batch.diffusion.from_model import model_of
+from ldm_batch.diffusion.load import Components
+from ldm_batch.diffusion.schedulers import check_sampling, find_step_trouble, make_scheduler
+from ldm_batch.errors import JobError
+
+
+class Pipeline(ABC):
+    """A loaded pipeline; used by one thread at a time, whoever calls."""
+
+    def __init__(
+        self, components: Components, scheduler: SchedulerConfig, *, batch_size: int
+    ) -> None:
+        """Put loaded components and a scheduler together.
+
+        Raises:
+            JobError: the settings are wrong.
+        """
+        if batch_size < 1:
+            raise JobError(f"batch_size={batch_size}: must be at least 1")
+        check_sampling(scheduler)
+        self.batch_size = batch_size
+        self._components = components
+        self._sampling = scheduler
+        self._scheduler = make_scheduler(
+            components.scheduler_settings, scheduler.name, scheduler.settings
+        )
+        self._unet, self._vqvae = components["unet"], components["vqvae"]
+        self._shape = FixedShape(batch_size)
+        self._lock = Lock()
+        self._notes: list[str] = []
+        self._known_steps: set[int] = set()
+
+    @classmethod
+    @abstractmethod
+    def from_config(
+        cls,
+        model: ModelConfig,
+        scheduler: SchedulerConfig,
+        *,
+        batch_size: int,
+        lock: Mapping[str, str] | None = None,
+    ) -> Self:
+        """Load the model that a job names; anything wrong with it is a JobError."""
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path_or_repo_id: str | Path,
+        *,
+        revision: str | None = None,
+        scheduler: str | SchedulerConfig = "from_model",
+        dtype: str = "float32",
+        device: str = "cpu",
+        batch_size: int = 8,
+    ) -> Self:
+        """Load a pipeline for use from Python.
+
+        Args:
+            path_or_repo_id: a local folder, `demo:<name>`, or a hub repository with `revision`.
+            revision: full commit sha of the hub repository; without it the path must be local.
+
+        Raises:
+            JobError: there is no such model, or it does not fit.
+        """
+        model = model_of(path_or_repo_id, revision=revision, dtype=dtype, device=device)
+        if isinstance(scheduler, str):
+            scheduler = SchedulerConfig(name=scheduler)
+        return cls.from_config(model, scheduler, batch_size=batch_size)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return self._unet.device  # type: ignore[no-any-return]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of UNet and text encoder; latents and scheduler stay in float32."""
+        return self._unet.dtype  # type: ignore[no-any-return]
+
+    @property
+    def is_float32(self) -> bool:
+        """Whether every part computes in float32."""
+        return bool(self.dtype == torch.float32 == self._vqvae.dtype)
+
+    def pop_notes(self) -> list[str]:
+        """Return what happened since the last call that a receipt should tell."""
+        notes, self._notes = self._notes, []
+        return [*notes, *self._shape.pop_notes()]
+
+    def _note_steps(self, num_inference_steps: int) -> None:
+        """Note, once per number of steps, what the scheduler makes of them."""
+        if num_inference_steps in self._known_steps:
+            return
+        self._known_steps.add(num_inference_steps)
+        if trouble := find_step_trouble(self._scheduler, num_inference_steps):
+            self._notes.append(trouble)
