@@ -13,10 +13,11 @@ import re
 import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
 from hydra.core.config_store import ConfigStore
@@ -40,10 +41,6 @@ OPEN_FIELDS = (
 )
 """Fields whose keys are the user's own: an override may add one without Hydra's `+`."""
 EXIT_JOB_ERROR, EXIT_TRY_LATER, EXIT_INTERRUPTED, EXIT_TERMINATED = 2, 75, 130, 143
-
-
-class _Terminated(BaseException):
-    """SIGTERM, turned into an exception so that workers are stopped on the way out."""
 
 
 def config_folder() -> Path:
@@ -71,7 +68,13 @@ def main() -> None:
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"
     ConfigStore.instance().store(name="job_schema", node=JobConfig)
-    signal.signal(signal.SIGTERM, _on_terminate)
+    is_terminated = threading.Event()
+
+    def on_terminate(*_: object) -> None:
+        is_terminated.set()
+        raise KeyboardInterrupt  # the only exception that Ray lets a signal raise while it waits
+
+    signal.signal(signal.SIGTERM, on_terminate)
     sys.argv[1:] = [f"++{a}" if _is_open(a) else a for a in sys.argv[1:]]
     started: list[DictConfig] = []
     codes: list[int] = []
@@ -85,11 +88,9 @@ def main() -> None:
         with _sweeps_leave_nothing():
             compose()
     except KeyboardInterrupt:
-        print("\ninterrupted; what is committed stays, the same command goes on", file=sys.stderr)
-        sys.exit(EXIT_INTERRUPTED)
-    except _Terminated:
-        print("\nterminated; what is committed stays, the same command goes on", file=sys.stderr)
-        sys.exit(EXIT_TERMINATED)
+        how = "terminated" if is_terminated.is_set() else "interrupted"
+        print(f"\n{how}; what is committed stays, the same command goes on", file=sys.stderr)
+        _leave(EXIT_TERMINATED if is_terminated.is_set() else EXIT_INTERRUPTED)
     except BrokenPipeError:
         _fail_silently()
     except Exception as error:
@@ -128,13 +129,18 @@ def _refuse_added(config: Any, node: Any, prefix: str = "") -> None:
             _refuse_added(config[name], getattr(node, name), f"{prefix}{name}.")
 
 
-def _on_terminate(*_: object) -> None:
-    raise _Terminated
-
-
 def _complain(message: str) -> int:
     print(f"error: {message}", file=sys.stderr)
     return EXIT_JOB_ERROR
+
+
+def _leave(code: int) -> NoReturn:
+    """End at once: a Ray that was interrupted may crash as Python takes itself apart, and the exit
+    code with it. Workers are stopped by now."""
+    with contextlib.suppress(OSError):  # whoever read the output may have gone
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
 
 
 def _fail_silently() -> None:

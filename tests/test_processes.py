@@ -1,5 +1,6 @@
 """What a dataset lives through: kills, full disks, changed input, two drivers at a time."""
 
+import contextlib
 import json
 import os
 import random
@@ -86,6 +87,26 @@ def test_interrupt_stops_workers_and_the_next_run_goes_on(
     assert run(folder, *MACHINERY, IN_PROCESS).code == 0
     assert digests(folder) == reference
     assert kept.items() <= {p.name: p.stat().st_mtime_ns for p in objects(folder)}.items()
+
+
+@pytest.mark.parametrize(
+    ("sent", "code", "told"),
+    [(signal.SIGINT, 130, "interrupted;"), (signal.SIGTERM, 143, "terminated;")],
+)
+def test_a_signal_is_heard_while_workers_take_long(
+    folder: Path, sent: int, code: int, told: str
+) -> None:
+    driver = start(folder, *MACHINERY, "cluster.num_workers=1")
+    wait_until(lambda: len(objects(folder)) >= 1, driver)
+    [worker] = worker_pids(driver)
+    os.kill(worker, signal.SIGSTOP)  # from now on the driver waits and nothing answers
+    os.kill(driver.pid, sent)
+    ended = finish(driver)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(worker, signal.SIGCONT)
+    assert (ended.code, ended.err.split()[:1]) == (code, [told]), ended
+    assert "Traceback" not in ended.err
+    wait_until(lambda: not is_alive(worker))
 
 
 def test_two_drivers_at_once_make_each_shard_once(folder: Path, reference: dict[str, str]) -> None:
