@@ -161,6 +161,21 @@ def test_workers_without_work_are_ended_before_the_job_is(cluster: Cluster, make
     assert not schedule.is_idle(3)
 
 
+def test_of_idle_workers_those_stay_that_stand_elsewhere(cluster: Cluster, make: Any) -> None:
+    for name in "ab":
+        cluster.nodes[name] = Node(name, name, {"CPU": 2}, {"CPU": 2})
+    schedule = Schedule(SHARDS[:4], ClusterConfig(shards_in_flight=1))
+    crew = make(schedule)
+    list(crew.follow(time.monotonic()))
+    place(crew, "a", "a", "b", "b")
+    given = dict(schedule.hand_out(0))
+    for number in (0, 1, 2):
+        schedule.finish(number, given[number].index, 1)
+    assert len(list(crew.follow(time.monotonic()))) == 1
+    left = [(m.node, schedule.is_idle(m.number)) for m in crew._members.values()]
+    assert sorted(left) == [("a", True), ("b", False)]
+
+
 def test_a_cluster_that_gets_gpus_late_is_told_of(cluster: Cluster, make: Any) -> None:
     crew = make()
     list(crew.follow(time.monotonic()))

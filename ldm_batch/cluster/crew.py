@@ -233,14 +233,20 @@ class Crew:
             yield Notice(f"{num_new} more {more} asked for, {wanted} in all")
 
     def _shrink(self) -> Iterator[Notice]:
-        """End workers that the shards left cannot employ, those that make nothing yet first: what
-        they hold may go to other jobs, and an autoscaler starts no more nodes for them."""
+        """End workers that the shards left cannot employ: what they hold may go to other jobs, and
+        an autoscaler starts no more nodes for them.
+
+        First go those that make nothing yet, then those beside a worker that is at work: another
+        attempt or a copy is for another node.
+        """
         staying = [member for member in self._members.values() if not member.is_retiring]
         num_over = len(staying) - WORKERS_PER_SHARD_LEFT * self._schedule.num_unfinished
-        if num_over <= 0:
-            return
         idle = [m for m in staying if not m.is_loaded or self._schedule.is_idle(m.number)]
-        for member in sorted(idle, key=lambda m: (m.is_loaded, bool(m.node)))[:num_over]:
+        if num_over <= 0 or not idle:
+            return
+        busy = {member.node for member in staying if member not in idle}
+        idle.sort(key=lambda m: (m.is_loaded, bool(m.node), m.node not in busy))
+        for member in idle[:num_over]:
             self.retire(member)
         yield from self.say_once("more workers than shards are left: those without work are ended")
 
