@@ -55,8 +55,11 @@ def expected_workers(cluster: ClusterConfig) -> int | None:
     """How many workers a job is likely to have, by its configuration alone; None: nothing says."""
     if cluster.executor == "in_process":
         return 1
-    on_this_machine = LOCAL_WORKERS if cluster.address is None else None
-    return cluster.num_workers or cluster.max_workers or on_this_machine
+    if named := cluster.num_workers or cluster.max_workers:
+        return named
+    if cluster.min_workers > 1:
+        return cluster.min_workers
+    return LOCAL_WORKERS if cluster.address is None else None
 
 
 def whole_batches(num_rows: int, *, batch_size: int, num_images_per_prompt: int = 1) -> int:

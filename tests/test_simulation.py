@@ -6,9 +6,10 @@ from dataclasses import replace
 import pytest
 from bench.cluster_simulation import CALM, Costs, Scenario, Shards, Weather, simulate
 
+from ldm_batch.cluster_config import ClusterConfig
 from ldm_batch.records import InputFile
 from ldm_batch.schedule import Ending
-from ldm_batch.shard_size import auto_rows_per_shard, whole_batches
+from ldm_batch.shard_size import auto_rows_per_shard, expected_workers, whole_batches
 
 STORM = Weather(
     slow_nodes=0.2,
@@ -138,6 +139,16 @@ def test_auto_grows_with_rows_and_shrinks_with_workers() -> None:
         assert sizes == sorted(sizes)
     sizes = [auto_rows_per_shard(10**5, 2**n, batch_size=16) for n in range(9)]
     assert sizes == sorted(sizes, reverse=True)
+
+
+def test_auto_takes_the_workers_that_the_configuration_names() -> None:
+    cluster = ClusterConfig(address="auto")
+    assert expected_workers(cluster) is None
+    assert expected_workers(replace(cluster, min_workers=16)) == 16
+    assert expected_workers(replace(cluster, min_workers=16, max_workers=64)) == 64
+    assert expected_workers(replace(cluster, num_workers=3)) == 3
+    assert expected_workers(ClusterConfig()) == 8
+    assert expected_workers(ClusterConfig(executor="in_process", num_workers=3)) == 1
 
 
 @pytest.mark.parametrize(("rows", "rounded"), [(1000, 992), (15, 15), (16, 16), (1, 1)])
