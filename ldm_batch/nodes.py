@@ -96,6 +96,17 @@ def describe_room(
     return f"{wanted}; free are {'; '.join(free) or 'no nodes'}"
 
 
+def describe_wait(
+    cluster: ClusterConfig,
+    nodes: Iterable[Node],
+    need: Mapping[str, float],
+    avoided: Collection[str] = (),
+) -> str:
+    """What a job without any worker waits for."""
+    room = describe_room(nodes, need, cluster.labels, avoided)
+    return room + ("; or a node still sets up cluster.runtime_env" if cluster.runtime_env else "")
+
+
 def count_wanted(
     cluster: ClusterConfig, *, num_placed: int, num_room: int, num_unfinished: int
 ) -> int:

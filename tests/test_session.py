@@ -1,45 +1,20 @@
 """Joining a Ray, and what one worker is to it."""
 
-import os
 import threading
-from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import ray
 
-from ldm_batch.cluster import call_on_ray, session
-from ldm_batch.cluster.session import ray_session, worker_need, worker_options
-from ldm_batch.cluster.view import View
+from ldm_batch.cluster.session import (
+    brief,
+    ray_session,
+    runtime_env_error,
+    worker_need,
+    worker_options,
+)
 from ldm_batch.cluster_config import ClusterConfig
 from ldm_batch.errors import JobError
-from ldm_batch.nodes import Node
-
-
-def test_a_function_is_called_where_a_worker_would_run_in_its_environment() -> None:
-    cluster = ClusterConfig(
-        runtime_env={"env_vars": {"LDM_BATCH_TEST": "seen"}}, resources={"spot": 1}
-    )
-    told: list[str] = []
-    assert call_on_ray(partial(os.getenv, "LDM_BATCH_TEST"), cluster, told.append) == "seen"
-    assert told == []
-    assert not ray.is_initialized()
-
-
-def test_who_waits_for_room_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    full, free = ({"a": Node("a", "a", {"CPU": 1}, {"CPU": cpus})} for cpus in (0, 1))
-    views = iter([View(0, nodes, {}) for nodes in (full, full, full, free)])
-    watch: Any = SimpleNamespace(view=lambda: next(views))
-    monkeypatch.setattr(session, "PATIENCE_S", 0)
-    monkeypatch.setattr(session, "POLL_S", 0)
-    told: list[str] = []
-    session._wait_for_room(watch, ClusterConfig(address="auto"), {"CPU": 1}, told.append)
-    assert told == [
-        "waiting for a worker: it needs 1 CPU on one node; free are a: nothing of 1 CPU"
-    ]
-    assert next(views, None) is None
 
 
 @pytest.mark.parametrize(
@@ -111,3 +86,18 @@ def test_a_worker_by_rays_names() -> None:
         "scheduling_strategy": "SPREAD",
     }
     assert worker_need(options) == {"CPU": 2, "GPU": 0.5, "memory": 10**9, "spot": 1}
+
+
+def test_what_the_installer_said_last_is_told_of_an_environment() -> None:
+    output = "Failed to set up.\nTraceback\n  ERROR: No matching distribution found for cats\n\n"
+    error = runtime_env_error(ray.exceptions.RuntimeEnvSetupError(output))
+    assert str(error) == (
+        "cluster.runtime_env: cannot be set up: ERROR: No matching distribution found for cats"
+    )
+
+
+def test_a_long_message_of_rays_ends_with_a_sentence() -> None:
+    long = "The node is gone. " + "It may have been preempted, or the network is slow. " * 20
+    assert brief(Exception(long)).endswith("the network is slow.")
+    assert brief(Exception("x" * 1000)) == "x" * 400
+    assert brief(Exception("")) == "Exception"

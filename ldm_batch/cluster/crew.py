@@ -17,7 +17,7 @@ from ldm_batch.cluster.session import PATIENCE_S, worker_need, worker_options
 from ldm_batch.cluster.view import Watch
 from ldm_batch.cluster_config import ClusterConfig
 from ldm_batch.errors import JobError, TryLaterError
-from ldm_batch.nodes import Node, NodeRecords, count_room, count_wanted, describe_room
+from ldm_batch.nodes import Node, NodeRecords, count_room, count_wanted, describe_wait
 from ldm_batch.records import Notice, Shard
 from ldm_batch.schedule import Ending, Schedule
 
@@ -258,7 +258,4 @@ class Crew:
         yield from self.say_once(f"waiting for a worker: {self._no_room()}", about="room")
 
     def _no_room(self) -> str:
-        room = describe_room(self._nodes.values(), self._need, self._labels, self._records.avoided)
-        if self._cluster.runtime_env:
-            room += "; or a node still sets up cluster.runtime_env"
-        return room
+        return describe_wait(self._cluster, self._nodes.values(), self._need, self._records.avoided)

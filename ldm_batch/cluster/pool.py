@@ -12,7 +12,7 @@ from typing import Any
 
 from ldm_batch.attempts import Loader, Trouble
 from ldm_batch.cluster.crew import MAX_LOAD_DEATHS, Crew, Member
-from ldm_batch.cluster.session import brief, ray_session
+from ldm_batch.cluster.session import brief, ray_session, runtime_env_error
 from ldm_batch.cluster_config import ClusterConfig
 from ldm_batch.environment import differing_versions, versions
 from ldm_batch.errors import JobError
@@ -87,7 +87,7 @@ class _Pool:
         try:
             answer = self._ray.get(reference)
         except exceptions.RuntimeEnvSetupError as error:
-            raise JobError(f"cluster.runtime_env: cannot be set up: {brief(error)}") from error
+            raise runtime_env_error(error) from error
         except exceptions.ActorUnavailableError:
             self._crew.probe(member)
         except exceptions.RayError as error:

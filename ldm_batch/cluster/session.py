@@ -1,7 +1,6 @@
 """A connection to Ray: a local one of our own, or the cluster that the job names.
 
-Knows how to join, what one worker takes of a node, and how to run a function once; must not know
-shards.
+Knows how to join, what one worker takes of a node, and what Ray's errors say; must not know shards.
 """
 
 from __future__ import annotations
@@ -13,17 +12,14 @@ import re
 import signal
 import socket
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from ldm_batch.attempts import attempt, unwrap
 from ldm_batch.checks import suggest
-from ldm_batch.cluster.view import Watch, quieten
+from ldm_batch.cluster.view import quieten
 from ldm_batch.cluster_config import ClusterConfig
 from ldm_batch.errors import JobError, TryLaterError
-from ldm_batch.nodes import count_room, describe_room
 
 OBJECT_STORE_BYTES = 128 * 1024 * 1024
 QUIET_RAY = {
@@ -33,7 +29,7 @@ QUIET_RAY = {
 }
 MAX_MESSAGE_CHARS = 400
 ANSI_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-CONNECT_S, POLL_S = 10.0, 1.0
+CONNECT_S = 10.0
 PATIENCE_S = 10.0
 """Without any worker for so long, say why."""
 HTTP2_SETTINGS = b"\x04"
@@ -41,55 +37,6 @@ HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + HTTP2_SETTINGS + 
 """What a client of gRPC, which Ray speaks, says first: the preface and an empty SETTINGS frame (RFC
 9113, 3.4 and 6.5). The server answers with a frame of that type; its fourth byte says so."""
 PLACEMENTS = {"pack": "DEFAULT", "spread": "SPREAD"}
-
-
-def call_on_ray(
-    function: Callable[[], Any], cluster: ClusterConfig, tell: Callable[[str], None]
-) -> Any:
-    """Call a function once where a worker would run, and return what it returns.
-
-    Args:
-        tell: is told what is waited for, if there is no room for long.
-
-    Raises:
-        JobError: Ray does not start, there is no room for a worker, or the function raised.
-    """
-    with ray_session(cluster) as ray:
-        options = worker_options(ray, cluster)
-        watch = Watch(ray)
-        try:
-            _wait_for_room(watch, cluster, worker_need(options), tell)
-            reference = ray.remote(attempt).options(**options, max_retries=0).remote(function)
-            while not ray.wait([reference], timeout=POLL_S)[0]:
-                watch.view()  # raises if the head is lost
-            result = ray.get(reference)
-        except ray.exceptions.RayError as error:
-            raise JobError(f"a worker died: {brief(error)}") from error
-        finally:
-            watch.stop()
-    return unwrap(result)
-
-
-def _wait_for_room(
-    watch: Watch, cluster: ClusterConfig, need: Mapping[str, float], tell: Callable[[str], None]
-) -> None:
-    is_our_own, started = cluster.address is None, time.monotonic()
-    has_told = False
-    while True:
-        nodes = watch.view().nodes.values()
-        if count_room(nodes, need, cluster.labels, when_empty=is_our_own):
-            return
-        waited_s, room = time.monotonic() - started, describe_room(nodes, need, cluster.labels)
-        if is_our_own:
-            raise JobError(f"cluster: no room for a worker: {room}")
-        if waited_s >= cluster.start_timeout_s:
-            raise TryLaterError(
-                f"cluster.start_timeout_s: no room for a worker for {waited_s:.0f} s: {room}"
-            )
-        if waited_s >= PATIENCE_S and not has_told:
-            tell(f"waiting for a worker: {room}")
-            has_told = True
-        time.sleep(POLL_S)
 
 
 @contextmanager
@@ -226,6 +173,13 @@ def _gpus_per_worker(ray: Any, cluster: ClusterConfig) -> float:
     return 1.0 if ray.cluster_resources().get("GPU", 0) else 0.0
 
 
+def runtime_env_error(error: Exception) -> JobError:
+    """What to tell of a runtime environment that a node cannot set up: what its installer said
+    last."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return JobError(f"cluster.runtime_env: cannot be set up: {lines[-1][:MAX_MESSAGE_CHARS]}")
+
+
 def brief(error: Exception) -> str:
     """One line of what an error of Ray says: the reason where there is one."""
     text = ANSI_COLOUR.sub("", str(error))
@@ -233,4 +187,8 @@ def brief(error: Exception) -> str:
     reasons = [line for line in lines if line.startswith("The actor is dead because")]
     if getattr(error, "actor_init_failed", False):
         reasons = lines[-1:]
-    return [*reasons, *lines, type(error).__name__][0][:MAX_MESSAGE_CHARS]
+    line = [*reasons, *lines, type(error).__name__][0]
+    if len(line) <= MAX_MESSAGE_CHARS:
+        return line
+    sentences = line[:MAX_MESSAGE_CHARS].rpartition(". ")[0]
+    return f"{sentences}." if sentences else line[:MAX_MESSAGE_CHARS]

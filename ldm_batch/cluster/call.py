@@ -1,0 +1,99 @@
+"""One call of a function where a worker would run, as soon as there is room for one.
+
+Must not know shards, nor what the function does.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ldm_batch.attempts import attempt, unwrap
+from ldm_batch.cluster.session import (
+    PATIENCE_S,
+    brief,
+    ray_session,
+    runtime_env_error,
+    worker_need,
+    worker_options,
+)
+from ldm_batch.cluster.view import Watch
+from ldm_batch.cluster_config import ClusterConfig
+from ldm_batch.errors import JobError, TryLaterError
+from ldm_batch.nodes import count_room, describe_wait
+
+POLL_S = 1.0
+
+
+class _Caller:
+    """Stands where a worker would, with what a worker takes; an autoscaler makes room for it."""
+
+    def place(self) -> str:
+        """Id of the node that it was put on."""
+        import ray
+
+        return str(ray.get_runtime_context().get_node_id())
+
+    def call(self, function: Callable[[], Any]) -> Any:
+        """What the function returns, or as `Trouble` what it raised."""
+        return attempt(function)
+
+
+def call_on_ray(
+    function: Callable[[], Any], cluster: ClusterConfig, tell: Callable[[str], None]
+) -> Any:
+    """Call a function once where a worker would run, and return what it returns.
+
+    Args:
+        tell: is told what is waited for, if there is no room for long.
+
+    Raises:
+        JobError: the function raised or killed its process, or a local Ray has no room.
+        TryLaterError: Ray does not start, no room for `start_timeout_s`, or the node or the head
+            is lost.
+    """
+    with ray_session(cluster) as ray:
+        options = worker_options(ray, cluster)
+        watch, node = Watch(ray), ""
+        try:
+            caller = ray.remote(_Caller).options(**options, max_restarts=0).remote()
+            placed = caller.place.remote()
+            _wait_for_room(ray, placed, watch, cluster, worker_need(options), tell)
+            node = ray.get(placed)
+            called = caller.call.remote(function)
+            while not ray.wait([called], timeout=POLL_S)[0]:
+                watch.view()  # raises if the head is lost
+            result = ray.get(called)
+        except ray.exceptions.RuntimeEnvSetupError as error:
+            raise runtime_env_error(error) from error
+        except ray.exceptions.RayError as error:
+            if node and node not in watch.fresh_view().nodes:
+                raise TryLaterError(f"cluster: a node was lost: {brief(error)}") from error
+            raise JobError(f"a worker died: {brief(error)}") from error
+        finally:
+            watch.stop()
+    return unwrap(result)
+
+
+def _wait_for_room(
+    ray: Any,
+    placed: Any,
+    watch: Watch,
+    cluster: ClusterConfig,
+    need: Mapping[str, float],
+    tell: Callable[[str], None],
+) -> None:
+    is_our_own, started, has_told = cluster.address is None, time.monotonic(), False
+    while not ray.wait([placed], timeout=POLL_S)[0]:
+        nodes = watch.view().nodes.values()
+        waited_s, room = time.monotonic() - started, describe_wait(cluster, nodes, need)
+        if is_our_own and not count_room(nodes, need, cluster.labels, when_empty=True):
+            raise JobError(f"cluster: no room for a worker: {room}")
+        if waited_s >= cluster.start_timeout_s:
+            raise TryLaterError(
+                f"cluster.start_timeout_s: no room for a worker for {waited_s:.0f} s: {room}"
+            )
+        if waited_s >= PATIENCE_S and not has_told:
+            tell(f"waiting for a worker: {room}")
+            has_told = True
