@@ -71,7 +71,8 @@ flock --nonblock --conflict-exit-code 75 9 || {
     exit 75
 }
 night=$(date +%Y%m%d)
-exec > >(exec tee -a "$logs/$name-$night.log" 9>&-) 2>&1
+# The log outlives a signal to the whole group of processes, as of Ctrl-C or systemd.
+exec > >(trap '' INT TERM; exec tee -a "$logs/$name-$night.log" 9>&-) 2>&1
 
 # What is started here does not inherit the lock, or a process left behind by a crash would keep it.
 child='' interrupted=0

@@ -73,9 +73,7 @@ def check_cluster(cluster: ClusterConfig) -> Iterator[str]:
     """Problems of the fields of `cluster`, a line each."""
     yield from one_of("cluster.executor", cluster.executor, EXECUTORS)
     yield from one_of("cluster.placement", cluster.placement, PLACEMENTS)
-    yield from within("cluster.num_workers", cluster.num_workers, 1, 100_000)
-    yield from within("cluster.min_workers", cluster.min_workers, 1, 100_000)
-    yield from within("cluster.max_workers", cluster.max_workers, 1, 100_000)
+    yield from _check_num_workers(cluster)
     yield from within("cluster.cpus_per_worker", cluster.cpus_per_worker, 0, 1024)
     yield from within("cluster.gpus_per_worker", cluster.gpus_per_worker, 0, 64)
     yield from within("cluster.memory_per_worker", cluster.memory_per_worker, 1, 2**45)
@@ -93,6 +91,14 @@ def check_cluster(cluster: ClusterConfig) -> Iterator[str]:
                 f"cluster.labels.{name}: {selector!r} is not a value, `!value`, `in(a,b)` or "
                 "`!in(a,b)`"
             )
+    yield from _ray_amount("cluster.gpus_per_worker", cluster.gpus_per_worker or 0)
+    yield from _check_address(cluster.address)
+
+
+def _check_num_workers(cluster: ClusterConfig) -> Iterator[str]:
+    yield from within("cluster.num_workers", cluster.num_workers, 1, 100_000)
+    yield from within("cluster.min_workers", cluster.min_workers, 1, 100_000)
+    yield from within("cluster.max_workers", cluster.max_workers, 1, 100_000)
     if cluster.max_workers is not None and cluster.min_workers > cluster.max_workers:
         yield (
             f"cluster.min_workers: {cluster.min_workers} is more than cluster.max_workers "
@@ -102,14 +108,21 @@ def check_cluster(cluster: ClusterConfig) -> Iterator[str]:
         cluster.max_workers is not None or cluster.min_workers != 1
     ):
         yield "cluster.num_workers: is exact; leave min_workers and max_workers out, or it"
-    yield from _ray_amount("cluster.gpus_per_worker", cluster.gpus_per_worker or 0)
-    if cluster.address == "":
+
+
+def _check_address(address: str | None) -> Iterator[str]:
+    if address is None or address == "auto" or address.startswith(("http://", "https://")):
+        return  # of a dashboard's address is said elsewhere what it is
+    host, _, port = address.rpartition(":")
+    if address == "":
         yield "cluster.address: not set; name the cluster, e.g. cluster.address=10.0.0.1:6379"
-    elif cluster.address is not None and cluster.address.startswith("ray://"):
+    elif address.startswith("ray://"):
         yield (
-            f"cluster.address: {cluster.address!r} is for Ray's client, which cannot follow a "
-            "cluster; run the job on the cluster (jobs/submit.sh) with cluster=auto"
+            f"cluster.address: {address!r} is for Ray's client, which cannot follow a cluster; run "
+            "the job on the cluster (jobs/submit.sh) with cluster=auto"
         )
+    elif not host or not port.isdecimal():
+        yield f"cluster.address: {address!r} is not HOST:PORT, e.g. 10.0.0.1:6379, or auto"
 
 
 def _ray_amount(path: str, amount: float) -> Iterator[str]:

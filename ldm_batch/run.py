@@ -88,6 +88,8 @@ def main() -> None:
         with _sweeps_leave_nothing():
             compose()
     except KeyboardInterrupt:
+        for again in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(again, signal.SIG_IGN)
         how = "terminated" if is_terminated.is_set() else "interrupted"
         print(f"\n{how}; what is committed stays, the same command goes on", file=sys.stderr)
         _leave(EXIT_TERMINATED if is_terminated.is_set() else EXIT_INTERRUPTED)

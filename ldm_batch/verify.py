@@ -45,7 +45,7 @@ class Verification:
     """Images whose seed came with their row; the others' are derived from the job's."""
     rejected: dict[str, int]
     num_shared_keys: int
-    """Keys that stand in more than one shard; rows of one key share their seeds."""
+    """Keys that stand in more than one shard."""
     notes: list[str]
     """What is allowed, but perhaps not meant."""
     problems: list[str]

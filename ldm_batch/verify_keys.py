@@ -21,8 +21,8 @@ from ldm_batch import identity
 from ldm_batch.errors import StorageError
 from ldm_batch.storage import Store
 
-NUM_BUCKETS = 128
-"""Of a billion keys each holds 94 MB; one at a time is in memory."""
+NUM_BUCKETS = 64
+"""Of a billion keys each holds 190 MB; one at a time is in memory."""
 BUCKET_STARTS = np.arange(1, NUM_BUCKETS, dtype="<u8") * np.uint64(2**64 // NUM_BUCKETS)
 ENTRY = np.dtype([("hash", "<u8"), ("shard", "<u4")])
 NUM_TOLD = 3
@@ -62,6 +62,10 @@ class KeyIndex:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Forget all keys."""
         with contextlib.suppress(OSError):  # what could not be written out is not needed
             self._opened.close()
 
@@ -78,7 +82,7 @@ class KeyIndex:
                 bucket.write(part.tobytes())
 
     def find_shared(self) -> tuple[int, list[SharedKey]]:
-        """How many keys more than one shard has, and a few of them."""
+        """How many keys more than one shard has, and a few of them; none where it gave up."""
         count, examples = 0, list[SharedKey]()
         for bucket in self._buckets:
             if self.trouble:
@@ -93,7 +97,7 @@ class KeyIndex:
                 for place in firsts[: NUM_TOLD - len(examples)]:
                     first, second = sorted(int(entries["shard"][place + i]) for i in (0, 1))
                     examples.append(SharedKey(int(entries["hash"][place]), (first, second)))
-        return count, examples
+        return (0, []) if self.trouble else (count, examples)
 
     @contextlib.contextmanager
     def _giving_up(self) -> Any:
@@ -101,6 +105,7 @@ class KeyIndex:
             yield
         except OSError as error:
             self.trouble = str(error)
+            self.close()
 
 
 def describe_shared(store: Store, index: KeyIndex) -> tuple[int, list[str]]:
@@ -115,8 +120,9 @@ def describe_shared(store: Store, index: KeyIndex) -> tuple[int, list[str]]:
         ]
         are = "key stands" if count == 1 else "keys stand"
         notes.append(
-            f"{count:,} {are} in more than one shard, and rows of one key share their seeds: "
-            f"{', '.join(told)}"
+            f"{count:,} {are} in more than one shard ({', '.join(told)}): such rows get the same "
+            "seeds, unless they bring their own; in another dataset source.columns.id=null makes "
+            "keys of their places"
         )
     return count, notes
 

@@ -11,7 +11,7 @@ import json
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, cast
 
@@ -22,7 +22,7 @@ from PIL import Image
 
 from ldm_batch import identity
 from ldm_batch.encode import sha256
-from ldm_batch.errors import StorageError
+from ldm_batch.errors import JobError, StorageError
 from ldm_batch.records import Shard
 from ldm_batch.storage import Store
 from ldm_batch.verify_keys import hash_keys
@@ -61,7 +61,11 @@ class Expected:
 
 
 def verify_object(store: Store, shard: Shard, expected: Expected) -> ObjectReport:
-    """Verify the object of a shard against its plan, its rejections and its receipt."""
+    """Verify the object of a shard against its plan, its rejections and its receipt.
+
+    Raises:
+        JobError: there is no room for a local copy.
+    """
     report = ObjectReport(shard.index)
     path = identity.data_path(shard.id)
     try:
@@ -90,13 +94,29 @@ def verify_object(store: Store, shard: Shard, expected: Expected) -> ObjectRepor
 def _fetched(store: Store, path: str) -> Iterator[tuple[BinaryIO, str]]:
     """A local copy of an object, and the SHA-256 of its bytes."""
     digest = hashlib.sha256()
-    with tempfile.TemporaryFile(prefix="ldm_batch-") as file:
+    with ExitStack() as opened:
+        with _copying(path):
+            file = opened.enter_context(tempfile.TemporaryFile(prefix="ldm_batch-"))
         with store.open(path) as remote:
             while block := remote.read(COPY_BYTES):
                 digest.update(block)
-                file.write(block)
-        file.seek(0)
+                with _copying(path):
+                    file.write(block)
+        with _copying(path):
+            file.seek(0)
         yield cast(BinaryIO, file), digest.hexdigest()
+
+
+@contextmanager
+def _copying(path: str) -> Iterator[None]:
+    """Trouble with the copy is this machine's, and says nothing of the object."""
+    try:
+        yield
+    except OSError as error:
+        raise JobError(
+            f"{path} cannot be verified, there is no room for a copy of it: {error}; set TMPDIR to "
+            "a folder with room"
+        ) from error
 
 
 def _check_facts(

@@ -95,6 +95,10 @@ def test_valid_jobs(changes: dict[str, Any]) -> None:
         ),
         ({"cluster": ClusterConfig(address="")}, "cluster.address: not set"),
         (
+            {"cluster": ClusterConfig(address="head")},
+            "cluster.address: 'head' is not HOST:PORT, e.g. 10.0.0.1:6379, or auto",
+        ),
+        (
             {"cluster": ClusterConfig(address="ray://head:10001")},
             "cluster.address: 'ray://head:10001' is for Ray's client",
         ),

@@ -13,7 +13,7 @@ import stat
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -226,19 +226,48 @@ def test_a_night_without_a_cluster_is_worth_another_try(tmp_path: Path) -> None:
     assert ended.stdout.endswith("out: exit code 75\n")
 
 
-def test_an_interrupted_night_is_continued(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("send", "sent", "code"),
+    [
+        (os.kill, signal.SIGTERM, 143),
+        (os.killpg, signal.SIGTERM, 143),
+        (os.killpg, signal.SIGINT, 130),
+    ],
+)
+def test_an_interrupted_night_is_continued(
+    send: Callable[[int, int], None], sent: int, code: int, tmp_path: Path
+) -> None:
+    """A signal comes to the script alone, or to all that it started, as of Ctrl-C or systemd."""
     write_prompts(tmp_path, num_files=2, rows_per_file=600)
     command = [str(JOBS / "nightly.sh"), "cluster=in_process", "rows_per_shard=5"]
     variables = {"SOURCE": "in", "SINK": "out", "CONF": "machinery", "LOGS": "logs"}
     first = subprocess.Popen(
-        command, cwd=tmp_path, env=environment(**variables), stdout=subprocess.DEVNULL
+        command,
+        cwd=tmp_path,
+        env=environment(**variables),
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
     )
     wait_until(lambda: len(objects(tmp_path)) > 0)
-    first.send_signal(signal.SIGTERM)
-    assert first.wait(timeout=DEADLINE_S) == 143
+    send(first.pid, sent)
+    assert first.wait(timeout=DEADLINE_S) == code
+    wait_until(lambda: log(tmp_path).endswith(f"out: exit code {code}\n"))
+    assert "Traceback" not in log(tmp_path)
     assert 0 < len(objects(tmp_path)) < 240
     assert night(tmp_path, "rows_per_shard=5", VERIFY="never").returncode == 0
     assert len(objects(tmp_path)) == 240
+
+
+@pytest.mark.parametrize("arguments", [(), ("cluster=in_process",)])
+def test_an_address_that_is_no_dashboard_is_not_taken_for_this_machine(
+    arguments: tuple[str, ...], tmp_path: Path
+) -> None:
+    write_prompts(tmp_path, num_files=1, rows_per_file=3)
+    job = ("conf=machinery", "source.uri=in", "sink.uri=out", "dry_run=true", *arguments)
+    ended = run(JOBS / "run.sh", *job, cwd=tmp_path, RAY_ADDRESS="head:6379")
+    assert ended.returncode == (0 if arguments else 2), ended.stderr
+    if not arguments:
+        assert ended.stderr.startswith("error: RAY_ADDRESS=head:6379 is no dashboard: name http://")
 
 
 # Manifests

@@ -67,6 +67,7 @@ def test_worker_killed_in_the_middle_is_replaced(folder: Path, reference: dict[s
     kill(worker_pids(driver)[0])
     ended = finish(driver)
     assert ended.code == 0, ended
+    assert "\na worker died on " in ended.out
     assert digests(folder) == reference
     assert run(folder, "out", module="ldm_batch.status").code == 0
 

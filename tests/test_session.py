@@ -7,6 +7,8 @@ import pytest
 import ray
 
 from ldm_batch.cluster.session import (
+    _refuse_anothers_own,
+    _why_not_joined,
     brief,
     ray_session,
     runtime_env_error,
@@ -14,7 +16,7 @@ from ldm_batch.cluster.session import (
     worker_options,
 )
 from ldm_batch.cluster_config import ClusterConfig
-from ldm_batch.errors import JobError
+from ldm_batch.errors import JobError, TryLaterError
 
 
 @pytest.mark.parametrize(
@@ -25,7 +27,6 @@ from ldm_batch.errors import JobError
             r"cluster\.address: nothing answers at 127\.0\.0\.1:1 \(.*Connection refused\); it is",
         ),
         (ClusterConfig(address="127.0.0.1:99999"), r"cluster\.address: nothing answers at "),
-        (ClusterConfig(address="head"), r"cluster\.address: cannot join head: "),
         (
             ClusterConfig(runtime_env={"working_dir": "/nowhere"}),
             r"cluster\.runtime_env: .*/nowhere must be an existing directory",
@@ -86,6 +87,25 @@ def test_a_worker_by_rays_names() -> None:
         "scheduling_strategy": "SPREAD",
     }
     assert worker_need(options) == {"CPU": 2, "GPU": 0.5, "memory": 10**9, "spot": 1}
+
+
+def test_the_local_ray_of_another_job_is_no_cluster() -> None:
+    with ray_session(ClusterConfig(num_workers=1)) as own:
+        with pytest.raises(TryLaterError, match="only the Ray of another job with cluster=local"):
+            _refuse_anothers_own(own, ClusterConfig(address="auto"))
+        _refuse_anothers_own(own, ClusterConfig())
+
+
+def test_a_token_that_is_missing_is_a_mistake_and_a_silent_cluster_is_not() -> None:
+    cluster = ClusterConfig(address="head:6379")
+    error = _why_not_joined(ray, cluster, ray.exceptions.AuthenticationError("no token"))
+    assert not isinstance(error, TryLaterError)
+    assert str(error).startswith("cluster.address: cannot join head:6379: no token")
+    error = _why_not_joined(ray, cluster, ConnectionError("silence"))
+    assert isinstance(error, TryLaterError)
+    assert str(error).startswith("cluster.address: cannot join head:6379: silence (where a cluster")
+    error = _why_not_joined(ray, ClusterConfig(address="auto"), ConnectionError("silence"))
+    assert "cannot join the cluster that cluster=auto finds: silence" in str(error)
 
 
 def test_what_the_installer_said_last_is_told_of_an_environment() -> None:

@@ -3,6 +3,7 @@
 import io
 import json
 import random
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -198,6 +199,14 @@ def test_own_seeds_and_jpeg(
     assert (found.exit_code, found.num_images, found.num_own_seeds) == (EXIT_RIGHT, 6, 3)
     assert found.regenerated is not None
     assert found.regenerated.num_equal == 6
+
+
+def test_no_room_for_a_copy_is_not_the_datasets_fault(
+    store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    with pytest.raises(JobError, match=r"data/0000\d.parquet cannot be verified, .* set TMPDIR to"):
+        verify(store)
 
 
 def test_no_dataset_cannot_be_verified(tmp_path: Path) -> None:

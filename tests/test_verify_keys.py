@@ -79,8 +79,9 @@ def test_ids_that_two_files_share_are_told_of(
     found = verify(Store(str(job.sink.uri)))
     assert (found.exit_code, found.num_shared_keys) == (EXIT_RIGHT, 1)
     assert found.notes == [
-        "1 key stands in more than one shard, and rows of one key share their seeds: "
-        "'same' in 00000 and 00001"
+        "1 key stands in more than one shard ('same' in 00000 and 00001): such rows get the same "
+        "seeds, unless they bring their own; in another dataset source.columns.id=null makes "
+        "keys of their places"
     ]
     with pytest.raises(SystemExit) as ended:
         command.main([str(job.sink.uri)])

@@ -164,6 +164,7 @@ class _Pool:
                     f"memory?); last on {member.host}: {message}"
                 )
             return
+        yield Notice(f"a worker died on {member.host}: {message}")
         yield from crew.on_trouble(member, message)
         if not member.is_retiring:
             crew.start()

@@ -29,6 +29,8 @@ QUIET_RAY = {
 }
 MAX_MESSAGE_CHARS = 400
 ANSI_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+OWN_RAY = "ldm_batch_own"
+"""A resource by which the local Ray of a job is known to other jobs."""
 CONNECT_S = 10.0
 PATIENCE_S = 10.0
 """Without any worker for so long, say why."""
@@ -69,11 +71,12 @@ def ray_session(cluster: ClusterConfig) -> Iterator[Any]:
             on_terminate(signal.SIGTERM, None)
         raise
     except Exception as error:  # Ray raises many unrelated kinds
-        raise _why_not_joined(cluster, error) from error
+        raise _why_not_joined(ray, cluster, error) from error
     quieten(ray)
     try:
         if in_main_thread:
             signal.signal(signal.SIGTERM, on_terminate)
+        _refuse_anothers_own(ray, cluster)
         yield ray
     finally:
         ray.shutdown()
@@ -95,16 +98,29 @@ def _as_ray_wants(runtime_env: Mapping[str, Any]) -> dict[str, Any]:
     return {**runtime_env, "env_vars": {name: str(value) for name, value in variables.items()}}
 
 
-def _why_not_joined(cluster: ClusterConfig, error: Exception) -> JobError:
-    reason = brief(error)
+def _why_not_joined(ray: Any, cluster: ClusterConfig, error: Exception) -> JobError:
+    reason, address = brief(error), cluster.address
     if cluster.runtime_env and isinstance(error, (ValueError, TypeError)):
         return JobError(f"cluster.runtime_env: {reason}")
-    if cluster.address is None:
+    if address is None:
         return TryLaterError(f"cluster: a local Ray does not start: {reason}")
+    if isinstance(error, ray.exceptions.AuthenticationError):
+        return JobError(f"cluster.address: cannot join {address}: {reason}")
+    named = "the cluster that cluster=auto finds" if address == "auto" else address
     return TryLaterError(
-        f"cluster.address: cannot join {cluster.address}: {reason} (where a cluster asks for a "
-        "token: RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token)"
+        f"cluster.address: cannot join {named}: {reason} (where a cluster asks for a token: "
+        "RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token)"
     )
+
+
+def _refuse_anothers_own(ray: Any, cluster: ClusterConfig) -> None:
+    """Do not work on a Ray that another job started for itself and ends with itself: without
+    RAY_ADDRESS Ray's `auto` takes any that runs on this machine."""
+    if cluster.address == "auto" and OWN_RAY in ray.cluster_resources():
+        raise TryLaterError(
+            "cluster.address: no cluster here, only the Ray of another job with cluster=local, "
+            "which ends with that job; set RAY_ADDRESS=HOST:6379 to name the cluster"
+        )
 
 
 def _check_answers(cluster: ClusterConfig) -> None:
@@ -138,7 +154,10 @@ def _local_resources(cluster: ClusterConfig) -> dict[str, Any]:
     wanted = math.ceil((cluster.num_workers or cluster.min_workers) * cpus)
     return {
         "num_cpus": max(cores, wanted),
-        "resources": {name: num_workers * amount for name, amount in cluster.resources.items()},
+        "resources": {
+            OWN_RAY: 1,
+            **{name: num_workers * amount for name, amount in cluster.resources.items()},
+        },
         "include_dashboard": False,
         "object_store_memory": OBJECT_STORE_BYTES,
     }
