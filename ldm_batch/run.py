@@ -174,7 +174,11 @@ def explain(error: Exception) -> str:
     unknown = re.search(r"Could not override '([^']+)'|Key '([^']+)' (?:is )?not in", text)
     if unknown:
         return _unknown_field(unknown[1] or unknown[2])
-    group = re.search(r"Could not find '([\w./-]+)/([\w.-]+)'", text)
+    if "Config group override must be" in text:  # and Hydra does not say which
+        empty = [a.removesuffix("=null") for a in sys.argv if a.endswith("=null")]
+        nameless = [name for name in empty if (config_folder() / name).is_dir()]
+        text = f"Could not find '{nameless[0]}/null'" if nameless else text
+    group = re.search(r"Could not find '([\w./-]+)/([\w.-]*)'", text)
     if group:
         known = sorted(path.stem for path in (config_folder() / group[1]).glob("*.yaml"))
         return f"{group[1]}: no option {group[2]!r}{suggest(group[2], known)}"

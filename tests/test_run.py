@@ -41,6 +41,8 @@ def folder(tmp_path: Path) -> Path:
         ("call.height=63", "call.height: 63 is not a multiple of 8"),
         ("conf=txt2img_1k", "conf: no option 'txt2img_1k'; did you mean 'txt2img_1m'?"),
         ("model=dmo", "model: no option 'dmo'; did you mean 'demo'?"),
+        ("cluster=null", "cluster: no option 'null'; known: address, auto, in_process, local"),
+        ("scheduler=", "scheduler: no option ''; known: "),
         ("source.uri=[", "cannot read the override 'source.uri=['"),
         ("source.uri=nowhere", "source.uri: nothing found at"),
         ("image.format=gif", "image.format: unknown value 'gif'"),
