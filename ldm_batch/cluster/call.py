@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from ldm_batch.attempts import attempt, unwrap
@@ -59,10 +60,11 @@ def call_on_ray(
         try:
             caller = ray.remote(_Caller).options(**options, max_restarts=0).remote()
             placed = caller.place.remote()
-            _wait_for_room(ray, placed, watch, cluster, worker_need(options), tell)
+            need = worker_need(options)
+            _wait_for_room(partial(_is_answered, ray, placed), watch, cluster, need=need, tell=tell)
             node = ray.get(placed)
             called = caller.call.remote(function)
-            while not ray.wait([called], timeout=POLL_S)[0]:
+            while not _is_answered(ray, called):
                 watch.view()  # raises if the head is lost
             result = ray.get(called)
         except ray.exceptions.RuntimeEnvSetupError as error:
@@ -76,16 +78,21 @@ def call_on_ray(
     return unwrap(result)
 
 
+def _is_answered(ray: Any, reference: Any) -> bool:
+    """Wait a little for an answer; tell whether it is there."""
+    return bool(ray.wait([reference], timeout=POLL_S)[0])
+
+
 def _wait_for_room(
-    ray: Any,
-    placed: Any,
+    is_placed: Callable[[], bool],
     watch: Watch,
     cluster: ClusterConfig,
+    *,
     need: Mapping[str, float],
     tell: Callable[[str], None],
 ) -> None:
     is_our_own, started, has_told = cluster.address is None, time.monotonic(), False
-    while not ray.wait([placed], timeout=POLL_S)[0]:
+    while not is_placed():
         nodes = watch.view().nodes.values()
         waited_s, room = time.monotonic() - started, describe_wait(cluster, nodes, need)
         if is_our_own and not count_room(nodes, need, cluster.labels, when_empty=True):
