@@ -6,6 +6,7 @@ The only user of Hydra. Defines nothing that travels to workers: under `python -
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import difflib
 import os
@@ -137,8 +138,10 @@ def _complain(message: str) -> int:
 
 
 def _leave(code: int) -> NoReturn:
-    """End at once: a Ray that was interrupted may crash as Python takes itself apart, and the exit
-    code with it. Workers are stopped by now."""
+    """End without Python taking itself apart: a Ray that was interrupted may crash in it, and the
+    exit code with it. What is to be done at exit is done, such as to end a Ray that was starting.
+    """
+    atexit._run_exitfuncs()
     with contextlib.suppress(OSError):  # whoever read the output may have gone
         sys.stdout.flush()
         sys.stderr.flush()

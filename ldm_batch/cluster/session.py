@@ -54,10 +54,21 @@ def ray_session(cluster: ClusterConfig) -> Iterator[Any]:
     if ray.is_initialized():
         yield ray
         return
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    on_terminate = signal.getsignal(signal.SIGTERM)
     _check_runtime_env(ray, cluster.runtime_env)
     _check_answers(cluster)
+    try:
+        _join(ray, cluster)
+        quieten(ray)
+        _refuse_anothers_own(ray, cluster)
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def _join(ray: Any, cluster: ClusterConfig) -> None:
+    """Connect to a Ray, or start one; what SIGTERM does stays as it was."""
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    on_terminate = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(
             address=cluster.address or "local",
@@ -72,14 +83,9 @@ def ray_session(cluster: ClusterConfig) -> Iterator[Any]:
         raise
     except Exception as error:  # Ray raises many unrelated kinds
         raise _why_not_joined(ray, cluster, error) from error
-    quieten(ray)
-    try:
+    finally:
         if in_main_thread:
             signal.signal(signal.SIGTERM, on_terminate)
-        _refuse_anothers_own(ray, cluster)
-        yield ray
-    finally:
-        ray.shutdown()
 
 
 def _check_runtime_env(ray: Any, runtime_env: Mapping[str, Any]) -> None:
