@@ -62,7 +62,9 @@ class Schedule:
         self._shards = shards
         self._fresh = range(len(shards))
         """Places of the shards that were never handed out."""
-        self._has_company = False
+        self._is_from_end = False
+        self.num_coming = 0
+        """Workers that load their model just now; a shard that is taken ahead would be theirs."""
         self._first: deque[Task] = deque()
         self._again: deque[Task] = deque()
         self._num_unfinished = len(shards)
@@ -83,10 +85,10 @@ class Schedule:
         """Shards that no worker has."""
         return len(self._fresh) + len(self._first) + len(self._again)
 
-    def meet_another(self) -> None:
-        """Another job makes shards of this dataset too, and was here first: meet it from the end,
-        or both would make every shard at the same time."""
-        self._has_company = True
+    def meet_another(self, *, from_end: bool) -> None:
+        """Another job makes shards of this dataset too: go on from that side of the list from which
+        it does not come, or both would make every shard at the same time."""
+        self._is_from_end = from_end
 
     def add_worker(self, number: int, node: str) -> None:
         """A worker has loaded its model and may take shards."""
@@ -117,7 +119,7 @@ class Schedule:
         """
         given: list[tuple[int, Shard]] = []
         for depth in range(self._cluster.shards_in_flight):
-            is_plenty = depth == 0 or self.num_waiting >= len(self._usable)
+            is_plenty = depth == 0 or self.num_waiting >= len(self._usable) + self.num_coming
             if not self.num_waiting or not is_plenty:
                 break
             for number in list(self._open):
@@ -175,9 +177,9 @@ class Schedule:
             return None
         for queue in (self._first, self._again):
             if queue is self._again and self._fresh:
-                place = -1 if self._has_company else 0
+                place = -1 if self._is_from_end else 0
                 task = Task(self._shards[self._fresh[place]])
-                self._fresh = self._fresh[:-1] if self._has_company else self._fresh[1:]
+                self._fresh = self._fresh[:-1] if self._is_from_end else self._fresh[1:]
                 return task
             for position, task in enumerate(queue):
                 if self._suits(task, worker):

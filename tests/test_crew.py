@@ -176,6 +176,25 @@ def test_of_idle_workers_those_stay_that_stand_elsewhere(cluster: Cluster, make:
     assert sorted(left) == [("a", True), ("b", False)]
 
 
+def test_workers_that_load_are_counted_and_a_node_that_is_gone_is_missed(
+    cluster: Cluster, make: Any
+) -> None:
+    crew = make()
+    list(crew.follow(time.monotonic()))
+    assert crew.num_loading() == 0
+    first, second = crew._members.values()
+    crew.on_placed(first, "a", "a")
+    crew.on_placed(second, "b", "b")
+    assert crew.num_loading() == 2
+    crew.on_loaded(first)
+    assert crew.num_loading() == 1
+    assert not crew.misses_a_node(cluster.view())
+    cluster.nodes = {"a": cluster.nodes["a"]}
+    assert crew.misses_a_node(cluster.view())
+    list(crew.follow(time.monotonic()))
+    assert not crew.misses_a_node(cluster.view())
+
+
 def test_a_cluster_that_gets_gpus_late_is_told_of(cluster: Cluster, make: Any) -> None:
     crew = make()
     list(crew.follow(time.monotonic()))

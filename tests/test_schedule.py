@@ -62,11 +62,23 @@ def test_in_company_shards_are_taken_from_the_end() -> None:
     schedule = make(5, "a")
     assert handed(schedule) == [(0, 0)]
     schedule.finish(0, 0, 1.0)
-    schedule.meet_another()
-    for shard in (4, 3, 2, 1):
+    schedule.meet_another(from_end=True)
+    for shard in (4, 3):
+        assert handed(schedule) == [(0, shard)]
+        schedule.finish(0, shard, 1.0)
+    schedule.meet_another(from_end=False)
+    for shard in (1, 2):
         assert handed(schedule) == [(0, shard)]
         schedule.finish(0, shard, 1.0)
     assert schedule.num_unfinished == 0
+
+
+def test_nothing_is_taken_ahead_that_a_worker_on_its_way_can_make() -> None:
+    schedule = make(3, "a", shards_in_flight=2)
+    schedule.num_coming = 2
+    assert handed(schedule) == [(0, 0)]
+    schedule.num_coming = 1
+    assert handed(schedule) == [(0, 1)]
 
 
 def test_a_copy_goes_to_another_node_if_it_can() -> None:

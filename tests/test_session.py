@@ -104,6 +104,9 @@ def test_a_token_that_is_missing_is_a_mistake_and_a_silent_cluster_is_not() -> N
     error = _why_not_joined(ray, cluster, ConnectionError("silence"))
     assert isinstance(error, TryLaterError)
     assert str(error).startswith("cluster.address: cannot join head:6379: silence (where a cluster")
+    refused = ConnectionError("Failed to connect")
+    refused.__cause__ = RuntimeError("RPC error: InvalidAuthToken: token is missing or incorrect")
+    assert not isinstance(_why_not_joined(ray, cluster, refused), TryLaterError)
     error = _why_not_joined(ray, ClusterConfig(address="auto"), ConnectionError("silence"))
     assert "cannot join the cluster that cluster=auto finds: silence" in str(error)
 

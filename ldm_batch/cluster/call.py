@@ -70,7 +70,8 @@ def call_on_ray(
         except ray.exceptions.RuntimeEnvSetupError as error:
             raise runtime_env_error(error) from error
         except ray.exceptions.RayError as error:
-            if node and node not in watch.fresh_view().nodes:
+            is_cut_off = isinstance(error, ray.exceptions.ActorUnavailableError)
+            if is_cut_off or node not in watch.fresh_view().nodes:
                 raise TryLaterError(f"cluster: a node was lost: {brief(error)}") from error
             raise JobError(f"a worker died: {brief(error)}") from error
         finally:

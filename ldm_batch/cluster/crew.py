@@ -14,7 +14,7 @@ from typing import Any
 from ldm_batch.attempts import Loader
 from ldm_batch.cluster.actor import actor_factory
 from ldm_batch.cluster.session import PATIENCE_S, worker_need, worker_options
-from ldm_batch.cluster.view import Watch
+from ldm_batch.cluster.view import View, Watch
 from ldm_batch.cluster_config import ClusterConfig
 from ldm_batch.errors import JobError, TryLaterError
 from ldm_batch.nodes import Node, NodeRecords, count_room, count_wanted, describe_wait
@@ -154,6 +154,14 @@ class Crew:
     def has_loaded(self) -> bool:
         """Tell whether any worker has its model."""
         return any(member.is_loaded for member in self._members.values())
+
+    def num_loading(self) -> int:
+        """Workers that stand on a node and have no model yet."""
+        return sum(bool(m.node) and not m.is_loaded for m in self._members.values())
+
+    def misses_a_node(self, view: View) -> bool:
+        """Tell whether a node is gone since the pool last followed the cluster."""
+        return bool(self._nodes.keys() - view.nodes.keys())
 
     def has_loaded_elsewhere(self, member: Member) -> bool:
         """Tell whether a worker on another node than this one's has its model."""

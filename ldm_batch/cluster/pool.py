@@ -6,13 +6,15 @@ know what a shard is made of.
 
 from __future__ import annotations
 
+import random
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ldm_batch.attempts import Loader, Trouble
 from ldm_batch.cluster.crew import MAX_LOAD_DEATHS, Crew, Member
 from ldm_batch.cluster.session import brief, ray_session, runtime_env_error
+from ldm_batch.cluster.view import View
 from ldm_batch.cluster_config import ClusterConfig
 from ldm_batch.environment import differing_versions, versions
 from ldm_batch.errors import JobError
@@ -20,6 +22,8 @@ from ldm_batch.records import Failure, Notice, Outcome, Receipt, Shard
 from ldm_batch.schedule import Ending, Schedule
 
 POLL_S = 1.0
+
+LOST = (Outcome.LOST_TO_SAME, Outcome.LOST_TO_OTHER)
 
 Event = Receipt | Failure | Notice
 
@@ -52,14 +56,15 @@ class _Pool:
         self._schedule = Schedule(shards, cluster)
         self._crew = Crew(ray, load, cluster, self._schedule)
         self._versions = versions()
-        self._endings: Mapping[str, Ending] | None = None
-        """How nodes ended, as seen since answers were last gathered."""
+        self._view: View | None = None
+        """The cluster as it was seen since answers were last gathered."""
 
     def run(self) -> Iterator[Event]:
         """Make all shards."""
         while self._schedule.num_unfinished:
-            self._endings = None
+            self._view = None
             yield from self._crew.follow(time.monotonic())
+            self._schedule.num_coming = self._crew.num_loading()
             for number, shard in self._schedule.hand_out(time.monotonic()):
                 self._crew.hand(number, shard)
             for reference in self._answered():
@@ -130,8 +135,10 @@ class _Pool:
             yield from self._crew.on_trouble(member, answer.message)
         else:
             self._crew.on_success(member)
-            if answer.outcome is Outcome.FOUND:
-                self._schedule.meet_another()
+            if answer.outcome is Outcome.FOUND:  # the other was here first
+                self._schedule.meet_another(from_end=True)
+            elif answer.outcome in LOST:  # the other is in step with us: leave it to chance
+                self._schedule.meet_another(from_end=random.random() < 0.5)
             if self._schedule.finish(member.number, shard.index, time.monotonic()):
                 yield answer
         self._crew.end_if_done(member)
@@ -155,16 +162,17 @@ class _Pool:
     def _replace(self, member: Member, message: str, *, was_loaded: bool) -> Iterator[Event]:
         """A worker died on a node that lives: try another, unless they all die as they load."""
         crew = self._crew
+        where = f"on {member.host}" if member.host else "before it said on which node"
         if not was_loaded:
             crew.num_load_deaths += 1
         if crew.num_load_deaths >= MAX_LOAD_DEATHS:
             if not crew.has_loaded():
                 raise JobError(
                     f"{crew.num_load_deaths} workers died while they loaded the model (out of "
-                    f"memory?); last on {member.host}: {message}"
+                    f"memory?); last {where}: {message}"
                 )
             return
-        yield Notice(f"a worker died on {member.host}: {message}")
+        yield Notice(f"a worker died {where}: {message}")
         yield from crew.on_trouble(member, message)
         if not member.is_retiring:
             crew.start()
@@ -172,6 +180,8 @@ class _Pool:
     def _find_ending(self, member: Member, error: Exception) -> Ending:
         if getattr(error, "preempted", False) or member.node in self._crew.drained:
             return Ending.PREEMPTED
-        if self._endings is None:
-            self._endings = self._crew.watch.fresh_view().endings
-        return self._endings.get(member.node, Ending.DIED)
+        if self._view is None:
+            self._view = self._crew.watch.fresh_view()
+        if not member.node and self._crew.misses_a_node(self._view):
+            return Ending.LOST  # it may have stood there
+        return self._view.endings.get(member.node, Ending.DIED)

@@ -31,6 +31,7 @@ MAX_MESSAGE_CHARS = 400
 ANSI_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 OWN_RAY = "ldm_batch_own"
 """A resource by which the local Ray of a job is known to other jobs."""
+INVALID_TOKEN = "InvalidAuthToken"
 CONNECT_S = 10.0
 PATIENCE_S = 10.0
 """Without any worker for so long, say why."""
@@ -57,7 +58,8 @@ def ray_session(cluster: ClusterConfig) -> Iterator[Any]:
     _check_runtime_env(ray, cluster.runtime_env)
     _check_answers(cluster)
     try:
-        _join(ray, cluster)
+        with _own_sigterm(ray):
+            _join(ray, cluster)
         quieten(ray)
         _refuse_anothers_own(ray, cluster)
         yield ray
@@ -65,10 +67,24 @@ def ray_session(cluster: ClusterConfig) -> Iterator[Any]:
         ray.shutdown()
 
 
+@contextmanager
+def _own_sigterm(ray: Any) -> Iterator[None]:
+    """What SIGTERM does stays as it was: Ray would make `sys.exit(15)` of it while it starts, also
+    of one that comes as we undo that."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    on_terminate, utils = signal.getsignal(signal.SIGTERM), ray._private.utils
+    set_handler = utils.set_sigterm_handler
+    utils.set_sigterm_handler = lambda _handler: None
+    try:
+        yield
+    finally:
+        utils.set_sigterm_handler = set_handler
+        signal.signal(signal.SIGTERM, on_terminate)
+
+
 def _join(ray: Any, cluster: ClusterConfig) -> None:
-    """Connect to a Ray, or start one; what SIGTERM does stays as it was."""
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    on_terminate = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(
             address=cluster.address or "local",
@@ -77,15 +93,8 @@ def _join(ray: Any, cluster: ClusterConfig) -> None:
             runtime_env=_as_ray_wants(cluster.runtime_env) or None,
             **({} if cluster.address else _local_resources(cluster)),
         )
-    except SystemExit:  # what Ray makes of a SIGTERM while it starts
-        if in_main_thread and callable(on_terminate):
-            on_terminate(signal.SIGTERM, None)
-        raise
     except Exception as error:  # Ray raises many unrelated kinds
         raise _why_not_joined(ray, cluster, error) from error
-    finally:
-        if in_main_thread:
-            signal.signal(signal.SIGTERM, on_terminate)
 
 
 def _check_runtime_env(ray: Any, runtime_env: Mapping[str, Any]) -> None:
@@ -110,13 +119,21 @@ def _why_not_joined(ray: Any, cluster: ClusterConfig, error: Exception) -> JobEr
         return JobError(f"cluster.runtime_env: {reason}")
     if address is None:
         return TryLaterError(f"cluster: a local Ray does not start: {reason}")
-    if isinstance(error, ray.exceptions.AuthenticationError):
-        return JobError(f"cluster.address: cannot join {address}: {reason}")
     named = "the cluster that cluster=auto finds" if address == "auto" else address
-    return TryLaterError(
+    message = (
         f"cluster.address: cannot join {named}: {reason} (where a cluster asks for a token: "
         "RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token)"
     )
+    return JobError(message) if _is_unauthorized(ray, error) else TryLaterError(message)
+
+
+def _is_unauthorized(ray: Any, error: BaseException | None) -> bool:
+    """Tell whether a token is missing or wrong, however deep Ray hides it."""
+    while error is not None:
+        if isinstance(error, ray.exceptions.AuthenticationError) or INVALID_TOKEN in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _refuse_anothers_own(ray: Any, cluster: ClusterConfig) -> None:
