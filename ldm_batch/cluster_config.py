@@ -40,7 +40,8 @@ class ClusterConfig:
     autoscaler starts nodes for."""
     max_workers: int | None = None
     """Workers at most; null: as many as fit, by their CPUs, GPUs, memory and resources. The pool
-    follows the cluster: it grows when nodes join and shrinks when they are drained."""
+    follows the cluster: it grows when nodes join and shrinks when they are drained, or when few
+    shards are left."""
     cpus_per_worker: float = 1.0
     """CPUs that Ray keeps for one worker."""
     gpus_per_worker: float | None = None
