@@ -41,6 +41,7 @@ OPEN_FIELDS = (
     "cluster.runtime_env",
 )
 """Fields whose keys are the user's own: an override may add one without Hydra's `+`."""
+INTERRUPT_AGAIN_S = 0.05
 EXIT_JOB_ERROR, EXIT_TRY_LATER, EXIT_INTERRUPTED, EXIT_TERMINATED = 2, 75, 130, 143
 
 
@@ -76,6 +77,7 @@ def main() -> None:
         raise KeyboardInterrupt  # the only exception that Ray lets a signal raise while it waits
 
     signal.signal(signal.SIGTERM, on_terminate)
+    _interrupt_again_when_ignored()
     sys.argv[1:] = [f"++{a}" if _is_open(a) else a for a in sys.argv[1:]]
     started: list[DictConfig] = []
     codes: list[int] = []
@@ -89,7 +91,7 @@ def main() -> None:
         with _sweeps_leave_nothing():
             compose()
     except KeyboardInterrupt:
-        for again in (signal.SIGINT, signal.SIGTERM):
+        for again in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
             signal.signal(again, signal.SIG_IGN)
         how = "terminated" if is_terminated.is_set() else "interrupted"
         print(f"\n{how}; what is committed stays, the same command goes on", file=sys.stderr)
@@ -101,6 +103,23 @@ def main() -> None:
             raise
         sys.exit(_complain(explain(error)))
     sys.exit(max(codes, default=0))
+
+
+def _interrupt_again_when_ignored() -> None:
+    """Where Python ignores exceptions, as after a fork, an interruption comes again in a moment."""
+    report = sys.unraisablehook
+
+    def on_ignored(ignored: sys.UnraisableHookArgs) -> None:
+        if issubclass(ignored.exc_type, KeyboardInterrupt):
+            signal.setitimer(signal.ITIMER_REAL, INTERRUPT_AGAIN_S)
+        else:
+            report(ignored)
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGALRM, interrupt)
+    sys.unraisablehook = on_ignored
 
 
 def _is_open(argument: str) -> bool:
