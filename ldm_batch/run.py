@@ -160,11 +160,12 @@ def _leave(code: int) -> NoReturn:
     """End without Python taking itself apart: a Ray that was interrupted may crash in it, and the
     exit code with it. What is to be done at exit is done, such as to end a Ray that was starting.
     """
-    atexit._run_exitfuncs()
-    with contextlib.suppress(OSError):  # whoever read the output may have gone
+    try:
+        atexit._run_exitfuncs()
         sys.stdout.flush()
         sys.stderr.flush()
-    os._exit(code)
+    finally:  # also where whoever read the output has gone
+        os._exit(code)
 
 
 def _fail_silently() -> None:

@@ -63,8 +63,6 @@ class Schedule:
         self._fresh = range(len(shards))
         """Places of the shards that were never handed out."""
         self._is_from_end = False
-        self.num_coming = 0
-        """Workers that load their model just now; a shard that is taken ahead would be theirs."""
         self._first: deque[Task] = deque()
         self._again: deque[Task] = deque()
         self._num_unfinished = len(shards)
@@ -110,16 +108,17 @@ class Schedule:
         """Tell whether a worker has nothing under way."""
         return not self._workers[number].running
 
-    def hand_out(self, now: float) -> list[tuple[int, Shard]]:
+    def hand_out(self, now: float, *, num_coming: int = 0) -> list[tuple[int, Shard]]:
         """Shards to start, each with its worker: one for each idle worker, then one ahead each
         while there are plenty, then copies of stragglers.
 
         Args:
             now: seconds on a clock that never goes back.
+            num_coming: workers that load just now; what was taken ahead would be theirs.
         """
         given: list[tuple[int, Shard]] = []
         for depth in range(self._cluster.shards_in_flight):
-            is_plenty = depth == 0 or self.num_waiting >= len(self._usable) + self.num_coming
+            is_plenty = depth == 0 or self.num_waiting >= len(self._usable) + num_coming
             if not self.num_waiting or not is_plenty:
                 break
             for number in list(self._open):

@@ -1,4 +1,4 @@
-"""Keys that stand in more than one shard, found in memory that does not grow with the dataset.
+"""Keys that stand in more than one shard, found on disk, a 64th of them in memory at a time.
 
 Within a shard a second row of one key is rejected as it is read; what shards share nobody sees
 while they are made. Must not know what a shard holds besides keys.
@@ -22,7 +22,7 @@ from ldm_batch.errors import StorageError
 from ldm_batch.storage import Store
 
 NUM_BUCKETS = 64
-"""Of a billion keys each holds 190 MB; one at a time is in memory."""
+"""Of a billion keys each holds 190 MB; one is read at a time, and sorted in a few times that."""
 BUCKET_STARTS = np.arange(1, NUM_BUCKETS, dtype="<u8") * np.uint64(2**64 // NUM_BUCKETS)
 ENTRY = np.dtype([("hash", "<u8"), ("shard", "<u4")])
 NUM_TOLD = 3

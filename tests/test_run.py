@@ -238,3 +238,19 @@ def test_the_wheel_brings_its_configuration(folder: Path, tmp_path: Path) -> Non
     environment = {**os.environ, "PYTHONPATH": str(site)}
     subprocess.run(job, check=True, cwd=folder, env=environment)
     assert len(objects(folder)) == 3
+
+
+def test_an_interruption_that_python_ignores_comes_again() -> None:
+    program = (
+        "import signal; from ldm_batch import run\n"
+        "class Late:\n"
+        "    def __del__(self): raise KeyboardInterrupt\n"
+        "run._interrupt_again_when_ignored()\n"
+        "try:\n"
+        "    Late()\n"
+        "    signal.sigtimedwait([], 60)\n"
+        "except KeyboardInterrupt:\n"
+        "    print('heard')\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (ended.stdout, ended.stderr) == ("heard\n", "")

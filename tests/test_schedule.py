@@ -25,9 +25,10 @@ def make(num_shards: int, *nodes: str, **settings: object) -> Schedule:
     return schedule
 
 
-def handed(schedule: Schedule, now: float = 0.0) -> list[tuple[int, int]]:
+def handed(schedule: Schedule, now: float = 0.0, num_coming: int = 0) -> list[tuple[int, int]]:
     """Worker and shard of what is handed out now."""
-    return [(number, shard.index) for number, shard in schedule.hand_out(now)]
+    given = schedule.hand_out(now, num_coming=num_coming)
+    return [(number, shard.index) for number, shard in given]
 
 
 def test_every_idle_worker_gets_a_shard_then_one_ahead_while_there_are_plenty() -> None:
@@ -75,10 +76,9 @@ def test_in_company_shards_are_taken_from_the_end() -> None:
 
 def test_nothing_is_taken_ahead_that_a_worker_on_its_way_can_make() -> None:
     schedule = make(3, "a", shards_in_flight=2)
-    schedule.num_coming = 2
-    assert handed(schedule) == [(0, 0)]
-    schedule.num_coming = 1
-    assert handed(schedule) == [(0, 1)]
+    assert handed(schedule, num_coming=2) == [(0, 0)]
+    assert handed(schedule, num_coming=2) == []
+    assert handed(schedule, num_coming=1) == [(0, 1)]
 
 
 def test_a_copy_goes_to_another_node_if_it_can() -> None:

@@ -27,9 +27,7 @@ class _Actor:
 
     def place(self) -> tuple[str, str]:
         """Id and host name of the node that it was put on."""
-        import ray
-
-        return str(ray.get_runtime_context().get_node_id()), platform.node()
+        return own_node()
 
     def load(self) -> dict[str, str] | Trouble:
         """Load the model; the versions of what it runs on, or what went wrong."""
@@ -40,6 +38,13 @@ class _Actor:
         """Make one shard."""
         made: Receipt | Trouble = attempt(self._worker.make_shard, shard)
         return made
+
+
+def own_node() -> tuple[str, str]:
+    """Id and host name of the node on which this process runs."""
+    import ray
+
+    return str(ray.get_runtime_context().get_node_id()), platform.node()
 
 
 def actor_factory(

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 from ldm_batch.attempts import attempt, unwrap
+from ldm_batch.cluster.actor import own_node
 from ldm_batch.cluster.session import (
     PATIENCE_S,
     brief,
@@ -32,9 +33,7 @@ class _Caller:
 
     def place(self) -> str:
         """Id of the node that it was put on."""
-        import ray
-
-        return str(ray.get_runtime_context().get_node_id())
+        return own_node()[0]
 
     def call(self, function: Callable[[], Any]) -> Any:
         """What the function returns, or as `Trouble` what it raised."""
@@ -50,7 +49,8 @@ def call_on_ray(
         tell: is told what is waited for, if there is no room for long.
 
     Raises:
-        JobError: the function raised or killed its process, or a local Ray has no room.
+        JobError: the function raised or killed its process, a local Ray has no room, or the
+            runtime environment cannot be set up.
         TryLaterError: Ray does not start, no room for `start_timeout_s`, or the node or the head
             is lost.
     """

@@ -23,7 +23,7 @@ from ldm_batch.schedule import Ending, Schedule
 
 POLL_S = 1.0
 
-LOST = (Outcome.LOST_TO_SAME, Outcome.LOST_TO_OTHER)
+LOST_COMMITS = (Outcome.LOST_TO_SAME, Outcome.LOST_TO_OTHER)
 
 Event = Receipt | Failure | Notice
 
@@ -64,8 +64,8 @@ class _Pool:
         while self._schedule.num_unfinished:
             self._view = None
             yield from self._crew.follow(time.monotonic())
-            self._schedule.num_coming = self._crew.num_loading()
-            for number, shard in self._schedule.hand_out(time.monotonic()):
+            num_coming = self._crew.num_loading()
+            for number, shard in self._schedule.hand_out(time.monotonic(), num_coming=num_coming):
                 self._crew.hand(number, shard)
             for reference in self._answered():
                 if reference in self._crew.asked:  # else its worker is gone by now
@@ -137,7 +137,7 @@ class _Pool:
             self._crew.on_success(member)
             if answer.outcome is Outcome.FOUND:  # the other was here first
                 self._schedule.meet_another(from_end=True)
-            elif answer.outcome in LOST:  # the other is in step with us: leave it to chance
+            elif answer.outcome in LOST_COMMITS:  # the other is in step with us: leave it to chance
                 self._schedule.meet_another(from_end=random.random() < 0.5)
             if self._schedule.finish(member.number, shard.index, time.monotonic()):
                 yield answer

@@ -47,7 +47,8 @@ def ray_session(cluster: ClusterConfig) -> Iterator[Any]:
     """Join the named cluster, or start a local one of our own; a session that is there stays.
 
     Raises:
-        JobError: Ray does not start, or the cluster cannot be reached.
+        JobError: what the job says of the cluster is wrong, or a token is missing.
+        TryLaterError: Ray does not start, or the cluster does not answer or is another job's own.
     """
     os.environ.update({k: v for k, v in QUIET_RAY.items() if k not in os.environ})
     import ray
@@ -69,8 +70,8 @@ def ray_session(cluster: ClusterConfig) -> Iterator[Any]:
 
 @contextmanager
 def _own_sigterm(ray: Any) -> Iterator[None]:
-    """What SIGTERM does stays as it was: Ray would make `sys.exit(15)` of it while it starts, also
-    of one that comes as we undo that."""
+    """What SIGTERM does stays as it was, while Ray starts too: Ray would make `sys.exit(15)` of it,
+    even of one that comes as its handler is replaced again."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -67,9 +67,8 @@ def check_text_to_image(components: Components) -> None:
     Raises:
         JobError: another pipeline, or channels that do not match.
     """
-    folder, pipeline = components.folder, components.pipeline
-    if pipeline != TEXT_TO_IMAGE:
-        raise JobError(f"{folder}: is a {pipeline}; text to image needs a {TEXT_TO_IMAGE}")
+    folder = components.folder
+    _check_pipeline(components, TEXT_TO_IMAGE, "text to image")
     unet, vqvae, bert = components["unet"], components["vqvae"], components["bert"]
     if unet.config.in_channels != vqvae.config.latent_channels:
         raise JobError(
@@ -89,9 +88,8 @@ def check_super_resolution(components: Components) -> None:
     Raises:
         JobError: another pipeline, or channels that do not match.
     """
-    folder, pipeline = components.folder, components.pipeline
-    if pipeline != SUPER_RESOLUTION:
-        raise JobError(f"{folder}: is a {pipeline}; super-resolution needs a {SUPER_RESOLUTION}")
+    folder = components.folder
+    _check_pipeline(components, SUPER_RESOLUTION, "super-resolution")
     unet, latent_channels = components["unet"], components["vqvae"].config.latent_channels
     if unet.config.in_channels != latent_channels + 3:
         raise JobError(
@@ -103,3 +101,8 @@ def check_super_resolution(components: Components) -> None:
             f"{folder}: the UNet gives {unet.config.out_channels} channels, the first stage has "
             f"{latent_channels}"
         )
+
+
+def _check_pipeline(components: Components, wanted: str, task: str) -> None:
+    if components.pipeline != wanted:
+        raise JobError(f"{components.folder}: is a {components.pipeline}; {task} needs a {wanted}")

@@ -5,7 +5,6 @@ Must not know what goes in or comes out.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from threading import Lock
@@ -15,13 +14,13 @@ import torch
 
 from ldm_batch.config import ModelConfig, SchedulerConfig
 from ldm_batch.diffusion.fixed_shape import FixedShape
-from ldm_batch.diffusion.from_model import model_of
+from ldm_batch.diffusion.from_model import load_model, model_of
 from ldm_batch.diffusion.load import Components
 from ldm_batch.diffusion.schedulers import check_sampling, find_step_trouble, make_scheduler
 from ldm_batch.errors import JobError
 
 
-class Pipeline(ABC):
+class Pipeline:
     """A loaded pipeline; used by one thread at a time, whoever calls."""
 
     def __init__(
@@ -48,7 +47,6 @@ class Pipeline(ABC):
         self._known_steps: set[int] = set()
 
     @classmethod
-    @abstractmethod
     def from_config(
         cls,
         model: ModelConfig,
@@ -57,7 +55,17 @@ class Pipeline(ABC):
         batch_size: int,
         lock: Mapping[str, str] | None = None,
     ) -> Self:
-        """Load the model that a job names; anything wrong with it is a JobError."""
+        """Load the model that a job names.
+
+        Args:
+            batch_size: images per model call; part of what an image's last bits depend on.
+            lock: `{path: sha256}` of `lock_model`; the files must be these.
+
+        Raises:
+            JobError: anything is wrong with the model.
+        """
+        components = load_model(model, scheduler, lock=lock)
+        return cls(components, scheduler, batch_size=batch_size)
 
     @classmethod
     def from_pretrained(

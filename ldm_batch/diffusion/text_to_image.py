@@ -7,16 +7,16 @@ shards or files of the dataset.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
 
-from ldm_batch.config import ModelConfig, SchedulerConfig
+from ldm_batch.config import SchedulerConfig
 from ldm_batch.diffusion.describe import describe
-from ldm_batch.diffusion.from_model import check_text_to_image, load_model
+from ldm_batch.diffusion.from_model import check_text_to_image
 from ldm_batch.diffusion.library import check_call, check_output_type, make_output, plan_call
 from ldm_batch.diffusion.load import Components, load
 from ldm_batch.diffusion.noise import make_generator, make_noise
@@ -52,24 +52,6 @@ class TextToImage(Pipeline):
         height, width = side if isinstance(side, list | tuple) else (side, side)
         self.default_height = int(height) * self.size_multiple
         self.default_width = int(width) * self.size_multiple
-
-    @classmethod
-    def from_config(
-        cls,
-        model: ModelConfig,
-        scheduler: SchedulerConfig,
-        *,
-        batch_size: int,
-        lock: Mapping[str, str] | None = None,
-    ) -> Self:
-        """Load the model that a job names; anything wrong with it is a JobError.
-
-        Args:
-            batch_size: images per model call; part of what an image's last bits depend on.
-            lock: `{path: sha256}` of `lock_model`; the files must be these.
-        """
-        components = load_model(model, scheduler, lock=lock)
-        return cls(components, scheduler, batch_size=batch_size)
 
     def with_batch_size(self, batch_size: int) -> TextToImage:
         """Return another pipeline on the same weights, with its own fixed shape and lock."""
