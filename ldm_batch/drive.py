@@ -28,7 +28,8 @@ from ldm_batch.document import (
 from ldm_batch.environment import versions
 from ldm_batch.errors import JobError, StorageError
 from ldm_batch.generate import check_models, find_model, measure_batch_size
-from ldm_batch.plan import make_plan, select_shards
+from ldm_batch.identity import NEWEST_FORM
+from ldm_batch.plan import carry_schema, make_plan, select_shards
 from ldm_batch.plan_file import Plan, load_document, load_plan, plan_document, save_plan
 from ldm_batch.progress import Progress, Tally
 from ldm_batch.records import Failure, Notice, Outcome, Receipt, Shard
@@ -74,7 +75,15 @@ def run_job(job: JobConfig, *, overrides: Sequence[str] = (), out: TextIO = sys.
     except StorageError as error:
         raise JobError(str(error)) from error
     second_name = model_name(job.upscale.model) if has_second_stage(job) else ""
-    spec = WorkerSpec(job, plan.fingerprint, model_name(job.model), lock, native_size, second_name)
+    spec = WorkerSpec(
+        job,
+        plan.fingerprint,
+        plan.form.number,
+        model_name(job.model),
+        lock,
+        native_size,
+        second_name,
+    )
     with turn:
         tally = _make_shards(job, store, spec, todo, out)
     _print_report(tally, store, command, out)
@@ -128,12 +137,14 @@ def _settle_plan(
     Of two drivers that plan at once one stores first; the other starts again from what it stored.
     """
     environment = {"command": command, "versions": versions()}
-    config = recorded_config(job)
-    document = plan_document(images_document(job, lock), config=config, environment=environment)
+    config, carry = recorded_config(job), carry_schema(job)
     while True:
         planned = load_plan(store)
         if planned is None:  # a plan that cannot be worked must not be stored
             check_models(job)
+        form = planned.form if planned else NEWEST_FORM
+        images = images_document(job, lock, carry, form)
+        document = plan_document(images, form, config=config, environment=environment)
         plan = make_plan(job, store, planned, document=document, native_size=native_size)
         if job.dry_run or save_plan(store, plan):
             return plan

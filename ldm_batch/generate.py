@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ldm_batch.config import JobConfig, ModelConfig, has_second_stage
 from ldm_batch.errors import JobError
-from ldm_batch.identity import image_key, image_seed, upscale_seed
+from ldm_batch.identity import Form
 from ldm_batch.records import Call, Fault, Made, PlannedImage, PromptCount, Request, Row
 
 RANDOM_PIXELS_SIDE, RANDOM_PIXELS_BATCH = 8, 16
@@ -243,16 +243,16 @@ def measure_batch_size(job: JobConfig, native_size: tuple[int, int]) -> int:
     )
 
 
-def plan_images(rows: Sequence[Row], job: JobConfig) -> list[PlannedImage]:
+def plan_images(rows: Sequence[Row], job: JobConfig, form: Form) -> list[PlannedImage]:
     """All images of some rows, in the order of the rows, with their seeds."""
     enlarges, has_second = job.source.kind == "images", has_second_stage(job)
-    seed_of = upscale_seed if enlarges else image_seed
+    seed_of = form.upscale_seed if enlarges else form.image_seed
     return [
         PlannedImage(
             row,
             k,
             seed_of(job.seed, row.key, k, row.seed),
-            upscale_seed(job.seed, image_key(row.key, k), 0) if has_second else None,
+            form.upscale_seed(job.seed, form.image_key(row.key, k), 0) if has_second else None,
         )
         for row in rows
         for k in range(job.num_images_per_prompt)

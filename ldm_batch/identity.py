@@ -8,7 +8,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 DATA_FOLDER = "data"
@@ -83,6 +84,28 @@ def upscale_seed(job_seed: int, key: str, image_index: int, row_seed: int | None
 def _hashed_seed(person: bytes, job_seed: int, key: str, image_index: int) -> int:
     text = f"{job_seed}\0{image_index}\0{key}".encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8, person=person).digest(), "big")
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How the plans of one form name images and derive their seeds.
+
+    A plan records its form's number and keeps it for ever; a new rule is a new form.
+    """
+
+    number: int
+    image_key: Callable[[str, int], str]
+    """(key of a row, number of its image) -> key of that image as an input of its own."""
+    image_seed: Callable[..., int]
+    """See `image_seed`."""
+    upscale_seed: Callable[..., int]
+    """See `upscale_seed`."""
+
+
+FORMS = {1: Form(1, image_key, image_seed, upscale_seed)}
+"""All forms that there ever were, by number."""
+NEWEST_FORM = FORMS[max(FORMS)]
+"""The form of plans that are made now."""
 
 
 def fingerprint(document: Mapping[str, Any]) -> str:

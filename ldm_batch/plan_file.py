@@ -56,6 +56,11 @@ class Plan:
         return str(self.document["fingerprint"])
 
     @property
+    def form(self) -> identity.Form:
+        """How its images are named and seeded."""
+        return form_of(self.document)
+
+    @property
     def num_rows(self) -> int:
         """Rows of all planned shards."""
         return sum(shard.num_rows for shard in self.shards)
@@ -72,12 +77,21 @@ def load_document(store: Store) -> Mapping[str, Any] | None:
         return None
     try:
         document: Mapping[str, Any] = json.loads(raw)
-        known = document["format"] == PLAN_FORMAT
+        known = document["format"] == PLAN_FORMAT and _form_number(document) in identity.FORMS
     except (ValueError, KeyError, TypeError) as error:
         raise JobError(f"{store.uri(identity.PLAN_PATH)}: damaged plan: {error}") from error
     if not known:
         raise JobError(f"{store.uri(identity.PLAN_PATH)}: made by another version of ldm_batch")
     return document
+
+
+def form_of(document: Mapping[str, Any] | None) -> identity.Form:
+    """The form of a stored plan; the newest where there is none yet."""
+    return identity.NEWEST_FORM if document is None else identity.FORMS[_form_number(document)]
+
+
+def _form_number(document: Mapping[str, Any]) -> int:
+    return int(document.get("fingerprint_form", 1))
 
 
 def load_plan(store: Store) -> Plan | None:
@@ -123,17 +137,23 @@ def _shards_of(
 
 
 def plan_document(
-    images: Mapping[str, Any], *, config: Mapping[str, Any], environment: Mapping[str, Any]
+    images: Mapping[str, Any],
+    form: identity.Form,
+    *,
+    config: Mapping[str, Any],
+    environment: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The document that a plan stores.
 
     Args:
         images: everything that can change an image or the row set; this is the fingerprint.
+        form: the rules by which the fingerprint was made of it.
         config: the resolved job.
         environment: versions and command, recorded and not compared.
     """
     return {
         "format": PLAN_FORMAT,
+        "fingerprint_form": form.number,
         "fingerprint": identity.fingerprint(images),
         "images": images,
         "config": config,

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from ldm_batch import footer as footers
 from ldm_batch.config import CallConfig, SourceConfig
 from ldm_batch.errors import AccessError, JobError, ShardError
-from ldm_batch.identity import derive_key
+from ldm_batch.identity import Form, derive_key
 from ldm_batch.input_images import InputImages
 from ldm_batch.records import Reason, Rejection, Row, Shard
 from ldm_batch.rows import (
@@ -47,7 +47,12 @@ class ShardRows:
 
 
 def read_shard(
-    shard: Shard, source: SourceConfig, call: CallConfig, images: InputImages | None = None
+    shard: Shard,
+    source: SourceConfig,
+    call: CallConfig,
+    images: InputImages | None = None,
+    *,
+    form: Form,
 ) -> ShardRows:
     """Read and check the rows of one shard.
 
@@ -56,6 +61,7 @@ def read_shard(
         source: column mapping and limits.
         call: defaults of the call's arguments; for prompts, height and width must be set.
         images: where the images of a job that enlarges some are checked and kept.
+        form: the plan's, which says how images are named.
 
     Raises:
         ShardError: the file is gone, is damaged, or is not the one that was planned.
@@ -67,7 +73,7 @@ def read_shard(
         place = shard.row_start + number
         key = derive_key(shard.file.name, place)
         try:
-            key = parse_key(values, key)
+            key = parse_key(values, key, form)
             if key in seen:
                 raise InvalidRow(Reason.DUPLICATE_ID, f"id {key!r} stands twice in this shard")
             seen.add(key)

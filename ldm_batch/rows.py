@@ -21,7 +21,7 @@ from ldm_batch.config import (
     CallConfig,
     SourceConfig,
 )
-from ldm_batch.identity import image_key
+from ldm_batch.identity import Form
 from ldm_batch.input_images import InputImages
 from ldm_batch.records import Call, Fault, Reason, Row
 
@@ -97,7 +97,7 @@ def parse_image_row(
     )
 
 
-def parse_key(values: Mapping[str, Any], derived: str) -> str:
+def parse_key(values: Mapping[str, Any], derived: str, form: Form) -> str:
     """The row's own id, with the image's number where the input has one, else the derived key.
 
     Raises:
@@ -106,7 +106,7 @@ def parse_key(values: Mapping[str, Any], derived: str) -> str:
     if "id" not in values:
         return derived
     image_index = _whole(values, "image_index", 0, 0, MAX_IMAGES_PER_ROW)
-    return image_key(_parse_id(values["id"]), image_index or 0)
+    return form.image_key(_parse_id(values["id"]), image_index or 0)
 
 
 def _parse_id(value: Any) -> str:

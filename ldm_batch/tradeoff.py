@@ -16,7 +16,7 @@ from typing import Any
 from ldm_batch.config import CallConfig, JobConfig, ModelConfig, SchedulerConfig, SourceConfig
 from ldm_batch.errors import JobError, LdmBatchError
 from ldm_batch.generate import find_model
-from ldm_batch.identity import image_seed
+from ldm_batch.identity import NEWEST_FORM
 from ldm_batch.plan import carry_schema, make_plan
 from ldm_batch.plan_file import load_plan
 from ldm_batch.read import read_shard
@@ -74,7 +74,8 @@ def sample_rows(job: JobConfig, num_rows: int) -> list[Row]:
     plan = make_plan(job, Store(str(job.sink.uri)), None, document=document, native_size=size)
     call = replace(job.call, height=job.call.height or size[0], width=job.call.width or size[1])
     shards = _spread(plan.shards, MAX_SHARDS_READ)
-    rows = [row for shard in shards for row in read_shard(shard, job.source, call).rows]
+    found = [read_shard(shard, job.source, call, form=NEWEST_FORM) for shard in shards]
+    rows = [row for read in found for row in read.rows]
     if not rows:
         raise JobError(f"{job.source.uri}: no valid rows to try")
     first_size = (rows[0].call.height, rows[0].call.width)
@@ -114,7 +115,10 @@ def requests_of(rows: Sequence[Row], job: JobConfig) -> list[Request]:
     """Return the first image of each row, with the seed that the job itself would use."""
     return [
         Request(
-            row.prompt, row.negative_prompt, image_seed(job.seed, row.key, 0, row.seed), row.call
+            row.prompt,
+            row.negative_prompt,
+            NEWEST_FORM.image_seed(job.seed, row.key, 0, row.seed),
+            row.call,
         )
         for row in rows
     ]

@@ -129,7 +129,7 @@ class Totals:
 def _verify_objects(store: Store, plan: Plan, done: Sequence[Shard]) -> Iterator[ObjectReport]:
     job, planned = plan.document["config"], plan.document["images"]
     enlarges = job["source"].get("kind") == "images"
-    derive = identity.upscale_seed if enlarges else identity.image_seed
+    derive = plan.form.upscale_seed if enlarges else plan.form.image_seed
     expected = Expected(
         plan.fingerprint, planned["num_images_per_prompt"], partial(derive, planned["seed"])
     )

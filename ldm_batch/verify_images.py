@@ -81,7 +81,7 @@ def regenerate(store: Store, plan: Plan, done: Sequence[int], sample: Sample) ->
         rows = _choose_rows(store, index, chosen.count(index), sample.choice)
         is_same_device = _recorded_device(store, index) in (None, device)
         enlarges = job.source.kind == "images"
-        again = _enlarge(pipeline, rows, job, plan.shards[index]) if enlarges else None
+        again = _enlarge(pipeline, rows, job, plan.shards[index], plan.form) if enlarges else None
         for row, made in zip(rows, again or _make(pipeline, rows, job.batch_size), strict=True):
             levels = _difference(row, made, job)
             largest = max(largest, levels)
@@ -191,7 +191,11 @@ def _request(row: Mapping[str, Any]) -> Request:
 
 
 def _enlarge(
-    pipeline: Pipeline, rows: Sequence[Mapping[str, Any]], job: JobConfig, shard: Shard
+    pipeline: Pipeline,
+    rows: Sequence[Mapping[str, Any]],
+    job: JobConfig,
+    shard: Shard,
+    form: identity.Form,
 ) -> Iterator[Alike]:
     """Enlarge the input images of some rows again."""
     call = replace(job.call, height=job.call.height or 8, width=job.call.width or 8)
@@ -199,7 +203,8 @@ def _enlarge(
         place = replace(shard, row_start=row["input_row"], num_rows=1)
         with Spool() as spool:
             inputs = InputImages(job, place, spool)
-            images = plan_images(read_shard(place, job.source, call, inputs).rows, job)
+            found = read_shard(place, job.source, call, inputs, form=form)
+            images = plan_images(found.rows, job, form)
             wanted = [image for image in images if image.image_index == row["image_index"]]
             yield from (
                 made for _, made in generate_images(pipeline, wanted, job.batch_size, inputs.load)

@@ -26,7 +26,7 @@ from ldm_batch.generate import (
     plan_images,
     split_lock,
 )
-from ldm_batch.identity import data_path, fingerprint
+from ldm_batch.identity import FORMS, data_path, fingerprint
 from ldm_batch.input_images import InputImages
 from ldm_batch.provenance import Origin, make_record, second_stage_record
 from ldm_batch.read import read_shard
@@ -51,6 +51,8 @@ class WorkerSpec:
 
     job: JobConfig
     fingerprint: str
+    fingerprint_form: int
+    """Number of the plan's form: how images are named and seeded."""
     model_name: str
     model_lock: Mapping[str, str]
     native_size: tuple[int, int]
@@ -78,6 +80,7 @@ class Worker:
 
     def __init__(self, spec: WorkerSpec, pipeline: Pipeline, store: Store) -> None:
         self._spec, self._pipeline, self._store = spec, pipeline, store
+        self._form = FORMS[spec.fingerprint_form]
         self._turn = threading.Lock()
         self._encoders = Encoders(spec.job.image, spec.job.batch_size)
         self._origin = _make_origin(spec, pipeline)
@@ -101,10 +104,10 @@ class Worker:
 
     def _make_shard(self, shard: Shard, spool: Spool, inputs: InputImages | None) -> Receipt:
         job, started_at, clock = self._spec.job, datetime.now(UTC), _Clock()
-        found = read_shard(shard, job.source, self._spec.call, inputs)
+        found = read_shard(shard, job.source, self._spec.call, inputs, form=self._form)
         counts = self._count_tokens(found.rows)
         rows, too_long = self._refuse_long(found.rows, counts)
-        images = plan_images(rows, job)
+        images = plan_images(rows, job, self._form)
         clock.lap("read_s")
         with self._turn:
             clock.lap("wait_s")

@@ -22,7 +22,8 @@ from ldm_batch.config import (
 )
 from ldm_batch.document import images_document
 from ldm_batch.generate import find_model
-from ldm_batch.plan import make_plan
+from ldm_batch.identity import NEWEST_FORM
+from ldm_batch.plan import carry_schema, make_plan
 from ldm_batch.plan_file import Plan, load_plan, plan_document, save_plan
 from ldm_batch.storage import Store
 from ldm_batch.validate import validate
@@ -60,14 +61,17 @@ def _make_job(source: Any, sink: Any, **changes: Any) -> JobConfig:
 def _plan_job(job: JobConfig) -> Plan:
     store = Store(str(job.sink.uri))
     lock, native_size = find_model(job)
-    document = plan_document(images_document(job, lock), config={}, environment={"command": "run"})
-    return make_plan(job, store, load_plan(store), document=document, native_size=native_size)
+    planned = load_plan(store)
+    form = planned.form if planned else NEWEST_FORM
+    images = images_document(job, lock, carry_schema(job), form)
+    document = plan_document(images, form, config={}, environment={"command": "run"})
+    return make_plan(job, store, planned, document=document, native_size=native_size)
 
 
 def _make_worker(job: JobConfig, pipeline: Any = None) -> tuple[Worker, Plan]:
     store, plan = Store(str(job.sink.uri)), _plan_job(job)
     save_plan(store, plan)
-    spec = WorkerSpec(job, plan.fingerprint, "model", {}, (8, 8))
+    spec = WorkerSpec(job, plan.fingerprint, plan.form.number, "model", {}, (8, 8))
     return (load_worker(spec) if pipeline is None else Worker(spec, pipeline, store)), plan
 
 

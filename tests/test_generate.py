@@ -19,7 +19,7 @@ from ldm_batch.generate import (
     make_batches,
     plan_images,
 )
-from ldm_batch.identity import image_seed
+from ldm_batch.identity import NEWEST_FORM, image_seed
 from ldm_batch.records import Call, PlannedImage, PromptCount, Request, Row
 
 CALLS = [Call(10, 1.0, 0.0, 8, 8), Call(10, 1.0, 0.0, 8, 16), Call(20, 1.0, 0.0, 8, 8)]
@@ -31,7 +31,7 @@ def row(number: int, call: Call = CALLS[0], seed: int | None = None) -> Row:
 
 
 def images(calls: Sequence[int]) -> list[PlannedImage]:
-    return plan_images([row(i, CALLS[call]) for i, call in enumerate(calls)], JOB)
+    return plan_images([row(i, CALLS[call]) for i, call in enumerate(calls)], JOB, NEWEST_FORM)
 
 
 def equal_calls(batch_size: int) -> BatchKey:
@@ -74,7 +74,7 @@ def test_calls_come_as_they_first_appear() -> None:
 
 def test_images_of_a_row_follow_each_other_with_their_seeds() -> None:
     rows = [row(0), row(1, seed=40)]
-    planned = plan_images(rows, replace(JOB, seed=7, num_images_per_prompt=2))
+    planned = plan_images(rows, replace(JOB, seed=7, num_images_per_prompt=2), NEWEST_FORM)
     assert [(image.row, image.image_index, image.seed) for image in planned] == [
         (rows[0], 0, image_seed(7, "key-0", 0)),
         (rows[0], 1, image_seed(7, "key-0", 1)),
@@ -84,7 +84,7 @@ def test_images_of_a_row_follow_each_other_with_their_seeds() -> None:
 
 
 def test_a_pipeline_is_told_nothing_but_the_request() -> None:
-    [image] = plan_images([row(3, seed=5)], JOB)
+    [image] = plan_images([row(3, seed=5)], JOB, NEWEST_FORM)
     assert image.request == Request("prompt 3", "", 5, CALLS[0])
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,31 +11,38 @@ import pyarrow.parquet as pq
 import pytest
 from commands import Ended, digests, objects, run
 
+from ldm_batch.config import CallConfig, JobConfig
+from ldm_batch.document import images_document
+from ldm_batch.environment import versions
+from ldm_batch.identity import FORMS, NEWEST_FORM
+
 FIXTURES = Path(__file__).parent / "fixtures" / "form_1"
 PLANNED_AT = 1_795_000_000
 """Time stamp of every input file when it was planned, seconds since the epoch."""
-PIXELS = (
-    "conf=machinery name=pixels source.uri=in sink.uri=out seed=5 num_images_per_prompt=2 "
-    "rows_per_shard=8 batch_size=4 source.carry=[topic] call.guidance_scale=3.0 "
-    "max_rejected_fraction=1"
-).split()
-COMMON = "cluster=in_process seed=11 batch_size=2 max_rejected_fraction=1 scheduler=ddim".split()
-SMALL = "call.num_inference_steps=2 rows_per_shard=4".split()
+PIXELS = [
+    *["conf=machinery", "name=pixels", "source.uri=in", "sink.uri=out", "seed=5", "batch_size=4"],
+    *["num_images_per_prompt=2", "rows_per_shard=8", "source.carry=[topic]"],
+    *["call.guidance_scale=3.0", "max_rejected_fraction=1"],
+]
+COMMON = [
+    *["cluster=in_process", "seed=11", "batch_size=2", "scheduler=ddim", "max_rejected_fraction=1"]
+]
+SMALL = ["call.num_inference_steps=2", "rows_per_shard=4"]
 TEXT = [
     *SMALL,
-    *"call.guidance_scale=2.0 call.height=null call.width=null source.uri=in".split(),
-    *"model=local model.path=model/text_to_image".split(),
+    *["call.guidance_scale=2.0", "call.height=null", "call.width=null", "source.uri=in"],
+    *["model=local", "model.path=model/text_to_image"],
 ]
 TINY = {
     "text": ["conf=txt2img_1m", *TEXT, "num_images_per_prompt=2"],
     "large": [
         *["conf=upscale_1m", *SMALL, "source.uri=text/data", "call.eta=0.5"],
-        *"model=local_upscale model.path=model/super_resolution".split(),
+        *["model=local_upscale", "model.path=model/super_resolution"],
     ],
     "chained": [
         *["conf=txt2img_1m", *TEXT, "+model@upscale.model=local_upscale"],
         "upscale.model.path=model/super_resolution",
-        *"upscale.num_inference_steps=2 upscale.keep_low_resolution=true".split(),
+        *["upscale.num_inference_steps=2", "upscale.keep_low_resolution=true"],
     ],
 }
 IDENTITY = ("key", "image_index", "seed", "input_file", "input_row", "fingerprint")
@@ -60,6 +68,11 @@ def rows(folder: Path) -> list[dict[str, Any]]:
     return [row for path in sorted(folder.glob("*")) for row in pq.read_table(path).to_pylist()]
 
 
+def plan_of(dataset: Path) -> dict[str, Any]:
+    plan: dict[str, Any] = json.loads((dataset / ".ldm_batch" / "plan.json").read_text())
+    return plan
+
+
 def without_encoding(row: dict[str, Any]) -> dict[str, Any]:
     """A row without what another version of Pillow may write otherwise."""
     return {name: value for name, value in row.items() if name not in ("image", "image_sha256")}
@@ -68,17 +81,14 @@ def without_encoding(row: dict[str, Any]) -> dict[str, Any]:
 def assert_same_dataset(folder: Path) -> None:
     """Objects are the fixture's, byte for byte where the versions that write them are the same."""
     original = FIXTURES / "pixels"
-    plan = json.loads((folder / "out" / ".ldm_batch" / "plan.json").read_text())
-    assert plan == json.loads((original / "out" / ".ldm_batch" / "plan.json").read_text())
+    plan = plan_of(folder / "out")
+    assert plan == plan_of(original / "out")
     made, planned = rows(folder / "out" / "data"), rows(original / "out" / "data")
     assert [without_encoding(row) for row in made] == [without_encoding(row) for row in planned]
     rejected = "out/.ldm_batch/rejected"
     assert rows(folder / rejected) == rows(original / rejected)
-    here = plan["environment"]["versions"]
-    import PIL
-    import pyarrow
-
-    if (here["pillow"], here["pyarrow"]) == (PIL.__version__, pyarrow.__version__):
+    planned_with, here = plan["environment"]["versions"], versions()
+    if all(planned_with[name] == here[name] for name in ("pillow", "pyarrow")):
         assert digests(folder) == digests(original)
 
 
@@ -120,3 +130,38 @@ def test_a_model_keeps_fingerprint_keys_and_seeds(tmp_path: Path, name: str) -> 
     assert len(own) >= len(IDENTITY)
     assert [[row[c] for c in own] for row in made] == [[row[c] for c in own] for row in planned]
     assert list(made[0]) == list(planned[0])
+    assert plan_of(folder / name) == plan_of(FIXTURES / "tiny" / name)
+
+
+def test_a_new_plan_says_its_form(tmp_path: Path) -> None:
+    folder = copy("pixels", tmp_path)
+    assert_done(run(folder, *PIXELS, "cluster=in_process", "sink.uri=new"))
+    assert "fingerprint_form" not in plan_of(folder / "out")
+    assert plan_of(folder / "new")["fingerprint_form"] == NEWEST_FORM.number
+
+
+def test_a_form_of_the_future_is_refused(tmp_path: Path) -> None:
+    folder = copy("pixels", tmp_path)
+    path = folder / "out" / ".ldm_batch" / "plan.json"
+    path.write_text(json.dumps({**plan_of(folder / "out"), "fingerprint_form": 99}))
+    ended = run(folder, *PIXELS, "cluster=in_process")
+    assert ended.code == 2
+    assert "made by another version of ldm_batch" in ended.err
+
+
+@dataclass
+class LaterCall(CallConfig):
+    """The call's arguments of a version that knows one more."""
+
+    sharpness: float = 0.0
+
+
+def test_a_later_field_enters_only_where_it_is_used() -> None:
+    def document(call: CallConfig) -> dict[str, Any]:
+        return images_document(JobConfig(call=call), {}, {}, FORMS[1])
+
+    assert document(LaterCall()) == document(CallConfig())
+    assert document(LaterCall(sharpness=0.5))["call"] == {
+        **document(CallConfig())["call"],
+        "sharpness": 0.5,
+    }

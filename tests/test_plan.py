@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from ldm_batch import identity
 from ldm_batch.cut import cut_file, rows_per_shard
 from ldm_batch.errors import JobError
+from ldm_batch.identity import NEWEST_FORM
 from ldm_batch.plan import select_shards
 from ldm_batch.plan_file import Plan, load_plan, plan_document, save_plan
 from ldm_batch.records import InputFile, Shard
@@ -394,7 +395,7 @@ def test_200_000_shards(tmp_path: Path) -> None:
     files = [input_file(1000, f"{number:03d}.parquet") for number in range(200)]
     cuts = [shard for file in files for shard in cut_file(file, [1000], 1)]
     shards = tuple(dataclasses.replace(shard, index=i) for i, shard in enumerate(cuts))
-    document = plan_document({"seed": 0}, config={}, environment={})
+    document = plan_document({"seed": 0}, NEWEST_FORM, config={}, environment={})
     store = Store(str(tmp_path))
     assert save_plan(store, Plan(document, shards, 0, new_shards=shards))
     assert Path(tmp_path, identity.PLAN_FOLDER, "00000.parquet").stat().st_size < 2_000_000

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from ldm_batch.config import CallConfig, SourceConfig
 from ldm_batch.errors import ShardError
+from ldm_batch.identity import FORMS
 from ldm_batch.read import ShardRows, read_shard
 from ldm_batch.records import Call, InputFile, Reason, Shard
 from ldm_batch.rows import MAX_CARRIED_BYTES
@@ -31,6 +32,7 @@ MEASURE = """
 import resource, sys
 from ldm_batch.config import CallConfig, SourceConfig
 from ldm_batch.footer import read_new_footers
+from ldm_batch.identity import FORMS
 from ldm_batch.read import read_shard
 from ldm_batch.records import InputFile, Shard
 from ldm_batch.storage import SourceFile
@@ -39,7 +41,8 @@ path, size_bytes, carry = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
 file = InputFile("a.parquet", path, size_bytes, "", footer.num_rows, footer.sha256)
 shard = Shard(0, file, 0, min(1000, footer.num_rows))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-found = read_shard(shard, SourceConfig(carry=carry), CallConfig(height=8, width=8))
+CALL = CallConfig(height=8, width=8)
+found = read_shard(shard, SourceConfig(carry=carry), CALL, form=FORMS[1])
 after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 print(len(found.rows), len(found.rejections), (after - before) // 1024)
 """
@@ -55,7 +58,7 @@ def planned(path: str | Path, start: int = 0, num_rows: int | None = None) -> Sh
 
 
 def read(path: str | Path, **source: Any) -> ShardRows:
-    return read_shard(planned(path), SourceConfig(**source), CALL)
+    return read_shard(planned(path), SourceConfig(**source), CALL, form=FORMS[1])
 
 
 @pytest.fixture
@@ -160,7 +163,7 @@ def test_any_range_of_rows_is_a_plain_slice(
         number=list(range(num_rows)),
     )
     source = SourceConfig(carry=["number"])
-    rows = read_shard(planned(path, start, stop - start), source, CALL).rows
+    rows = read_shard(planned(path, start, stop - start), source, CALL, form=FORMS[1]).rows
     expected = pq.read_table(path).slice(start, stop - start).to_pylist()
     assert [row.input_row for row in rows] == list(range(start, stop))
     assert [row.index for row in rows] == list(range(stop - start))
@@ -364,7 +367,7 @@ def test_a_flipped_bit_in_a_page_is_found(tmp_path: Path, codec: str) -> None:
     for bit in range(8):
         path.write_bytes(whole[:middle] + bytes([whole[middle] ^ 1 << bit]) + whole[middle + 1 :])
         with pytest.raises(ShardError, match=r"a.parquet: cannot be read: .*(CRC|checksum)"):
-            read_shard(shard, SourceConfig(), CALL)
+            read_shard(shard, SourceConfig(), CALL, form=FORMS[1])
 
 
 def test_damage_elsewhere_does_not_matter(tmp_path: Path, write_parquet: WriteParquet) -> None:
@@ -373,7 +376,9 @@ def test_damage_elsewhere_does_not_matter(tmp_path: Path, write_parquet: WritePa
     path = Path(write_parquet(tmp_path / "a.parquet", prompt=prompts, row_group_size=100))
     shard, whole = planned(path, 0, 100), path.read_bytes()
     path.write_bytes(whole.replace(b"prompt 0250", b"prompt 0251"))
-    assert [row.prompt for row in read_shard(shard, SourceConfig(), CALL).rows] == prompts[:100]
+    assert [
+        row.prompt for row in read_shard(shard, SourceConfig(), CALL, form=FORMS[1]).rows
+    ] == prompts[:100]
 
 
 @pytest.mark.parametrize("length", [0, 4, 100, -100, -1])
@@ -384,7 +389,7 @@ def test_a_file_cut_after_planning_fails_its_shard(
     shard = planned(path)
     path.write_bytes(path.read_bytes()[:length])
     with pytest.raises(ShardError, match=r"a.parquet: (not a .*Parquet file|changed after)"):
-        read_shard(shard, SourceConfig(), CALL)
+        read_shard(shard, SourceConfig(), CALL, form=FORMS[1])
 
 
 def test_another_file_in_its_place_fails_its_shard(
@@ -393,20 +398,20 @@ def test_another_file_in_its_place_fails_its_shard(
     shard = planned(path := write_parquet(tmp_path / "a.parquet", prompt=["a", "b"]))
     write_parquet(Path(path), prompt=["a", "c"])
     with pytest.raises(ShardError, match=r"changed after it was planned \(its footer differs\)"):
-        read_shard(shard, SourceConfig(), CALL)
+        read_shard(shard, SourceConfig(), CALL, form=FORMS[1])
 
 
 def test_a_gone_file_fails_its_shard(tmp_path: Path, write_parquet: WriteParquet) -> None:
     shard = planned(path := write_parquet(tmp_path / "a.parquet", prompt=["a"]))
     Path(path).unlink()
     with pytest.raises(ShardError, match=r"a.parquet: No such file"):
-        read_shard(shard, SourceConfig(), CALL)
+        read_shard(shard, SourceConfig(), CALL, form=FORMS[1])
 
 
 def test_a_gone_column_fails_its_shard(tmp_path: Path, write_parquet: WriteParquet) -> None:
     shard = planned(write_parquet(tmp_path / "a.parquet", prompt=["a"]))
     with pytest.raises(ShardError, match="no column 'x'"):
-        read_shard(shard, SourceConfig(carry=["x"]), CALL)
+        read_shard(shard, SourceConfig(carry=["x"]), CALL, form=FORMS[1])
 
 
 # Small files that unpack to much

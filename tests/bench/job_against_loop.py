@@ -33,6 +33,7 @@ from ldm_batch.config import (
 )
 from ldm_batch.demo.world import caption, draw_specs
 from ldm_batch.generate import find_model, load_pipeline, plan_images
+from ldm_batch.identity import NEWEST_FORM
 from ldm_batch.plan import make_plan
 from ldm_batch.plan_file import plan_document
 from ldm_batch.records import Call, Row, Shard
@@ -58,7 +59,7 @@ def make_job(folder: Path, prompts: list[str], steps: int) -> JobConfig:
 
 def plan_shards(job: JobConfig, native_size: tuple[int, int]) -> tuple[Shard, ...]:
     images = {"source": {"carry": {}}}
-    document = plan_document(images, config={}, environment={})
+    document = plan_document(images, NEWEST_FORM, config={}, environment={})
     store = Store(str(job.sink.uri))
     return make_plan(job, store, None, document=document, native_size=native_size).shards
 
@@ -83,11 +84,11 @@ def main() -> None:
         job = make_job(Path(name), prompts, options.steps)
         lock, native_size = find_model(job)
         ours = load_pipeline(job, lock)
-        spec = WorkerSpec(job, "bench", "demo", lock, native_size)
+        spec = WorkerSpec(job, "bench", NEWEST_FORM.number, "demo", lock, native_size)
         shards = plan_shards(job, native_size)
         call = Call(options.steps, GUIDANCE, 0.0, *native_size)
         rows = [Row(i, i, str(i), prompt, "", call, None) for i, prompt in enumerate(prompts)]
-        requests = [image.request for image in plan_images(rows, job)]
+        requests = [image.request for image in plan_images(rows, job, NEWEST_FORM)]
         kept: list[object] = []
 
         def loop() -> None:

@@ -46,6 +46,7 @@ from ldm_batch.cluster import run_on_ray
 from ldm_batch.cluster_config import ClusterConfig
 from ldm_batch.commit import committed_shards
 from ldm_batch.cut import cut_file
+from ldm_batch.identity import NEWEST_FORM
 from ldm_batch.plan import select_shards
 from ldm_batch.plan_file import Plan, load_plan, plan_document, save_plan
 from ldm_batch.progress import Tally
@@ -307,7 +308,7 @@ def store_shards(num_shards: int) -> None:
         file = InputFile(name, f"/prompts/{name}", 10**8, "1764099999.123456", num_rows, "0" * 64)
         shards += cut_file(file, [num_rows], ROWS_PER_FILE)
     shards = [dataclasses.replace(shard, index=index) for index, shard in enumerate(shards)]
-    document = plan_document({}, config={}, environment={"command": ""})
+    document = plan_document({}, NEWEST_FORM, config={}, environment={"command": ""})
     assert save_plan(Store("out"), Plan(document, tuple(shards), 0, new_shards=tuple(shards)))
 
 
