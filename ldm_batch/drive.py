@@ -14,29 +14,29 @@ from functools import partial
 from typing import TextIO
 
 from ldm_batch import identity
-from ldm_batch.attempts import call_in_process, run_in_process
 from ldm_batch.cluster import call_on_ray, run_on_ray
-from ldm_batch.commit import committed_shards, roll_forward, write_failure
+from ldm_batch.cluster.attempts import call_in_process, run_in_process
 from ldm_batch.config import JobConfig, has_second_stage
-from ldm_batch.document import (
+from ldm_batch.config.validate import validate
+from ldm_batch.errors import JobError, StorageError
+from ldm_batch.generate.batches import check_models, find_model, measure_batch_size
+from ldm_batch.identity import NEWEST_FORM
+from ldm_batch.plan.fingerprint import (
     anchor,
     images_document,
     model_name,
     recorded_config,
     resume_command,
 )
-from ldm_batch.environment import versions
-from ldm_batch.errors import JobError, StorageError
-from ldm_batch.generate import check_models, find_model, measure_batch_size
-from ldm_batch.identity import NEWEST_FORM
-from ldm_batch.plan import carry_schema, make_plan, select_shards
-from ldm_batch.plan_file import Plan, load_document, load_plan, plan_document, save_plan
+from ldm_batch.plan.make import carry_schema, make_plan, select_shards
+from ldm_batch.plan.stored import Plan, load_document, load_plan, plan_document, save_plan
 from ldm_batch.progress import Progress, Tally
 from ldm_batch.records import Failure, Notice, Outcome, Receipt, Shard
 from ldm_batch.storage import Store, open_sink
-from ldm_batch.storage_lease import hold_lease
-from ldm_batch.validate import validate
+from ldm_batch.storage.lease import hold_lease
+from ldm_batch.versions import versions
 from ldm_batch.worker import WorkerSpec, load_worker
+from ldm_batch.write.commit import committed_shards, roll_forward, write_failure
 
 EXIT_DONE, EXIT_SHARDS_FAILED = 0, 1
 MIN_ROWS_TO_JUDGE = 200

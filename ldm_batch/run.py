@@ -27,8 +27,8 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ldm_batch.checks import suggest
 from ldm_batch.config import JobConfig
+from ldm_batch.config.bounds import suggest
 from ldm_batch.drive import run_job
 from ldm_batch.errors import JobError, StorageError, TryLaterError
 

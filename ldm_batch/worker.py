@@ -15,11 +15,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from ldm_batch.commit import commit_shard, make_facts, read_receipt, write_receipt
-from ldm_batch.config import UPSCALE, CallConfig, JobConfig, has_second_stage, output_columns
-from ldm_batch.encode import Encoders
+from ldm_batch.config import CallConfig, JobConfig, has_second_stage
+from ldm_batch.config.job import UPSCALE, output_columns
 from ldm_batch.errors import LdmBatchError, StorageError
-from ldm_batch.generate import (
+from ldm_batch.generate.batches import (
     Pipeline,
     generate_images,
     load_pipeline,
@@ -27,9 +26,8 @@ from ldm_batch.generate import (
     split_lock,
 )
 from ldm_batch.identity import FORMS, data_path, fingerprint
-from ldm_batch.input_images import InputImages
-from ldm_batch.provenance import Origin, make_record, second_stage_record
-from ldm_batch.read import read_shard
+from ldm_batch.read.images import InputImages
+from ldm_batch.read.shard import read_shard
 from ldm_batch.records import (
     Fault,
     Outcome,
@@ -42,7 +40,10 @@ from ldm_batch.records import (
     Shard,
 )
 from ldm_batch.storage import Store, open_sink
-from ldm_batch.write import Spool, object_schema, written_object
+from ldm_batch.write.commit import commit_shard, make_facts, read_receipt, write_receipt
+from ldm_batch.write.encode import Encoders
+from ldm_batch.write.parquet import Spool, object_schema, written_object
+from ldm_batch.write.record import Origin, make_record, second_stage_record
 
 
 @dataclass(frozen=True, slots=True)

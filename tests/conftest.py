@@ -20,13 +20,13 @@ from ldm_batch.config import (
     SinkConfig,
     SourceConfig,
 )
-from ldm_batch.document import images_document
-from ldm_batch.generate import find_model
+from ldm_batch.config.validate import validate
+from ldm_batch.generate.batches import find_model
 from ldm_batch.identity import NEWEST_FORM
-from ldm_batch.plan import carry_schema, make_plan
-from ldm_batch.plan_file import Plan, load_plan, plan_document, save_plan
+from ldm_batch.plan.fingerprint import images_document
+from ldm_batch.plan.make import carry_schema, make_plan
+from ldm_batch.plan.stored import Plan, load_plan, plan_document, save_plan
 from ldm_batch.storage import Store
-from ldm_batch.validate import validate
 from ldm_batch.worker import Worker, WorkerSpec, load_worker
 
 settings.register_profile("ldm_batch", deadline=None, derandomize=True, max_examples=50)

@@ -9,7 +9,7 @@ from urllib.request import Request, urlopen
 from moto.server import ThreadedMotoServer
 
 from ldm_batch.config import S3Config
-from ldm_batch.storage_s3_client import connect
+from ldm_batch.storage.s3_client import connect
 
 CREDENTIALS = {
     "AWS_ACCESS_KEY_ID": "canaryid12345678",

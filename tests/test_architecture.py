@@ -15,8 +15,8 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
 from ldm_batch.config import JobConfig
+from ldm_batch.config.validate import validate
 from ldm_batch.run import config_folder
-from ldm_batch.validate import validate
 
 PACKAGE = Path(__file__).parent.parent / "ldm_batch"
 MODULES = {

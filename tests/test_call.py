@@ -10,7 +10,7 @@ import pytest
 import ray
 
 from ldm_batch.cluster import call, call_on_ray
-from ldm_batch.cluster_config import ClusterConfig
+from ldm_batch.config.cluster import ClusterConfig
 from ldm_batch.errors import JobError, TryLaterError
 
 JOINED = ClusterConfig(address="auto")

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import ray
 
-from ldm_batch.attempts import run_in_process
 from ldm_batch.cluster import run_on_ray
-from ldm_batch.cluster_config import ClusterConfig
+from ldm_batch.cluster.attempts import run_in_process
+from ldm_batch.config.cluster import ClusterConfig
 from ldm_batch.errors import JobError, ShardError
 from ldm_batch.records import Failure, InputFile, Notice, Outcome, Receipt, Shard
 

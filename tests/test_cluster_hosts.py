@@ -23,7 +23,7 @@ from hosts import QUICK_TO_NOTICE, Hosts, start_ray, why_no_hosts
 from s3_server import BUCKET, CREDENTIALS, reset
 
 from ldm_batch.config import S3Config
-from ldm_batch.storage_s3_client import connect
+from ldm_batch.storage.s3_client import connect
 
 NUM_SHARDS, ROWS_PER_SHARD, ROWS_PER_NULL = 60, 20, 70
 JOB = (
@@ -145,8 +145,8 @@ class Dataset:
         return {receipt["host"] for receipt in self.receipts()}
 
     def status(self) -> dict[str, Any]:
-        """What `ldm_batch.status` says of it."""
-        command = (sys.executable, "-m", "ldm_batch.status", self.uri, "--json")
+        """What `ldm_batch.commands.status` says of it."""
+        command = (sys.executable, "-m", "ldm_batch", "status", self.uri, "--json")
         ended = self._site.hosts["storage"].run(*command, "--endpoint", self._site.endpoint)
         return {"code": ended.code, **json.loads(ended.out)}
 

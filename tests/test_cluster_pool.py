@@ -13,7 +13,7 @@ import ray
 from ray.cluster_utils import Cluster
 
 from ldm_batch.cluster import run_on_ray
-from ldm_batch.cluster_config import ClusterConfig
+from ldm_batch.config.cluster import ClusterConfig
 from ldm_batch.errors import JobError, ShardError
 from ldm_batch.records import Failure, InputFile, Notice, Outcome, Receipt, Shard
 

@@ -9,9 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ldm_batch import identity
-from ldm_batch.commit import commit_shard, make_facts, read_receipt, write_failure, write_receipt
 from ldm_batch.errors import JobError, ShardError, StorageError
-from ldm_batch.provenance import COLUMNS
 from ldm_batch.records import (
     Failure,
     InputFile,
@@ -22,7 +20,15 @@ from ldm_batch.records import (
     Shard,
 )
 from ldm_batch.storage import Store
-from ldm_batch.write import Spool, object_schema, written_object
+from ldm_batch.write.commit import (
+    commit_shard,
+    make_facts,
+    read_receipt,
+    write_failure,
+    write_receipt,
+)
+from ldm_batch.write.parquet import Spool, object_schema, written_object
+from ldm_batch.write.record import COLUMNS
 
 SHARD = Shard(17, InputFile("a.parquet", "/in/a.parquet", 1, "", 9, ""), 0, 9)
 REJECTIONS = [

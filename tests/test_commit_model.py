@@ -22,10 +22,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from memory_s3 import Crash, MemoryS3
 
 from ldm_batch import identity
-from ldm_batch.commit import commit_shard, committed_shards, roll_forward, write_receipt
 from ldm_batch.records import InputFile, Outcome, Receipt, Shard
 from ldm_batch.storage import Store
-from ldm_batch.write import METADATA_KEY
+from ldm_batch.write.commit import commit_shard, committed_shards, roll_forward, write_receipt
+from ldm_batch.write.parquet import METADATA_KEY
 
 NUM_SHARDS, NUM_ROWS = 12, 4
 EVENTS = ("ok", "ok", "500", "409", "lost", "late", "crash before", "crash after", "other")
@@ -62,8 +62,8 @@ class Commits(RuleBasedStateMachine):
         super().__init__()
         self.client = MemoryS3()
         self.patches = ExitStack()
-        self.patches.enter_context(patch("ldm_batch.storage_s3.connect", return_value=self.client))
-        self.patches.enter_context(patch("ldm_batch.storage_s3_client.FIRST_PAUSE_S", 0.0))
+        self.patches.enter_context(patch("ldm_batch.storage.s3.connect", return_value=self.client))
+        self.patches.enter_context(patch("ldm_batch.storage.s3_client.FIRST_PAUSE_S", 0.0))
         self.store = Store("s3://bucket/sink")
         self.standing: dict[int, bytes] = {}
         self.winners: set[int] = set()

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from ldm_batch.checks import suggest
 from ldm_batch.config import (
     CallConfig,
     ClusterConfig,
@@ -17,8 +16,9 @@ from ldm_batch.config import (
     SinkConfig,
     SourceConfig,
 )
+from ldm_batch.config.bounds import suggest
+from ldm_batch.config.validate import is_commit_sha, validate
 from ldm_batch.errors import JobError
-from ldm_batch.validate import is_commit_sha, validate
 
 JOB = JobConfig(
     model=ModelConfig(path="demo:text_to_image"),

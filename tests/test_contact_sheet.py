@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ldm_batch import contact_sheet
-from ldm_batch.contact_sheet import draw_sheet, first_images, write_contact_sheet
+from ldm_batch.commands import sheet as contact_sheet
+from ldm_batch.commands.sheet import draw_sheet, first_images, write_contact_sheet
 from ldm_batch.errors import JobError
 from ldm_batch.storage import Store
 

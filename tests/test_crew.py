@@ -9,12 +9,12 @@ import pytest
 
 from ldm_batch.cluster import crew as crews
 from ldm_batch.cluster.crew import Crew, Member
+from ldm_batch.cluster.nodes import Node
+from ldm_batch.cluster.schedule import Schedule
 from ldm_batch.cluster.view import View
-from ldm_batch.cluster_config import ClusterConfig
+from ldm_batch.config.cluster import ClusterConfig
 from ldm_batch.errors import TryLaterError
-from ldm_batch.nodes import Node
 from ldm_batch.records import InputFile, Shard
-from ldm_batch.schedule import Schedule
 
 FILE = InputFile("p.parquet", "/p.parquet", 1, "1", 400, "00")
 SHARDS = [Shard(i, FILE, i * 10, 10) for i in range(40)]

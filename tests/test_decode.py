@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, PngImagePlugin
 
-from ldm_batch.decode import FORMATS, DecodedImage, ImageLimits, decode_image, flatten
+from ldm_batch.read.decode import FORMATS, DecodedImage, ImageLimits, decode_image, flatten
 from ldm_batch.records import Fault, Reason
 
 pytestmark = pytest.mark.filterwarnings("ignore:::PIL")
@@ -210,7 +210,7 @@ def test_bombs_are_refused(name: str) -> None:
 def test_bombs_do_not_fill_memory() -> None:
     code = (
         "import resource, test_decode as t\n"
-        "from ldm_batch.decode import decode_image\n"
+        "from ldm_batch.read.decode import decode_image\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "[decode_image(b, t.LIMITS) for b in (*t.BOMBS.values(), t.tiff_with_huge_tiles())]\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"

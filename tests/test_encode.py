@@ -11,9 +11,10 @@ from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 from PIL import Image
 
-from ldm_batch.config import IMAGE_FORMATS, ImageConfig
-from ldm_batch.encode import Encoders, encode_image, sha256
+from ldm_batch.config import ImageConfig
+from ldm_batch.config.job import IMAGE_FORMATS
 from ldm_batch.records import Fault, Reason
+from ldm_batch.write.encode import Encoders, encode_image, sha256
 
 Pixels = NDArray[np.uint8]
 PICTURES = arrays.arrays(np.uint8, st.tuples(st.integers(1, 20), st.integers(1, 20), st.just(3)))

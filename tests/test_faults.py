@@ -17,11 +17,11 @@ from commands import digests, finish, run, start, write_prompts
 from fault_proxy import FaultProxy, Rule, fault_proxy, random_faults
 from s3_server import BUCKET, CREDENTIALS
 
-from ldm_batch import storage_s3_client
 from ldm_batch.config import S3Config
 from ldm_batch.errors import AccessError, JobError, StorageError
 from ldm_batch.storage import Creation, Store, list_source
-from ldm_batch.storage_lease import LEASE_PATH, hold_lease
+from ldm_batch.storage import s3_client as storage_s3_client
+from ldm_batch.storage.lease import LEASE_PATH, hold_lease
 
 LOCAL = ("conf=machinery", "source.uri=in", "sink.uri=out", "rows_per_shard=20", "batch_size=16")
 S3_JOB = ("conf=machinery", "rows_per_shard=20", "cluster=in_process")
@@ -236,7 +236,7 @@ def test_a_careless_store_is_refused(
 def test_a_careless_store_takes_one_driver_at_a_time(
     proxied: Callable[[Rule], tuple[FaultProxy, S3Config]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ldm_batch.storage_lease.SETTLE_S", 0.1)
+    monkeypatch.setattr("ldm_batch.storage.lease.SETTLE_S", 0.1)
     _, careless = proxied(lambda method, path: "careless")
     store = Store(f"s3://{BUCKET}/out", careless, allow_unconditional=True)
     assert not store.prove_exclusive()
@@ -246,7 +246,7 @@ def test_a_careless_store_takes_one_driver_at_a_time(
     with hold_lease(store), pytest.raises(JobError, match=r"in use by process .* for [56]\d s"):
         hold_lease(store).__enter__()
     assert not store.has(LEASE_PATH)
-    monkeypatch.setattr("ldm_batch.storage_lease.LEASE_S", -1.0)
+    monkeypatch.setattr("ldm_batch.storage.lease.LEASE_S", -1.0)
     hold_lease(store).__enter__()  # a driver that was killed long ago
     with hold_lease(store):
         assert store.has(LEASE_PATH)

@@ -12,7 +12,8 @@ import pytest
 
 from ldm_batch.config import SourceConfig
 from ldm_batch.errors import JobError
-from ldm_batch.footer import (
+from ldm_batch.read.deadly_footers import find_deadly
+from ldm_batch.read.footer import (
     carried_fields,
     in_words,
     largest_value,
@@ -21,7 +22,6 @@ from ldm_batch.footer import (
     resolve_columns,
     row_group_ends,
 )
-from ldm_batch.footer_check import find_deadly
 from ldm_batch.records import InputFile
 from ldm_batch.storage import SourceFile
 
@@ -120,7 +120,7 @@ def test_a_column_too_large_to_unpack_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """A small file may unpack to any size; the limit is lowered, or this test would take 2 GB."""
-    monkeypatch.setattr("ldm_batch.footer.MAX_CHUNK_BYTES", 1_000_000)
+    monkeypatch.setattr("ldm_batch.read.footer.MAX_CHUNK_BYTES", 1_000_000)
     table = pa.table({name: ["x" * 1_000_001]})
     pq.write_table(table, tmp_path / "a.parquet", compression="zstd")
     footer = footer_of(str(tmp_path / "a.parquet"))
@@ -131,7 +131,7 @@ def test_a_column_too_large_to_unpack_is_refused(
 def test_a_large_column_that_is_not_read_is_no_trouble(
     tmp_path: Path, write_parquet: WriteParquet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ldm_batch.footer.MAX_CHUNK_BYTES", 1_000_000)
+    monkeypatch.setattr("ldm_batch.read.footer.MAX_CHUNK_BYTES", 1_000_000)
     columns = {"prompt": ["a"], "photo": [b"x" * 1_000_001]}
     assert resolve(tmp_path, write_parquet, SourceConfig(), **columns) == {"prompt": "prompt"}
 
@@ -292,7 +292,7 @@ def test_no_flipped_bit_of_a_footer_ends_the_process(
 def test_footers_of_many_files_come_a_few_at_a_time_in_their_order(
     tmp_path: Path, write_parquet: WriteParquet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ldm_batch.footer.FILES_AT_ONCE", 2)
+    monkeypatch.setattr("ldm_batch.read.footer.FILES_AT_ONCE", 2)
     paths = [
         Path(write_parquet(tmp_path / f"{n}.parquet", prompt=["a"] * (n + 1))) for n in range(5)
     ]

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ldm_batch.config import JobConfig, ModelConfig
-from ldm_batch.generate import (
+from ldm_batch.generate.batches import (
     BatchKey,
     RandomPixels,
     find_model,

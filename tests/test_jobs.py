@@ -29,8 +29,8 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from ldm_batch.config import JobConfig
+from ldm_batch.config.validate import validate
 from ldm_batch.run import config_folder
-from ldm_batch.validate import validate
 
 ROOT = Path(__file__).parent.parent
 JOBS = ROOT / "jobs"

@@ -59,7 +59,9 @@ def night(folder: Path, verify: str = "never") -> tuple[int, str]:
 
 
 def status(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(run(folder, "out", "--json", module="ldm_batch.status").out)
+    found: dict[str, Any] = json.loads(
+        run(folder, "status", "out", "--json", module="ldm_batch").out
+    )
     return found
 
 

@@ -2,8 +2,7 @@
 
 import pytest
 
-from ldm_batch.cluster_config import ClusterConfig
-from ldm_batch.nodes import (
+from ldm_batch.cluster.nodes import (
     AVOID_S,
     Node,
     NodeRecords,
@@ -13,6 +12,7 @@ from ldm_batch.nodes import (
     has_labels,
     in_words,
 )
+from ldm_batch.config.cluster import ClusterConfig
 
 GPU_BOX = Node("g", "gpu-1", {"CPU": 16, "GPU": 2}, {"CPU": 3, "GPU": 0.5}, {"zone": "a"})
 CPU_BOX = Node("c", "cpu-1", {"CPU": 4, "spot": 1}, {"CPU": 4, "spot": 1}, {"zone": "b"})

@@ -12,9 +12,9 @@ import pytest
 from commands import Ended, digests, objects, run
 
 from ldm_batch.config import CallConfig, JobConfig
-from ldm_batch.document import images_document
-from ldm_batch.environment import versions
 from ldm_batch.identity import FORMS, NEWEST_FORM
+from ldm_batch.plan.fingerprint import images_document
+from ldm_batch.versions import versions
 
 FIXTURES = Path(__file__).parent / "fixtures" / "form_1"
 PLANNED_AT = 1_795_000_000

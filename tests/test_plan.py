@@ -16,11 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ldm_batch import identity
-from ldm_batch.cut import cut_file, rows_per_shard
 from ldm_batch.errors import JobError
 from ldm_batch.identity import NEWEST_FORM
-from ldm_batch.plan import select_shards
-from ldm_batch.plan_file import Plan, load_plan, plan_document, save_plan
+from ldm_batch.plan.cut import cut_file, rows_per_shard
+from ldm_batch.plan.make import select_shards
+from ldm_batch.plan.stored import Plan, load_plan, plan_document, save_plan
 from ldm_batch.records import InputFile, Shard
 from ldm_batch.storage import Store
 
@@ -376,8 +376,8 @@ def test_a_damaged_plan_is_refused(
 
 MEASURE = """
 import sys
-from ldm_batch.plan import select_shards
-from ldm_batch.plan_file import load_plan
+from ldm_batch.plan.make import select_shards
+from ldm_batch.plan.stored import load_plan
 from ldm_batch.storage import Store
 
 def peak_kb():

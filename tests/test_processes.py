@@ -69,7 +69,7 @@ def test_worker_killed_in_the_middle_is_replaced(folder: Path, reference: dict[s
     assert ended.code == 0, ended
     assert "\na worker died on " in ended.out
     assert digests(folder) == reference
-    assert run(folder, "out", module="ldm_batch.status").code == 0
+    assert run(folder, "status", "out", module="ldm_batch").code == 0
 
 
 def test_interrupt_stops_workers_and_the_next_run_goes_on(
@@ -157,7 +157,7 @@ def test_a_shard_that_always_fails_is_recorded_and_can_be_resumed(
     failed = json.loads((folder / "out/.ldm_batch/failures/00015.json").read_text())
     assert (failed["attempts"], "1.parquet" in failed["message"]) == (3, True)
     assert digests(folder).items() < reference.items()
-    status = run(folder, "out", module="ldm_batch.status")
+    status = run(folder, "status", "out", module="ldm_batch")
     assert (status.code, "15 of 30 done, 15 failed" in status.out) == (1, True)
     victim.write_bytes(good)
     os.utime(victim, ns=(times.st_atime_ns, times.st_mtime_ns))

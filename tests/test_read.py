@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 from ldm_batch.config import CallConfig, SourceConfig
 from ldm_batch.errors import ShardError
 from ldm_batch.identity import FORMS
-from ldm_batch.read import ShardRows, read_shard
+from ldm_batch.read.rows import MAX_CARRIED_BYTES
+from ldm_batch.read.shard import ShardRows, read_shard
 from ldm_batch.records import Call, InputFile, Reason, Shard
-from ldm_batch.rows import MAX_CARRIED_BYTES
 
 WriteParquet = Callable[..., str]
 CALL = CallConfig(num_inference_steps=10, guidance_scale=2.0, height=64, width=32)
@@ -31,9 +31,9 @@ BAD_TEXT = b"\xff\xfe"
 MEASURE = """
 import resource, sys
 from ldm_batch.config import CallConfig, SourceConfig
-from ldm_batch.footer import read_new_footers
+from ldm_batch.read.footer import read_new_footers
 from ldm_batch.identity import FORMS
-from ldm_batch.read import read_shard
+from ldm_batch.read.shard import read_shard
 from ldm_batch.records import InputFile, Shard
 from ldm_batch.storage import SourceFile
 path, size_bytes, carry = sys.argv[1], int(sys.argv[2]), sys.argv[3:]

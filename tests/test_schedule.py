@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ldm_batch.attempts import Trouble
-from ldm_batch.cluster_config import ClusterConfig
+from ldm_batch.cluster.attempts import Trouble
+from ldm_batch.cluster.schedule import COPY_AFTER, MAX_LOSSES, MAX_PREEMPTIONS, Ending, Schedule
+from ldm_batch.config.cluster import ClusterConfig
 from ldm_batch.errors import JobError
 from ldm_batch.records import Failure, InputFile, Shard
-from ldm_batch.schedule import COPY_AFTER, MAX_LOSSES, MAX_PREEMPTIONS, Ending, Schedule
 
 FILE = InputFile("p.parquet", "/p.parquet", 1, "1", 80, "00")
 TROUBLE = Trouble("cursed")

@@ -15,7 +15,7 @@ from ldm_batch.cluster.session import (
     worker_need,
     worker_options,
 )
-from ldm_batch.cluster_config import ClusterConfig
+from ldm_batch.config.cluster import ClusterConfig
 from ldm_batch.errors import JobError, TryLaterError
 
 

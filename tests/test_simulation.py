@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 from bench.cluster_simulation import CALM, Costs, Scenario, Shards, Weather, simulate
 
-from ldm_batch.cluster_config import ClusterConfig
+from ldm_batch.cluster.schedule import Ending
+from ldm_batch.config.cluster import ClusterConfig
+from ldm_batch.plan.shard_size import auto_rows_per_shard, expected_workers, whole_batches
 from ldm_batch.records import InputFile
-from ldm_batch.schedule import Ending
-from ldm_batch.shard_size import auto_rows_per_shard, expected_workers, whole_batches
 
 STORM = Weather(
     slow_nodes=0.2,

@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
-from ldm_batch import identity, status
-from ldm_batch.commit import write_failure
+from ldm_batch import identity
+from ldm_batch.commands import status
+from ldm_batch.commands.status import Status, map_in_threads, print_status, read_status
 from ldm_batch.errors import JobError
 from ldm_batch.records import Failure
-from ldm_batch.status import Status, map_in_threads, print_status, read_status
 from ldm_batch.storage import Store
+from ldm_batch.write.commit import write_failure
 
 Make = Callable[..., Any]
 
@@ -139,7 +140,7 @@ def test_what_many_calls_return_never_stands_in_memory_together() -> None:
 
 MEASURE = """
 import sys
-from ldm_batch.status import read_status
+from ldm_batch.commands.status import read_status
 from ldm_batch.storage import Store
 
 def peak_kb():

@@ -18,8 +18,8 @@ from s3_server import BUCKET, CREDENTIALS
 from ldm_batch.config import S3Config, SinkConfig
 from ldm_batch.errors import AccessError, JobError, StorageError
 from ldm_batch.storage import Creation, Store, list_source, open_file, open_sink
-from ldm_batch.storage_s3 import S3Folder
-from ldm_batch.storage_s3_client import connect
+from ldm_batch.storage.s3 import S3Folder
+from ldm_batch.storage.s3_client import connect
 
 ROOT = f"s3://{BUCKET}/some/sink"
 RACER = """
@@ -253,9 +253,9 @@ def test_the_job_from_s3_to_s3_is_the_job_from_disk_to_disk(
     assert (again.code, "2 done, 1 to do" in again.out) == (0, True), again
     assert contents(s3) == expected
     sink = (f"s3://{BUCKET}/out", "--endpoint", str(s3.endpoint))
-    status = run(tmp_path, *sink, module="ldm_batch.status")
+    status = run(tmp_path, "status", *sink, module="ldm_batch")
     assert (status.code, "3 of 3 done" in status.out) == (0, True), status
-    assert run(tmp_path, *sink, "--images", "5", module="ldm_batch.contact_sheet").code == 0
+    assert run(tmp_path, "sheet", *sink, "--images", "5", module="ldm_batch").code == 0
     assert (tmp_path / "contact_sheet.png").stat().st_size > 0
     assert all("canary" not in text for text in (ended.out, ended.err, again.out, status.out))
     assert not [key for key, raw in contents(s3, "out/").items() if b"canary" in raw]

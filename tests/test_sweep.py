@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from s3_server import BUCKET
 
-from ldm_batch import sweep
+from ldm_batch.commands import sweep
 from ldm_batch.config import S3Config
 from ldm_batch.storage import Store
-from ldm_batch.storage_s3_client import connect
+from ldm_batch.storage.s3_client import connect
 
 
 def call(*arguments: str) -> int | None:

@@ -11,7 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from ldm_batch import tradeoff
+from ldm_batch.commands.tradeoff import command as tradeoff
+from ldm_batch.commands.tradeoff.measure import run_interleaved, share_right
+from ldm_batch.commands.tradeoff.show import format_table
 from ldm_batch.config import (
     CallConfig,
     ClusterConfig,
@@ -22,8 +24,6 @@ from ldm_batch.config import (
 )
 from ldm_batch.drive import run_job
 from ldm_batch.records import Fault, Reason
-from ldm_batch.tradeoff_measure import run_interleaved, share_right
-from ldm_batch.tradeoff_show import format_table
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # diffusers' own, of numpy
 

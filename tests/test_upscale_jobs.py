@@ -27,12 +27,12 @@ from ldm_batch.config import (
     SourceConfig,
     UpscaleConfig,
 )
+from ldm_batch.config.validate import validate
 from ldm_batch.drive import run_job
 from ldm_batch.errors import JobError
-from ldm_batch.generate import shared_components
-from ldm_batch.input_images import resolve_path
+from ldm_batch.generate.batches import shared_components
+from ldm_batch.read.images import resolve_path
 from ldm_batch.storage import Store
-from ldm_batch.validate import validate
 
 NOWHERE = io.StringIO()
 
@@ -334,7 +334,9 @@ def test_two_stages_give_the_images_of_two_jobs(two_ways: Any) -> None:
 
 
 def test_images_of_two_stages_are_verified_by_making_them_again(two_ways: Any) -> None:
-    ended = run(two_ways[0], "chained", "--regenerate", "2", module="ldm_batch.verify")
+    ended = run(
+        two_ways[0], "verify", "chained", "--regenerate", "2", module="ldm_batch"
+    )
     assert ended.code == 0, ended
     assert "2 images, 2 with the same bytes" in ended.out
 

@@ -15,14 +15,14 @@ import pytest
 from PIL import Image
 from s3_server import BUCKET
 
-from ldm_batch import verify as command
+from ldm_batch.commands.verify import verification as command
+from ldm_batch.commands.verify.regenerate import Sample
+from ldm_batch.commands.verify.verification import EXIT_INCOMPLETE, EXIT_RIGHT, EXIT_WRONG, verify
 from ldm_batch.config import ImageConfig, JobConfig, S3Config, SinkConfig
 from ldm_batch.drive import run_job
-from ldm_batch.encode import sha256
 from ldm_batch.errors import JobError
 from ldm_batch.storage import Store
-from ldm_batch.verify import EXIT_INCOMPLETE, EXIT_RIGHT, EXIT_WRONG, verify
-from ldm_batch.verify_images import Sample
+from ldm_batch.write.encode import sha256
 
 PROMPTS = [f"row {i}" if i % 7 else None for i in range(30)]
 

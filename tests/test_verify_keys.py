@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ldm_batch import verify as command
+from ldm_batch.commands.verify import verification as command
+from ldm_batch.commands.verify.keys import KeyIndex, SharedKey, describe_shared, hash_keys
+from ldm_batch.commands.verify.verification import EXIT_RIGHT, verify
 from ldm_batch.config import JobConfig
 from ldm_batch.drive import run_job
 from ldm_batch.storage import Store
-from ldm_batch.verify import EXIT_RIGHT, verify
-from ldm_batch.verify_keys import KeyIndex, SharedKey, describe_shared, hash_keys
 
 
 def test_shared_keys_are_those_of_two_shards() -> None:

@@ -9,10 +9,10 @@ import platform
 from collections.abc import Callable, Collection
 from typing import Any
 
-from ldm_batch.attempts import Loader, Trouble, attempt
-from ldm_batch.cluster_config import ClusterConfig
-from ldm_batch.environment import versions
+from ldm_batch.cluster.attempts import Loader, Trouble, attempt
+from ldm_batch.config.cluster import ClusterConfig
 from ldm_batch.records import Receipt, Shard
+from ldm_batch.versions import versions
 
 NODE_ID = "ray.io/node-id"
 """The label that Ray gives every node."""

@@ -11,15 +11,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ldm_batch.attempts import Loader
 from ldm_batch.cluster.actor import actor_factory
+from ldm_batch.cluster.attempts import Loader
+from ldm_batch.cluster.nodes import Node, NodeRecords, count_room, count_wanted, describe_wait
+from ldm_batch.cluster.schedule import Ending, Schedule
 from ldm_batch.cluster.session import PATIENCE_S, worker_need, worker_options
 from ldm_batch.cluster.view import View, Watch
-from ldm_batch.cluster_config import ClusterConfig
+from ldm_batch.config.cluster import ClusterConfig
 from ldm_batch.errors import JobError, TryLaterError
-from ldm_batch.nodes import Node, NodeRecords, count_room, count_wanted, describe_wait
 from ldm_batch.records import Notice, Shard
-from ldm_batch.schedule import Ending, Schedule
 
 SETTLE_S = 1.5
 """Ray's own view of what is free lags behind the start or end of a worker by about so much."""

@@ -11,15 +11,15 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ldm_batch.attempts import Loader, Trouble
+from ldm_batch.cluster.attempts import Loader, Trouble
 from ldm_batch.cluster.crew import MAX_LOAD_DEATHS, Crew, Member
+from ldm_batch.cluster.schedule import Ending, Schedule
 from ldm_batch.cluster.session import brief, ray_session, runtime_env_error
 from ldm_batch.cluster.view import View
-from ldm_batch.cluster_config import ClusterConfig
-from ldm_batch.environment import differing_versions, versions
+from ldm_batch.config.cluster import ClusterConfig
 from ldm_batch.errors import JobError
 from ldm_batch.records import Failure, Notice, Outcome, Receipt, Shard
-from ldm_batch.schedule import Ending, Schedule
+from ldm_batch.versions import differing_versions, versions
 
 POLL_S = 1.0
 

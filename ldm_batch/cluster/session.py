@@ -16,9 +16,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from ldm_batch.checks import suggest
 from ldm_batch.cluster.view import quieten
-from ldm_batch.cluster_config import ClusterConfig
+from ldm_batch.config.bounds import suggest
+from ldm_batch.config.cluster import ClusterConfig
 from ldm_batch.errors import JobError, TryLaterError
 
 OBJECT_STORE_BYTES = 128 * 1024 * 1024

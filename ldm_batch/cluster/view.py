@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ldm_batch.cluster.nodes import Node
+from ldm_batch.cluster.schedule import Ending
 from ldm_batch.errors import TryLaterError
-from ldm_batch.nodes import Node
-from ldm_batch.schedule import Ending
 
 LOOK_EVERY_S = 2.0
 FRESH_WITHIN_S = 5.0

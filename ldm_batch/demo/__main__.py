@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ldm_batch import identity
-from ldm_batch.contact_sheet import write_contact_sheet
+from ldm_batch.commands.sheet import write_contact_sheet
 from ldm_batch.demo.prompts import make_demo_prompts
 from ldm_batch.storage import Store
 

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from ldm_batch.colour import is_convertible, to_rgb
+from ldm_batch.read.colour import is_convertible, to_rgb
 
 
 def to_images(

@@ -13,7 +13,7 @@ from typing import Any
 from ldm_batch.config import ModelConfig, SchedulerConfig
 from ldm_batch.diffusion.files import find_model
 from ldm_batch.diffusion.load import DTYPES, Components, load, pick_device
-from ldm_batch.diffusion.speed import apply_switches, decode_dtype
+from ldm_batch.diffusion.switches import apply_switches, decode_dtype
 from ldm_batch.errors import JobError
 
 TEXT_TO_IMAGE = "LDMTextToImagePipeline"

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ldm_batch.colour import enlarge_alpha
+from ldm_batch.read.colour import enlarge_alpha
 from ldm_batch.records import Fault, Reason
 
 OUTPUT_TYPES = ("pil", "np", "pt")

@@ -13,16 +13,16 @@ import numpy as np
 import torch
 
 from ldm_batch.config import ModelConfig, SchedulerConfig
-from ldm_batch.diffusion.call_images import to_images, to_signed
-from ldm_batch.diffusion.describe import describe
-from ldm_batch.diffusion.from_model import check_super_resolution, load_model
-from ldm_batch.diffusion.library import (
+from ldm_batch.diffusion.call_arguments import (
     check_call,
     check_output_type,
     make_generators,
     make_output,
     wrap_output,
 )
+from ldm_batch.diffusion.call_images import to_images, to_signed
+from ldm_batch.diffusion.describe import describe
+from ldm_batch.diffusion.from_model import check_super_resolution, load_model
 from ldm_batch.diffusion.load import Components, load
 from ldm_batch.diffusion.noise import make_generator
 from ldm_batch.diffusion.pipeline import Pipeline

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 
 from ldm_batch.config import SchedulerConfig
+from ldm_batch.diffusion.call_arguments import check_call, check_output_type, make_output, plan_call
 from ldm_batch.diffusion.describe import describe
 from ldm_batch.diffusion.from_model import check_text_to_image
-from ldm_batch.diffusion.library import check_call, check_output_type, make_output, plan_call
 from ldm_batch.diffusion.load import Components, load
 from ldm_batch.diffusion.noise import make_generator, make_noise
 from ldm_batch.diffusion.paint import Painter

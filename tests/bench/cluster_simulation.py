@@ -16,11 +16,11 @@ from dataclasses import dataclass, field
 from statistics import NormalDist
 from typing import Any
 
-from ldm_batch.attempts import Trouble
-from ldm_batch.cluster_config import ClusterConfig
-from ldm_batch.nodes import NodeRecords
+from ldm_batch.cluster.attempts import Trouble
+from ldm_batch.cluster.nodes import NodeRecords
+from ldm_batch.cluster.schedule import Ending, Schedule
+from ldm_batch.config.cluster import ClusterConfig
 from ldm_batch.records import Failure, InputFile, Shard
-from ldm_batch.schedule import Ending, Schedule
 
 HOUR_S = 3600.0
 POLL_S = 1.0

@@ -32,10 +32,10 @@ from ldm_batch.config import (
     SourceConfig,
 )
 from ldm_batch.demo.world import caption, draw_specs
-from ldm_batch.generate import find_model, load_pipeline, plan_images
+from ldm_batch.generate.batches import find_model, load_pipeline, plan_images
 from ldm_batch.identity import NEWEST_FORM
-from ldm_batch.plan import make_plan
-from ldm_batch.plan_file import plan_document
+from ldm_batch.plan.make import make_plan
+from ldm_batch.plan.stored import plan_document
 from ldm_batch.records import Call, Row, Shard
 from ldm_batch.storage import Store
 from ldm_batch.worker import Worker, WorkerSpec

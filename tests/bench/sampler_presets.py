@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from diffusers import LDMTextToImagePipeline
 
+from ldm_batch.commands.tradeoff.measure import Generate, run_interleaved, share_right
 from ldm_batch.config import ModelConfig, SchedulerConfig
 from ldm_batch.demo.world import caption, draw_specs
 from ldm_batch.diffusion.files import find_model
@@ -21,7 +22,6 @@ from ldm_batch.diffusion.noise import make_generator
 from ldm_batch.diffusion.presets import PRESETS
 from ldm_batch.diffusion.text_to_image import TextToImage
 from ldm_batch.records import Call, Request
-from ldm_batch.tradeoff_measure import Generate, run_interleaved, share_right
 
 
 def make_diffusers(folder: str, batch_size: int) -> Generate:

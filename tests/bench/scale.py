@@ -43,15 +43,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ldm_batch.cluster import run_on_ray
-from ldm_batch.cluster_config import ClusterConfig
-from ldm_batch.commit import committed_shards
-from ldm_batch.cut import cut_file
+from ldm_batch.config.cluster import ClusterConfig
 from ldm_batch.identity import NEWEST_FORM
-from ldm_batch.plan import select_shards
-from ldm_batch.plan_file import Plan, load_plan, plan_document, save_plan
+from ldm_batch.plan.cut import cut_file
+from ldm_batch.plan.make import select_shards
+from ldm_batch.plan.stored import Plan, load_plan, plan_document, save_plan
 from ldm_batch.progress import Tally
 from ldm_batch.records import InputFile, Outcome, Receipt, Shard
 from ldm_batch.storage import Store
+from ldm_batch.write.commit import committed_shards
 
 ROWS_PER_FILE = 1000
 NUM_LARGE_FILES = 200
@@ -73,8 +73,8 @@ PHASES = {
     "plan (dry run)": (*JOB, "dry_run=true"),
     "run": JOB,
     "resume, all is done": JOB,
-    "verify": ("-m", "ldm_batch.verify", "out"),
-    "status": ("-m", "ldm_batch.status", "out"),
+    "verify": ("-m", "ldm_batch", "verify", "out"),
+    "status": ("-m", "ldm_batch", "status", "out"),
 }
 RAY_DATA = Path(__file__).with_name("ray_data_rows.py")
 SIDES = {

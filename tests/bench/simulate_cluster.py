@@ -4,7 +4,8 @@
     python tests/bench/simulate_cluster.py --quick    # smaller jobs, seconds
     python tests/bench/simulate_cluster.py --measure  # the costs below, on this machine
 
-The policy that is simulated is the real one, `ldm_batch.schedule`; see `cluster_simulation.py`.
+The policy that is simulated is the real one, `ldm_batch.cluster.schedule`; see
+`cluster_simulation.py`.
 Waste is the share of the accelerator-seconds between the start of a job and its end that made no
 image that was kept; all accelerators are held until the end. Medians over seeds, save of the
 largest job, which is played once.
@@ -41,8 +42,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from cluster_simulation import Costs, Outcome, Scenario, Weather, simulate
 
-from ldm_batch import schedule
-from ldm_batch.shard_size import auto_rows_per_shard
+from ldm_batch.cluster import schedule
+from ldm_batch.plan.shard_size import auto_rows_per_shard
 
 SEEDS = 3
 MANY_SEEDS = 7

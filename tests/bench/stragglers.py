@@ -19,7 +19,7 @@ import ray
 sys.path.insert(0, str(Path(__file__).parent))
 
 from ldm_batch.cluster import run_on_ray
-from ldm_batch.cluster_config import ClusterConfig
+from ldm_batch.config.cluster import ClusterConfig
 from ldm_batch.records import InputFile, Outcome, Receipt, Shard
 
 NUM_WORKERS, NUM_SHARDS, SHARD_S = 4, 41, 0.5

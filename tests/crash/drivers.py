@@ -12,10 +12,13 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from ldm_batch import encode, generate, storage_s3, worker
+from ldm_batch import worker
 from ldm_batch.config import JobConfig
 from ldm_batch.drive import run_job
+from ldm_batch.generate.batches import batches as generate
 from ldm_batch.storage import Store
+from ldm_batch.storage import s3 as storage_s3
+from ldm_batch.write.parquet import encode
 
 
 def die() -> None:

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from crash.drivers import POINTS, fork_driver, wait_for
 from crash.on_ray import VICTIMS, run_and_kill
 from crash.weed import BUCKET, LASTING, Weed
+from ldm_batch.commands.verify.verification import verify
 from ldm_batch.config import (
     ClusterConfig,
     JobConfig,
@@ -31,7 +32,6 @@ from ldm_batch.config import (
     SourceConfig,
 )
 from ldm_batch.storage import Store
-from ldm_batch.verify import verify
 
 NUM_FILES, ROWS_PER_FILE, ROWS_PER_SHARD = 2, 240, 40
 NUM_SHARDS = NUM_FILES * ROWS_PER_FILE // ROWS_PER_SHARD

@@ -15,7 +15,7 @@ from s3_server import CREDENTIALS
 from ldm_batch.config import S3Config
 from ldm_batch.errors import LdmBatchError
 from ldm_batch.storage import Store
-from ldm_batch.storage_s3_client import connect
+from ldm_batch.storage.s3_client import connect
 
 LASTING = {name: value for name, value in CREDENTIALS.items() if "TOKEN" not in name}
 """Credentials that the server makes its administrator's: it knows no session tokens."""

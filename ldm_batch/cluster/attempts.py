@@ -1,0 +1,113 @@
+"""One attempt at a shard and how attempts are counted: the same for every executor.
+
+Must not know Ray, plans or pixels; `run_in_process` is the executor without a cluster.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from ldm_batch.config.cluster import ClusterConfig
+from ldm_batch.errors import JobError, LdmBatchError
+from ldm_batch.records import Failure, Receipt, Shard
+
+
+class ShardMaker(Protocol):
+    """What a worker does."""
+
+    def make_shard(self, shard: Shard) -> Receipt:
+        """Turn one shard into its committed object."""
+
+
+Loader = Callable[[], ShardMaker]
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Why an attempt at a shard, or the loading of a model, came to nothing."""
+
+    message: str
+    traceback: str = ""
+    is_job_error: bool = False
+
+
+@dataclass(slots=True)
+class Task:
+    """A shard on its way: how often it was tried, and what is known against it."""
+
+    shard: Shard
+    attempts: int = 0
+    preemptions: int = 0
+    losses: int = 0
+    is_suspect: bool = False
+    """A worker died while it had this shard and another: tried alone next, to tell which it was."""
+    last_worker: int | None = None
+    last_node: str | None = None
+    runners: set[int] = field(default_factory=set)
+    """Workers that have it now: none, one, or one more with a copy."""
+    is_finished: bool = False
+
+
+def attempt(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function and return what it returns, or as `Trouble` what it raised."""
+    try:
+        return function(*arguments)
+    except LdmBatchError as error:
+        return Trouble(str(error), is_job_error=isinstance(error, JobError))
+    except Exception as error:  # anything else is a shard's trouble, not the job's
+        message = f"{type(error).__name__}: {error}"
+        return Trouble(message, traceback.format_exc())
+
+
+def count_attempt(task: Task, trouble: Trouble, max_attempts: int) -> Failure | None:
+    """Count a failed attempt; the failure to report, if it was the last.
+
+    Raises:
+        JobError: the trouble is not the shard's but the job's.
+    """
+    if trouble.is_job_error:
+        raise JobError(trouble.message)
+    task.attempts += 1
+    if task.attempts < max_attempts:
+        return None
+    return Failure(task.shard.index, task.attempts, trouble.message, trouble.traceback)
+
+
+def call_in_process(function: Callable[[], Any]) -> Any:
+    """Call a function once in this process, and return what it returns.
+
+    Raises:
+        JobError: the function raised.
+    """
+    return unwrap(attempt(function))
+
+
+def unwrap(result: Any) -> Any:
+    """What a call returned, or the trouble that it met as a JobError."""
+    if isinstance(result, Trouble):
+        raise JobError(result.message)
+    return result
+
+
+def run_in_process(
+    load: Loader, shards: Sequence[Shard], cluster: ClusterConfig
+) -> Iterator[Receipt | Failure]:
+    """Make shards one after the other in this process, and yield what became of each.
+
+    Raises:
+        JobError: the model does not load.
+    """
+    loaded = call_in_process(load)
+    for shard in shards:
+        task = Task(shard)
+        while True:
+            made = attempt(loaded.make_shard, shard)
+            if isinstance(made, Receipt):
+                yield made
+                break
+            if (failure := count_attempt(task, made, cluster.max_attempts)) is not None:
+                yield failure
+                break

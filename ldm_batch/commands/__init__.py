@@ -1,0 +1,1 @@
+"""What an operator asks of a dataset: one module, or folder, a command."""

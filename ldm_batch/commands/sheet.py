@@ -1,0 +1,106 @@
+"""A picture of a dataset's first images with their prompts: `python -m ldm_batch sheet`.
+
+Reads committed objects only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import sys
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image, ImageDraw, ImageFont
+
+from ldm_batch import identity
+from ldm_batch.commands.dataset_argument import add_sink, named_sink
+from ldm_batch.errors import JobError, LdmBatchError
+from ldm_batch.storage import Store
+
+COLUMNS_PER_SHEET = 8
+TILE_PIXELS = 128
+CAPTION_LINES, LINE_PIXELS, CHARS_PER_LINE = 4, 13, 22
+GAP_PIXELS = 8
+
+
+def first_images(store: Store, num_images: int) -> Iterator[tuple[Image.Image, str]]:
+    """Decode the first images of a dataset, with their prompts, in the order of the shards."""
+    names = (name for name in store.names(identity.DATA_FOLDER) if name.endswith(".parquet"))
+    indices = map(identity.shard_index, names)
+    left = num_images
+    for index in sorted(index for index in indices if index is not None):
+        path = identity.data_path(f"{index:05d}")
+        try:
+            for row in _first_rows(store, path, left):
+                left -= 1
+                yield Image.open(io.BytesIO(row["image"]["bytes"])), row["prompt"]
+        except (pa.ArrowException, OSError) as error:
+            raise JobError(f"{store.uri(path)}: cannot be read: {error}") from error
+        if left <= 0:
+            return
+
+
+def _first_rows(store: Store, path: str, num_rows: int) -> Iterator[Mapping[str, Any]]:
+    with store.open(path) as file:
+        parquet = pq.ParquetFile(file, page_checksum_verification=True)
+        for batch in parquet.iter_batches(min(num_rows, 64), columns=["image", "prompt"]):
+            yield from batch.to_pylist()[:num_rows]
+            num_rows -= batch.num_rows
+            if num_rows <= 0:
+                return
+
+
+def draw_sheet(images: Sequence[tuple[Image.Image, str]]) -> Image.Image:
+    """Lay images out in rows of eight, each over its prompt."""
+    columns = min(COLUMNS_PER_SHEET, len(images))
+    tile_width = TILE_PIXELS + GAP_PIXELS
+    tile_height = TILE_PIXELS + CAPTION_LINES * LINE_PIXELS + GAP_PIXELS
+    rows = -(-len(images) // columns)
+    sheet = Image.new("RGB", (columns * tile_width + GAP_PIXELS, rows * tile_height), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
+    for i, (image, prompt) in enumerate(images):
+        x, y = GAP_PIXELS + i % columns * tile_width, GAP_PIXELS + i // columns * tile_height
+        scale = TILE_PIXELS / max(image.size)
+        size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+        sheet.paste(image.convert("RGB").resize(size, Image.Resampling.LANCZOS), (x, y))
+        lines = textwrap.wrap(prompt, CHARS_PER_LINE, max_lines=CAPTION_LINES, placeholder="...")
+        for number, line in enumerate(lines):
+            draw.text((x, y + TILE_PIXELS + 2 + number * LINE_PIXELS), line, "black", font)
+    return sheet
+
+
+def write_contact_sheet(sink: Store, path: Path, num_images: int) -> None:
+    """Draw the first images of a dataset into a PNG file.
+
+    Raises:
+        JobError: there is no image yet, or the file cannot be written.
+    """
+    images = list(first_images(sink, num_images))
+    if not images:
+        raise JobError(f"{sink.root}: no images to show yet")
+    try:
+        draw_sheet(images).save(path)
+    except OSError as error:
+        raise JobError(f"{path}: {error.strerror or error}") from error
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parse the command line and write the sheet."""
+    parser = argparse.ArgumentParser(prog="python -m ldm_batch sheet", description=__doc__)
+    add_sink(parser)
+    parser.add_argument("--output", type=Path, default=Path("contact_sheet.png"))
+    parser.add_argument("--images", type=int, default=48, help="how many (default: 48)")
+    options = parser.parse_args(arguments)
+    if options.images < 1:
+        parser.error(f"--images: {options.images} is not at least 1")
+    try:
+        write_contact_sheet(named_sink(options), options.output, options.images)
+    except LdmBatchError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    print(options.output)

@@ -1,0 +1,167 @@
+"""Time against quality on a job's own prompts: `python -m ldm_batch tradeoff <dataset or prompts>`.
+
+Runs schedulers x steps on a sample of rows, the same seeds for all, and writes a table, a plot and
+a contact sheet side by side, so that a user chooses for their own model. Writes no dataset.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ldm_batch.commands.tradeoff.measure import Setting, measure
+from ldm_batch.commands.tradeoff.show import write_results
+from ldm_batch.config import CallConfig, JobConfig, ModelConfig, SchedulerConfig, SourceConfig
+from ldm_batch.errors import JobError, LdmBatchError
+from ldm_batch.generate.batches import find_model
+from ldm_batch.identity import NEWEST_FORM
+from ldm_batch.plan.make import carry_schema, make_plan
+from ldm_batch.plan.stored import load_plan
+from ldm_batch.read.shard import read_shard
+from ldm_batch.records import Request, Row
+from ldm_batch.storage import Store
+
+SCHEDULERS = ("ddim", "dpmpp_2m", "unipc")
+STEPS = (5, 10, 20, 50)
+MAX_SHARDS_READ = 8
+
+
+def job_of(source: str, options: argparse.Namespace) -> JobConfig:
+    """Return the job of a dataset that has a plan, or one made of the command line.
+
+    Raises:
+        JobError: the dataset's plan cannot be read.
+    """
+    planned = load_plan(Store(source)) if Path(source).is_dir() else None
+    if planned is not None:
+        return _job_of_plan(planned.document["config"])
+    job = JobConfig(source=SourceConfig(uri=source, columns={"prompt": options.column}))
+    job.model = ModelConfig(path=options.model)
+    job.sink.uri = str(options.output)
+    job.call = CallConfig(guidance_scale=options.guidance_scale)
+    return job
+
+
+def _job_of_plan(config: Mapping[str, Any]) -> JobConfig:
+    job: JobConfig = _rebuild(JobConfig(), config)
+    if job.source.kind != "prompts":
+        raise JobError("the trade-off is measured on prompts; this dataset was made of images")
+    return job
+
+
+def _rebuild(default: Any, values: Mapping[str, Any]) -> Any:
+    """Lay a document's values over a configuration, section by section."""
+    changes = {}
+    for field in fields(default):
+        if field.name in values:
+            old, new = getattr(default, field.name), values[field.name]
+            changes[field.name] = _rebuild(old, new) if is_dataclass(old) else new
+    return replace(default, **changes)
+
+
+def sample_rows(job: JobConfig, num_rows: int) -> list[Row]:
+    """Return valid rows spread evenly over the job's input.
+
+    Raises:
+        JobError: the input cannot be read or has no valid row.
+    """
+    _, size = find_model(job)
+    document = {"images": {"source": {"carry": carry_schema(job)}}}
+    plan = make_plan(job, Store(str(job.sink.uri)), None, document=document, native_size=size)
+    call = replace(job.call, height=job.call.height or size[0], width=job.call.width or size[1])
+    shards = _spread(plan.shards, MAX_SHARDS_READ)
+    found = [read_shard(shard, job.source, call, form=NEWEST_FORM) for shard in shards]
+    rows = [row for read in found for row in read.rows]
+    if not rows:
+        raise JobError(f"{job.source.uri}: no valid rows to try")
+    first_size = (rows[0].call.height, rows[0].call.width)
+    return _spread([r for r in rows if (r.call.height, r.call.width) == first_size], num_rows)
+
+
+def _spread(values: Sequence[Any], num: int) -> list[Any]:
+    """Take `num` of the values at even distances, or all if there are fewer."""
+    step = max(1.0, len(values) / num)
+    return [values[int(i * step)] for i in range(min(num, len(values)))]
+
+
+def settings_of(options: argparse.Namespace, job: JobConfig) -> list[Setting]:
+    """Return what to try, the reference first: the presets, or schedulers x steps."""
+    if options.presets:
+        from ldm_batch.diffusion.presets import PRESETS
+
+        return [Setting(n, p.scheduler, p.num_inference_steps) for n, p in PRESETS.items()]
+    combinations = [(s, n) for s in options.schedulers.split(",") for n in _steps(options.steps)]
+    name, _, number = options.reference.partition(":")
+    reference = (name, *_steps(number))
+    settings = {} if job.scheduler.name == "from_model" else job.scheduler.settings
+    return [
+        Setting(f"{s} {n}", SchedulerConfig(name=s, settings=settings), n)
+        for s, n in dict.fromkeys([reference, *combinations])
+    ]
+
+
+def _steps(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise JobError(f"--steps={text}: must be numbers, e.g. 10,20") from error
+
+
+def requests_of(rows: Sequence[Row], job: JobConfig) -> list[Request]:
+    """Return the first image of each row, with the seed that the job itself would use."""
+    return [
+        Request(
+            row.prompt,
+            row.negative_prompt,
+            NEWEST_FORM.image_seed(job.seed, row.key, 0, row.seed),
+            row.call,
+        )
+        for row in rows
+    ]
+
+
+def run(options: argparse.Namespace) -> Path:
+    """Measure, write the results and return their folder.
+
+    Raises:
+        JobError: the input, the model or a setting is wrong.
+    """
+    job = job_of(options.source, options)
+    rows = sample_rows(job, options.num_prompts)
+    settings = settings_of(options, job)
+    print(f"{len(rows)} prompts, {len(settings)} settings; the first is the reference")
+    results = measure(job, requests_of(rows, job), settings)
+    write_results(results, [row.prompt for row in rows], options.output)
+    return Path(options.output)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the command line's parser."""
+    parser = argparse.ArgumentParser(prog="python -m ldm_batch tradeoff", description=__doc__)
+    parser.add_argument("source", help="a planned dataset, or Parquet: file, glob or folder")
+    parser.add_argument("--output", type=Path, default=Path("tradeoff"))
+    parser.add_argument("--column", default="prompt", help="prompt column of a Parquet source")
+    parser.add_argument("--model", default="demo:text_to_image", help="folder, for Parquet sources")
+    parser.add_argument("--guidance-scale", type=float, default=2.0, help="for Parquet sources")
+    parser.add_argument("--num-prompts", type=int, default=16)
+    parser.add_argument("--schedulers", default=",".join(SCHEDULERS))
+    parser.add_argument("--steps", default=",".join(map(str, STEPS)))
+    parser.add_argument("--reference", default="ddim:100", help="scheduler:steps to compare with")
+    parser.add_argument("--presets", action="store_true", help="compare the named speeds")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parse the command line, run, print the table."""
+    options = make_parser().parse_args(arguments)
+    try:
+        folder = run(options)
+    except LdmBatchError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    print((folder / "tradeoff.md").read_text())
+    print(f"plot and contact sheet: {folder}/")

@@ -1,0 +1,234 @@
+"""Make images of a dataset again from their own records, and compare.
+
+On the same kind of device the encoded bytes must be equal; on another kind of device the pixels may
+differ by `MAX_MEAN_LEVELS` on the mean, of 255.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, get_type_hints
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from PIL import Image
+
+from ldm_batch import identity
+from ldm_batch.config import JobConfig
+from ldm_batch.generate.batches import (
+    Pipeline,
+    generate_images,
+    join_locks,
+    load_pipeline,
+    plan_images,
+)
+from ldm_batch.plan.stored import Plan
+from ldm_batch.read.images import InputImages
+from ldm_batch.read.shard import read_shard
+from ldm_batch.records import Call, Fault, Made, Request, Shard
+from ldm_batch.storage import Store
+from ldm_batch.write.encode import encode_image, sha256
+from ldm_batch.write.parquet import Spool
+
+MAX_MEAN_LEVELS = 1.0
+Alike = NDArray[np.uint8] | Made | Fault
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Which images to make again."""
+
+    num_images: int = 0
+    choice: int = 0
+    """Seed of the random choice."""
+    model_path: str | None = None
+    """Where the planned model is now; null: where it was."""
+
+
+@dataclass(frozen=True, slots=True)
+class Regenerated:
+    """How many images were made again, and how many came out as they are stored."""
+
+    num_images: int
+    num_equal: int
+    num_within_tolerance: int
+    device: str
+    largest_mean_levels: float
+    problems: tuple[str, ...]
+
+
+def regenerate(store: Store, plan: Plan, done: Sequence[int], sample: Sample) -> Regenerated:
+    """Make random images of a dataset again and compare them with what is stored.
+
+    Enlarged images need their input as well, which is read where the plan says that it is.
+
+    Args:
+        store: the dataset.
+        plan: its plan, which says how the images were made.
+        done: indices of committed shards, at least one.
+        sample: how many to make again, and which.
+
+    Raises:
+        JobError: the model does not load, or is not the one that was planned.
+    """
+    job = planned_job(plan.document["config"], sample.model_path)
+    pipeline = load_pipeline(job, planned_lock(plan.document["images"]))
+    device = str(pipeline.describe().get("device"))
+    chosen = _choose_shards(store, sorted(done), sample)
+    problems: list[str] = []
+    num_equal = num_near = 0
+    largest = 0.0
+    for index in sorted(set(chosen)):
+        rows = _choose_rows(store, index, chosen.count(index), sample.choice)
+        is_same_device = _recorded_device(store, index) in (None, device)
+        enlarges = job.source.kind == "images"
+        again = _enlarge(pipeline, rows, job, plan.shards[index], plan.form) if enlarges else None
+        for row, made in zip(rows, again or _make(pipeline, rows, job.batch_size), strict=True):
+            levels = _difference(row, made, job)
+            largest = max(largest, levels)
+            num_equal += levels == 0
+            is_near = not is_same_device and levels <= MAX_MEAN_LEVELS
+            num_near += levels > 0 and is_near
+            if levels > 0 and not is_near:
+                name = f"{identity.data_path(f'{index:05d}')}: {row['key']} #{row['image_index']}"
+                problems.append(f"{name}: made again it differs by {levels:.3g} levels on the mean")
+    num_made = num_equal + num_near + len(problems)
+    return Regenerated(num_made, num_equal, num_near, device, largest, tuple(problems))
+
+
+def _choose_shards(store: Store, done: Sequence[int], sample: Sample) -> list[int]:
+    """A shard for each image to make again, at random, none more often than it has images."""
+    dice, left = random.Random(sample.choice), list(done)
+    chosen: list[int] = []
+    num_images: dict[int, int] = {}
+    while left and len(chosen) < sample.num_images:
+        index = dice.choice(left)
+        if index not in num_images:
+            num_images[index] = _count_images(store, index)
+        if chosen.count(index) < num_images[index]:
+            chosen.append(index)
+        else:
+            left.remove(index)
+    return sorted(chosen)
+
+
+def _count_images(store: Store, index: int) -> int:
+    with store.open(identity.data_path(f"{index:05d}")) as file:
+        return int(pq.read_metadata(file).num_rows)
+
+
+def planned_lock(images: Mapping[str, Any]) -> dict[str, str]:
+    """SHA-256 of the files of all models that a plan names."""
+    second = images.get("second_stage", {"model": {"files": {}}})
+    return join_locks(images["model"]["files"], second["model"]["files"])
+
+
+def planned_job(document: Mapping[str, Any], model_path: str | None) -> JobConfig:
+    """The job that a plan stores; fields that this version does not know are left out."""
+    job: JobConfig = _filled(JobConfig, document)
+    return replace(job, model=replace(job.model, device="auto", path=model_path or job.model.path))
+
+
+def _filled(kind: type[Any], values: Mapping[str, Any]) -> Any:
+    hints = get_type_hints(kind)
+    known = {field.name for field in fields(kind)} & values.keys()
+    return kind(
+        **{
+            name: _filled(hints[name], values[name]) if is_dataclass(hints[name]) else values[name]
+            for name in known
+        }
+    )
+
+
+def _choose_rows(store: Store, index: int, count: int, choice: int) -> list[dict[str, Any]]:
+    """Random images of one object, fewer where it holds fewer."""
+    with store.open(identity.data_path(f"{index:05d}")) as file:
+        parquet = pq.ParquetFile(file, page_checksum_verification=True)
+        total = parquet.metadata.num_rows
+        wanted = set(random.Random(f"{choice}/{index}").sample(range(total), min(count, total)))
+        rows: list[dict[str, Any]] = []
+        start = 0
+        for batch in parquet.iter_batches(64):
+            here = [place - start for place in sorted(wanted) if 0 <= place - start < len(batch)]
+            rows += batch.take(here).to_pylist() if here else []
+            start += len(batch)
+    return rows
+
+
+def _recorded_device(store: Store, index: int) -> str | None:
+    try:
+        receipt = json.loads(store.read(identity.receipt_path(f"{index:05d}")) or b"")
+        return str(receipt["pipeline"]["device"])
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _make(
+    pipeline: Pipeline, rows: Sequence[Mapping[str, Any]], batch_size: int
+) -> Iterator[Alike]:
+    """Make the images of some rows from their records, in their order."""
+    requests = [_request(row) for row in rows]
+    made: dict[int, Alike] = {}
+    for call in {request.call for request in requests}:
+        slots = [slot for slot, request in enumerate(requests) if request.call == call]
+        for start in range(0, len(slots), batch_size):
+            batch = slots[start : start + batch_size]
+            images = pipeline.generate([requests[slot] for slot in batch])
+            made.update(zip(batch, images, strict=True))
+    yield from (made[slot] for slot in range(len(rows)))
+
+
+def _request(row: Mapping[str, Any]) -> Request:
+    """What was asked of the pipeline; of two stages, the first one's size."""
+    size = {side: row.get(f"low_resolution_{side}") or row[side] for side in ("height", "width")}
+    call = Call(**{field.name: row[field.name] for field in fields(Call)} | size)
+    return Request(
+        row["prompt"],
+        row["negative_prompt"],
+        row["seed"],
+        call,
+        upscale_seed=row.get("upscale_seed"),
+    )
+
+
+def _enlarge(
+    pipeline: Pipeline,
+    rows: Sequence[Mapping[str, Any]],
+    job: JobConfig,
+    shard: Shard,
+    form: identity.Form,
+) -> Iterator[Alike]:
+    """Enlarge the input images of some rows again."""
+    call = replace(job.call, height=job.call.height or 8, width=job.call.width or 8)
+    for row in rows:
+        place = replace(shard, row_start=row["input_row"], num_rows=1)
+        with Spool() as spool:
+            inputs = InputImages(job, place, spool)
+            found = read_shard(place, job.source, call, inputs, form=form)
+            images = plan_images(found.rows, job, form)
+            wanted = [image for image in images if image.image_index == row["image_index"]]
+            yield from (
+                made for _, made in generate_images(pipeline, wanted, job.batch_size, inputs.load)
+            )
+
+
+def _difference(row: Mapping[str, Any], made: Alike, job: JobConfig) -> float:
+    """Mean difference in levels of 255 between an image and what is stored; 0: the same bytes."""
+    if isinstance(made, Fault):
+        return 255.0
+    pixels = made.pixels if isinstance(made, Made) else made
+    encoded = encode_image(pixels, job.image.format, mark=job.image.mark)
+    if sha256(encoded) == row["image_sha256"]:
+        return 0.0
+    with Image.open(io.BytesIO(row["image"]["bytes"])) as stored:
+        before = np.asarray(stored.convert("RGB"), np.int16)
+    with Image.open(io.BytesIO(encoded)) as again:
+        after = np.asarray(again.convert("RGB"), np.int16)
+    if before.shape != after.shape:
+        return 255.0
+    return max(float(np.abs(before - after).mean()), 1e-9)

@@ -1,0 +1,206 @@
+"""Prove that a dataset is whole and right: `python -m ldm_batch verify SINK`.
+
+Reads every committed object; changes nothing. Exit code 0 if every planned shard is there and
+right, 1 if something is wrong, 3 if nothing is wrong but shards are missing, 2 if it cannot tell.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import pairwise
+from typing import Any, TextIO
+
+from ldm_batch import identity
+from ldm_batch.commands.dataset_argument import add_sink, named_sink
+from ldm_batch.commands.status import MAX_LISTED, failure_message, map_in_threads
+from ldm_batch.commands.verify.keys import KeyIndex, describe_shared
+from ldm_batch.commands.verify.object import Expected, ObjectReport, verify_object
+from ldm_batch.commands.verify.regenerate import Regenerated, Sample, regenerate
+from ldm_batch.errors import JobError, LdmBatchError
+from ldm_batch.plan.stored import Plan, load_plan
+from ldm_batch.records import Shard
+from ldm_batch.storage import Store
+
+VERIFY_THREADS = 4
+EXIT_RIGHT, EXIT_WRONG, EXIT_CANNOT_TELL, EXIT_INCOMPLETE = 0, 1, 2, 3
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What was found; `problems` is empty where all that is there is right."""
+
+    num_shards: int
+    num_verified: int
+    missing: list[int]
+    failed: dict[int, str]
+    num_rows: int
+    num_images: int
+    num_own_seeds: int
+    """Images whose seed came with their row; the others' are derived from the job's."""
+    rejected: dict[str, int]
+    num_shared_keys: int
+    """Keys that stand in more than one shard."""
+    notes: list[str]
+    """What is allowed, but perhaps not meant."""
+    problems: list[str]
+    regenerated: Regenerated | None
+
+    @property
+    def exit_code(self) -> int:
+        """What a script needs to know."""
+        if self.problems:
+            return EXIT_WRONG
+        return EXIT_INCOMPLETE if self.missing or self.failed else EXIT_RIGHT
+
+
+def verify(store: Store, sample: Sample | None = None) -> Verification:
+    """Verify a dataset, and make some of its images again.
+
+    Raises:
+        JobError: there is no dataset, or its model does not load.
+    """
+    plan = load_plan(store)
+    if plan is None:
+        raise JobError(f"{store.root}: no dataset here (no {identity.PLAN_PATH})")
+    names = store.names(identity.DATA_FOLDER)
+    done = [shard for shard in plan.shards if f"{shard.id}.parquet" in names]
+    stray = sorted(names - {f"{shard.id}.parquet" for shard in done})
+    undone = {shard.index for shard in plan.shards} - {shard.index for shard in done}
+    records = {identity.shard_index(name) for name in store.names(identity.FAILURES_FOLDER)}
+    totals = Totals()
+    with KeyIndex() as index:
+        for report in _verify_objects(store, plan, done):
+            totals.add(report)
+            index.add(report.shard, report.key_hashes)
+        num_shared_keys, notes = describe_shared(store, index)
+    again = None
+    if sample is not None and sample.num_images and done:
+        again = regenerate(store, plan, [shard.index for shard in done], sample)
+    return Verification(
+        num_shards=len(plan.shards),
+        num_verified=len(done),
+        missing=sorted(undone - records),
+        failed={index: failure_message(store, index) for index in sorted(undone & records)},
+        num_rows=totals.num_rows,
+        num_images=totals.num_images,
+        num_own_seeds=totals.num_own_seeds,
+        rejected=dict(totals.rejected.most_common()),
+        num_shared_keys=num_shared_keys,
+        notes=notes,
+        problems=[
+            *(f"{identity.DATA_FOLDER}/{name}: belongs to no planned shard" for name in stray),
+            *_plan_problems(plan),
+            *totals.problems,
+            *(again.problems if again else ()),
+        ],
+        regenerated=again,
+    )
+
+
+class Totals:
+    """What the objects of a dataset hold together, and what is wrong with them."""
+
+    def __init__(self) -> None:
+        self.num_rows = self.num_images = self.num_own_seeds = 0
+        self.rejected: Counter[str] = Counter()
+        self.problems: list[str] = []
+        self._schema: Any = None
+
+    def add(self, report: ObjectReport) -> None:
+        """Count one object; of all objects, only the first one's schema is kept."""
+        self.num_rows += report.num_rows
+        self.num_images += report.num_images
+        self.num_own_seeds += report.num_own_seeds
+        self.rejected.update(report.rejected)
+        self.problems += report.problems
+        if self._schema is None:
+            self._schema = report.schema
+        elif report.schema is not None and not report.schema.equals(self._schema):
+            path = identity.data_path(f"{report.shard:05d}")
+            self.problems.append(f"{path}: has other columns than the first object")
+
+
+def _verify_objects(store: Store, plan: Plan, done: Sequence[Shard]) -> Iterator[ObjectReport]:
+    job, planned = plan.document["config"], plan.document["images"]
+    enlarges = job["source"].get("kind") == "images"
+    derive = plan.form.upscale_seed if enlarges else plan.form.image_seed
+    expected = Expected(
+        plan.fingerprint, planned["num_images_per_prompt"], partial(derive, planned["seed"])
+    )
+    return map_in_threads(lambda shard: verify_object(store, shard, expected), done, VERIFY_THREADS)
+
+
+def _plan_problems(plan: Plan) -> list[str]:
+    """Check that the shards of each file cover its rows, once."""
+    by_file: dict[str, list[tuple[int, int, int]]] = {}
+    for s in plan.shards:
+        by_file.setdefault(s.file.name, []).append((s.row_start, s.num_rows, s.file.num_rows))
+    problems = []
+    for name, parts in by_file.items():
+        parts.sort()
+        begins, (start, num_rows, total) = parts[0][0], parts[-1]
+        meets = all(before[0] + before[1] == after[0] for before, after in pairwise(parts))
+        if begins != 0 or not meets or start + num_rows != total:
+            problems.append(f"{identity.PLAN_FOLDER}: the shards of {name} do not cover its rows")
+    return problems
+
+
+def print_verification(found: Verification, out: TextIO) -> None:
+    """Print a verification for people."""
+    print(
+        f"shards: {found.num_verified} of {found.num_shards} verified, {len(found.failed)} failed, "
+        f"{len(found.missing)} missing",
+        file=out,
+    )
+    print(
+        f"rows: {found.num_rows:,} = {found.num_rows - sum(found.rejected.values()):,} with images "
+        f"+ {sum(found.rejected.values()):,} rejected; images: {found.num_images:,}, "
+        f"{found.num_own_seeds:,} with seeds of their own",
+        file=out,
+    )
+    for index, message in list(found.failed.items())[:MAX_LISTED]:
+        print(f"  failed: shard {index:05d}: {message}", file=out)
+    if (again := found.regenerated) is not None:
+        print(
+            f"made again on {again.device}: {again.num_images} images, {again.num_equal} with the "
+            f"same bytes, {again.num_within_tolerance} of another device within tolerance",
+            file=out,
+        )
+    for note in found.notes:
+        print(f"  note: {note}", file=out)
+    for problem in found.problems[:MAX_LISTED]:
+        print(f"  wrong: {problem}", file=out)
+    if len(found.problems) > MAX_LISTED:
+        print(f"  and {len(found.problems) - MAX_LISTED} problems more (--json has all)", file=out)
+    verdicts = {EXIT_RIGHT: "right and complete", EXIT_WRONG: f"{len(found.problems)} problems"}
+    print(verdicts.get(found.exit_code, "right, but not complete"), file=out)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parse the command line, print what was found, exit."""
+    parser = argparse.ArgumentParser(prog="python -m ldm_batch verify", description=__doc__)
+    add_sink(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON for scripts")
+    parser.add_argument(
+        "--regenerate", type=int, default=0, metavar="N", help="make N random images again"
+    )
+    parser.add_argument("--choice", type=int, default=0, help="seed of the random choice")
+    parser.add_argument("--model-path", help="the planned model, if it is not where it was")
+    options = parser.parse_args(arguments)
+    sample = Sample(options.regenerate, options.choice, options.model_path)
+    try:
+        found = verify(named_sink(options), sample)
+    except LdmBatchError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(EXIT_CANNOT_TELL)
+    if options.json:
+        print(json.dumps({**asdict(found), "exit_code": found.exit_code}, indent=2))
+    else:
+        print_verification(found, sys.stdout)
+    sys.exit(found.exit_code)

@@ -1,0 +1,61 @@
+"""Switches that make a loaded model faster on its device without changing what it computes.
+
+They change last bits, which is why they are part of the job's fingerprint.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ldm_batch.config import ModelConfig
+from ldm_batch.config.job import ATTENTIONS
+from ldm_batch.diffusion.load import DTYPES, Components
+from ldm_batch.errors import JobError
+
+
+def decode_dtype(model: ModelConfig) -> torch.dtype:
+    """Return the first stage's dtype: as asked for, else one that does not overflow.
+
+    First stages overflow in float16 (diffusers marks them `force_upcast`), not in bfloat16.
+    """
+    name = model.decode_dtype or ("float32" if model.dtype == "float16" else model.dtype)
+    if name not in DTYPES:
+        raise JobError(f"model.decode_dtype={name}: must be one of {', '.join(DTYPES)}")
+    return DTYPES[name]
+
+
+def apply_switches(components: Components, model: ModelConfig) -> None:
+    """Set memory format, attention kernel, compilation and CUDA's numerics on fresh components.
+
+    Raises:
+        JobError: an unknown choice.
+    """
+    if model.attention not in ATTENTIONS:
+        raise JobError(f"model.attention={model.attention}: must be one of {', '.join(ATTENTIONS)}")
+    unet, vqvae = components["unet"], components["vqvae"]
+    if unet.device.type == "cuda":
+        _fix_cuda_numerics()
+    if model.channels_last:
+        unet.to(memory_format=torch.channels_last)
+        vqvae.to(memory_format=torch.channels_last)
+    if model.attention == "plain":
+        _use_plain_attention(unet)
+    if model.compile:
+        unet.compile(dynamic=False)
+        vqvae.decoder.compile(dynamic=False)
+
+
+def _use_plain_attention(unet: Any) -> None:
+    from diffusers.models.attention_processor import AttnProcessor
+
+    unet.set_attn_processor(AttnProcessor())
+
+
+def _fix_cuda_numerics() -> None:
+    """Choose kernels by rule, not by timing, and never round float32 to TF32."""
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False

@@ -1,0 +1,1 @@
+"""The plan: which files, cut into which shards, and what identifies the images."""

@@ -1,0 +1,171 @@
+"""New input files cut into shards: how large, and where.
+
+Sees one footer at a time, and keeps little of it; must not know the stored plan.
+"""
+
+from __future__ import annotations
+
+import bisect
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ldm_batch.config import JobConfig, has_second_stage
+from ldm_batch.config.job import UPSCALE
+from ldm_batch.errors import JobError
+from ldm_batch.plan.shard_size import auto_rows_per_shard, expected_workers, whole_batches
+from ldm_batch.read import footer as footers
+from ldm_batch.read.footer import Footer
+from ldm_batch.records import InputFile, Shard
+from ldm_batch.storage import SourceFile
+
+PIXELS_PER_BYTE = 2
+"""Of compressed images of unknown size: what photographs have at good quality."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewFile:
+    """What is kept of a footer until its file is cut."""
+
+    file: InputFile
+    row_group_ends: Sequence[int]
+    largest_size: tuple[int, int]
+    columns: str
+    """What it is read from, in words."""
+
+
+def look_at(
+    job: JobConfig,
+    file: SourceFile,
+    footer: Footer,
+    document: Mapping[str, Any],
+    native_size: tuple[int, int],
+) -> NewFile:
+    """Keep what cutting a new file needs.
+
+    Raises:
+        JobError: it lacks a column, or has one of another type than the dataset.
+    """
+    columns = footers.resolve_columns(footer, job.source, file.uri)
+    _refuse_other_types(footers.carried_fields(footer, job.source), document, file.uri)
+    return NewFile(
+        InputFile(
+            file.name, file.uri, file.size_bytes, file.version, footer.num_rows, footer.sha256
+        ),
+        footers.row_group_ends(footer),
+        _largest_size(footer, columns, job, native_size),
+        footers.in_words(columns),
+    )
+
+
+def settle_rows_per_shard(
+    job: JobConfig, new_files: Sequence[NewFile], document: Mapping[str, Any]
+) -> tuple[JobConfig, Mapping[str, Any]]:
+    """The job, and its document, with `rows_per_shard: auto` settled for as long as the dataset
+    lives."""
+    num_rows = job.rows_per_shard
+    if num_rows == "auto":
+        num_rows = auto_rows_per_shard(
+            sum(new.file.num_rows for new in new_files),
+            expected_workers(job.cluster),
+            batch_size=job.batch_size,
+            num_images_per_prompt=job.num_images_per_prompt,
+        )
+    config = {**document.get("config", {}), "rows_per_shard": num_rows}
+    return replace(job, rows_per_shard=num_rows), {**document, "config": config}
+
+
+def cut_files(job: JobConfig, files: Sequence[NewFile], *, first: int) -> list[Shard]:
+    """Shards of new files, in their order, counted on from `first`."""
+    shards: list[Shard] = []
+    for new in files:
+        start = first + len(shards)
+        cut = cut_file(new.file, new.row_group_ends, rows_per_shard(job, new.largest_size))
+        shards += [replace(shard, index=start + shard.index) for shard in cut]
+    return shards
+
+
+def cut_file(file: InputFile, row_group_ends: Sequence[int], num_rows: int) -> list[Shard]:
+    """Cut a file into the fewest shards of at most `num_rows` rows.
+
+    A cut moves back to the end of a row group where that does not add a shard. Indices count
+    from 0 in the file.
+    """
+    total, start = file.num_rows, 0
+    shards: list[Shard] = []
+    while start < total:
+        end = min(start + num_rows, total)
+        reached = bisect.bisect_right(row_group_ends, end)
+        boundary = row_group_ends[reached - 1] if reached else 0
+        if boundary > start and -(-(total - boundary) // num_rows) == -(-(total - end) // num_rows):
+            end = boundary
+        shards.append(Shard(len(shards), file, start, end - start))
+        start = end
+    return shards
+
+
+def rows_per_shard(job: JobConfig, size: tuple[int, int]) -> int:
+    """Rows whose images fit into `max_object_bytes` at the worst (nothing compresses).
+
+    Raises:
+        JobError: not even one row's images fit.
+    """
+    image_bytes = size[0] * size[1] * 3 * 105 // 100 + 16 * 1024
+    fitting = job.max_object_bytes // (image_bytes * job.num_images_per_prompt)
+    if fitting < 1:
+        raise JobError(
+            f"max_object_bytes: {job.max_object_bytes} is too small for the images of one row "
+            f"({job.num_images_per_prompt} of {size[0]}x{size[1]} pixels)"
+        )
+    if fitting >= job.rows_per_shard:
+        return int(job.rows_per_shard)
+    images = job.num_images_per_prompt
+    return whole_batches(fitting, batch_size=job.batch_size, num_images_per_prompt=images)
+
+
+def _largest_size(
+    footer: Footer, columns: Mapping[str, str], job: JobConfig, native_size: tuple[int, int]
+) -> tuple[int, int]:
+    if job.source.kind == "images":
+        return _upscaled_size(footer, columns, job)
+    factor = UPSCALE if has_second_stage(job) else 1
+    sides = []
+    for name, default, native in zip(
+        ("height", "width"), (job.call.height, job.call.width), native_size, strict=True
+    ):
+        largest = footers.largest_value(footer, columns[name]) if name in columns else None
+        within = max(0, min(largest or 0, footers.MAX_SIDE))
+        sides.append(factor * max(default or native, int(within)))
+    return sides[0], sides[1]
+
+
+def _upscaled_size(footer: Footer, columns: Mapping[str, str], job: JobConfig) -> tuple[int, int]:
+    """Sides of a square of as many pixels as a large image may have.
+
+    A dataset of ours tells; of others the bytes per image are taken for two pixels each.
+    """
+    pixels = PIXELS_PER_BYTE * footers.mean_bytes(footer, columns["image"])
+    if footers.is_own(footer):
+        sides = [footers.largest_value(footer, name) for name in ("height", "width")]
+        if None not in sides:
+            pixels = math.prod(int(side) for side in sides if side is not None)
+    side = math.isqrt(int(min(max(pixels, 1), job.source.max_image_pixels)) - 1) + 1
+    return UPSCALE * side, UPSCALE * side
+
+
+def _refuse_other_types(
+    carried: Sequence[tuple[str, Any]], document: Mapping[str, Any], uri: str
+) -> None:
+    planned = document["images"]["source"]["carry"]
+    for name, declared in carried:
+        if str(declared) != planned.get(name):
+            raise JobError(
+                f"{uri}: carried column {name!r} has type {declared}, planned "
+                f"{planned.get(name, 'without it')}; all files of a dataset need the same"
+            )
+    missing = planned.keys() - {name for name, _ in carried}
+    if missing:
+        raise JobError(
+            f"{uri}: lacks {sorted(missing)[0]!r}, which other files of the dataset carry"
+        )

@@ -1,0 +1,182 @@
+"""The plan: input files cut into shards, and what is left to do.
+
+A plan only grows: new input files append shards, nothing renumbers one. Reads footers, never
+rows; must not know pipelines or workers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from ldm_batch.config import JobConfig, SourceConfig
+from ldm_batch.errors import JobError
+from ldm_batch.plan.cut import NewFile, cut_files, look_at, settle_rows_per_shard
+from ldm_batch.plan.stored import Plan, refuse_other_fingerprint
+from ldm_batch.read import footer as footers
+from ldm_batch.read.footer import Footer
+from ldm_batch.records import InputFile, Shard
+from ldm_batch.storage import SourceFile, Store, list_source
+
+
+def make_plan(
+    job: JobConfig,
+    store: Store,
+    planned: Plan | None,
+    *,
+    document: Mapping[str, Any],
+    native_size: tuple[int, int],
+) -> Plan:
+    """Match the input against the stored plan and append shards for files that are new.
+
+    Args:
+        job: a validated job.
+        store: the sink.
+        planned: the plan that the sink holds, if any.
+        document: the job's own plan document (see `plan_document`).
+        native_size: the model's own height and width in pixels.
+
+    Raises:
+        JobError: the job has another fingerprint than the plan, an input file changed or is gone,
+            or the input cannot be read.
+    """
+    uris = job.source.uri if isinstance(job.source.uri, list) else [job.source.uri]
+    listed, skipped = list_source(uris, job.source.s3)
+    notes = [f"skipped {note}" for note in skipped]
+    known = {shard.file.name: shard.file for shard in planned.shards} if planned else {}
+    if planned:
+        refuse_other_fingerprint(planned.document, document, store)
+        job, ignored = _as_planned(job, planned)
+        notes += ignored
+    here = _match_known(job.source, listed, known)
+    gone = frozenset(known.keys() - here.keys())
+    refuse_renamed = _rename_guard([known[name] for name in gone])
+    shards = (
+        [_moved(shard, here.get(shard.file.name)) for shard in planned.shards] if planned else []
+    )
+    unknown = [file for file in listed if file.name not in known]
+    new_files: list[NewFile] = []
+    for file, footer in zip(unknown, footers.read_new_footers(unknown, job.source.s3), strict=True):
+        refuse_renamed(file, footer)
+        if footer.num_rows == 0:
+            notes.append(f"skipped {file.uri}: no rows")
+            continue
+        new_files.append(look_at(job, file, footer, document, native_size))
+        if len(new_files) == 1:
+            notes.append(f"columns used: {new_files[0].columns}")
+    if not planned:
+        job, document = settle_rows_per_shard(job, new_files, document)
+    new_shards = cut_files(job, new_files, first=len(shards))
+    if not shards and not new_shards:
+        raise JobError("\n  ".join([f"source.uri: no rows in {', '.join(uris)}", *notes]))
+    return Plan(
+        document=planned.document if planned else document,
+        shards=(*shards, *new_shards),
+        num_segments=planned.num_segments if planned else 0,
+        new_shards=tuple(new_shards),
+        gone_files=gone,
+        notes=tuple(notes),
+    )
+
+
+def _moved(shard: Shard, file: InputFile | None) -> Shard:
+    """A planned shard, of its file where that is found now."""
+    return shard if file is None or file is shard.file else replace(shard, file=file)
+
+
+def _as_planned(job: JobConfig, planned: Plan) -> tuple[JobConfig, list[str]]:
+    """The job with the `rows_per_shard` that its dataset was planned with, and a word if it asked
+    for another."""
+    num_rows = int(planned.document["config"]["rows_per_shard"])
+    settled = replace(job, rows_per_shard=num_rows)
+    if job.rows_per_shard in (num_rows, "auto"):
+        return settled, []
+    note = f"rows_per_shard: {job.rows_per_shard} ignored, the dataset was planned with {num_rows}"
+    return settled, [note]
+
+
+def carry_schema(job: JobConfig) -> dict[str, str]:
+    """Types of the carried columns in the first input file, as text, by their output name."""
+    if not job.source.carry and job.source.kind == "prompts":
+        return {}
+    uris = job.source.uri if isinstance(job.source.uri, list) else [job.source.uri]
+    listed, _ = list_source(uris, job.source.s3)
+    if not listed:
+        return {}
+    [footer] = footers.read_new_footers(listed[:1], job.source.s3)
+    footers.resolve_columns(footer, job.source, listed[0].uri)
+    return {name: str(kind) for name, kind in footers.carried_fields(footer, job.source)}
+
+
+def select_shards(
+    plan: Plan, done: set[int], *, named: Sequence[int], overwrite: bool
+) -> list[Shard]:
+    """The shards to do: the named ones (all of them with `overwrite`), else all that are missing.
+
+    Raises:
+        JobError: a named shard is not in the plan, or the input of a shard to do is gone.
+    """
+    for index in named:
+        if index >= len(plan.shards):
+            raise JobError(f"shards: no shard {index}; the plan has 0 to {len(plan.shards) - 1}")
+    wanted = [plan.shards[i] for i in sorted(set(named))] if named else plan.shards
+    selected = [shard for shard in wanted if overwrite or shard.index not in done]
+    gone = sorted({shard.file.name for shard in selected} & plan.gone_files)
+    if gone:
+        raise JobError(
+            f"source.uri: planned input is gone: {', '.join(gone[:5])}; put it back, or make only "
+            "shards of other files with shards=[...]"
+        )
+    return selected
+
+
+def _match_known(
+    source: SourceConfig, listed: Sequence[SourceFile], known: Mapping[str, InputFile]
+) -> dict[str, InputFile]:
+    """Planned files as they are found now, by name; refuses files that changed."""
+    here: dict[str, InputFile] = {}
+    for file in listed:
+        before = known.get(file.name)
+        if before is None:
+            continue
+        if (file.size_bytes, file.version) != (before.size_bytes, before.version):
+            _refuse_changed(source, file, before)
+        here[file.name] = before if file.uri == before.uri else replace(before, uri=file.uri)
+    return here
+
+
+def _refuse_changed(source: SourceConfig, file: SourceFile, before: InputFile) -> None:
+    changes = []
+    if file.size_bytes != before.size_bytes:
+        changes.append(f"{before.size_bytes} -> {file.size_bytes} bytes")
+    [footer] = footers.read_new_footers([file], source.s3)
+    if footer.num_rows != before.num_rows:
+        changes.append(f"{before.num_rows} -> {footer.num_rows} rows")
+    if footer.sha256 != before.footer_sha256 and not changes:
+        changes.append("its footer differs")
+    if not changes and source.allow_touched:
+        return
+    if not changes:
+        changes.append(
+            "its time stamp differs, size and footer do not; if the content is the same, set "
+            "source.allow_touched=true"
+        )
+    raise JobError(
+        f"{file.uri}: changed after it was planned ({', '.join(changes)}); put the planned file "
+        "back, add new rows as a new file, or write to a new sink"
+    )
+
+
+def _rename_guard(gone: Sequence[InputFile]) -> Callable[[SourceFile, Footer], None]:
+    names = {(file.size_bytes, file.footer_sha256): file.name for file in gone}
+
+    def refuse_renamed(file: SourceFile, footer: Footer) -> None:
+        before = names.get((file.size_bytes, footer.sha256))
+        if before is not None:
+            raise JobError(
+                f"{file.uri}: looks like the planned file {before!r} under another name; its rows "
+                "would be made twice. Give it its planned name below source.uri"
+            )
+
+    return refuse_renamed

@@ -1,0 +1,1 @@
+"""One shard of the input -> rows and rejections: Parquet, cells, images of any origin."""

@@ -1,0 +1,203 @@
+"""One shard of Parquet -> rows and rejections, in bounded memory.
+
+Must not know pipelines, images or the sink. Only the shard's rows are ever held.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ldm_batch.config import CallConfig, SourceConfig
+from ldm_batch.errors import AccessError, JobError, ShardError
+from ldm_batch.identity import Form, derive_key
+from ldm_batch.read import footer as footers
+from ldm_batch.read.images import InputImages
+from ldm_batch.read.rows import (
+    MAX_CARRIED_BYTES,
+    InvalidRow,
+    Place,
+    parse_image_row,
+    parse_key,
+    parse_prompt_row,
+)
+from ldm_batch.records import Reason, Rejection, Row, Shard
+from ldm_batch.storage import open_file
+
+ROWS_PER_READ, LARGE_ROWS_PER_READ = 256, 8
+"""Rows decoded at once; fewer where a cell may be large: images, lists, structs."""
+IMAGE_BUFFER_BYTES = 8 * 1024 * 1024
+"""A column of images is read in parts of this size, not a whole row group at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShardRows:
+    """The rows of a shard in input order, valid ones and rejections apart.
+
+    `carried` holds name and Arrow type of the columns that rows carry along.
+    """
+
+    rows: list[Row] = field(default_factory=list)
+    rejections: list[Rejection] = field(default_factory=list)
+    carried: list[tuple[str, Any]] = field(default_factory=list)
+
+
+def read_shard(
+    shard: Shard,
+    source: SourceConfig,
+    call: CallConfig,
+    images: InputImages | None = None,
+    *,
+    form: Form,
+) -> ShardRows:
+    """Read and check the rows of one shard.
+
+    Args:
+        shard: a row range of a planned file.
+        source: column mapping and limits.
+        call: defaults of the call's arguments; for prompts, height and width must be set.
+        images: where the images of a job that enlarges some are checked and kept.
+        form: the plan's, which says how images are named.
+
+    Raises:
+        ShardError: the file is gone, is damaged, or is not the one that was planned.
+    """
+    found = ShardRows()
+    seen: set[str] = set()
+    rows = _read_values(shard, source, found.carried)
+    for number, values in enumerate(rows if images is None else images.read_ahead(rows)):
+        place = shard.row_start + number
+        key = derive_key(shard.file.name, place)
+        try:
+            key = parse_key(values, key, form)
+            if key in seen:
+                raise InvalidRow(Reason.DUPLICATE_ID, f"id {key!r} stands twice in this shard")
+            seen.add(key)
+            here = Place(number, place, key)
+            if images is None:
+                found.rows.append(parse_prompt_row(values, here, source, call))
+            else:
+                found.rows.append(parse_image_row(values, here, call, images))
+        except InvalidRow as invalid:
+            found.rejections.append(Rejection(key, place, invalid.reason, str(invalid)))
+    if len(found.rows) + len(found.rejections) != shard.num_rows:
+        raise ShardError(f"{shard.file.uri}: fewer rows than its footer says")
+    return found
+
+
+def _read_values(
+    shard: Shard, source: SourceConfig, carried: list[tuple[str, Any]]
+) -> Iterator[Mapping[str, Any]]:
+    """Raw values of each row by field; carried columns under their own name as arrays of one."""
+    uri = shard.file.uri
+    try:
+        footer = footers.read_planned_footer(shard.file, source.s3)
+        columns = footers.resolve_columns(footer, source, uri)
+        carried += footers.carried_fields(footer, source)
+        carry = footers.carried_columns(footer, source)
+        wanted = list(dict.fromkeys([*columns.values(), *carry.values()]))
+        for batch in _read_batches(shard, footer, wanted, source):
+            yield from _batch_values(batch, columns, carry)
+    except (pa.ArrowException, OSError) as error:
+        raise ShardError(f"{uri}: cannot be read: {footers.first_line(error)}") from error
+    except AccessError:
+        raise
+    except JobError as error:
+        raise ShardError(str(error)) from error
+
+
+def _read_batches(
+    shard: Shard, footer: footers.Footer, columns: Sequence[str], source: SourceConfig
+) -> Iterator[Any]:
+    """Record batches of exactly the shard's rows."""
+    ends = footers.row_group_ends(footer)
+    first, last = shard.row_start, shard.row_start + shard.num_rows
+    starts = [0, *ends[:-1]]
+    groups = [i for i in range(len(ends)) if starts[i] < last and ends[i] > first]
+    position = starts[groups[0]]
+    is_image = source.kind == "images"
+    is_large = is_image or any(_is_nested(footer, name) for name in columns)
+    repeated = [name for name in columns if _holds_bytes(footer, name)]
+    rows_per_read = LARGE_ROWS_PER_READ if is_large else ROWS_PER_READ
+    with open_file(shard.file.uri, source.s3) as file:
+        parquet = pq.ParquetFile(
+            file,
+            metadata=footer.metadata,
+            page_checksum_verification=True,
+            pre_buffer=False,
+            read_dictionary=[] if is_image else repeated,
+            buffer_size=IMAGE_BUFFER_BYTES if is_image else 0,
+        )
+        batches = parquet.iter_batches(rows_per_read, row_groups=groups, columns=list(columns))
+        for batch in batches:
+            begin, end = max(first - position, 0), min(last - position, batch.num_rows)
+            position += batch.num_rows
+            if begin < end:
+                yield batch.slice(begin, end - begin)
+            if position >= last:
+                return
+
+
+def _holds_bytes(footer: footers.Footer, column: str) -> bool:
+    """Tell whether a column's cells have any size: kept as a dictionary, a value that a small
+    file repeats a million times stands in memory once."""
+    kind = footers.plain_type(footer.schema.field(column).type)
+    return footers.is_text(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+
+def _is_nested(footer: footers.Footer, column: str) -> bool:
+    return bool(pa.types.is_nested(footer.schema.field(column).type))
+
+
+def _batch_values(
+    batch: Any, columns: Mapping[str, str], carry: Mapping[str, str]
+) -> Iterator[Mapping[str, Any]]:
+    lists: dict[str, Sequence[Any]] = {}
+    for name_in_row, column in columns.items():
+        convert = _image_cells if name_in_row == "image" else _python_values
+        lists[name_in_row] = _cells(batch.column(column), convert)
+    for name, column in carry.items():
+        lists[f"carry.{name}"] = _cells(batch.column(column), _carried_values)
+    for i in range(batch.num_rows):
+        yield {name: values[i] for name, values in lists.items()}
+
+
+def _cells(column: Any, convert: Callable[[Any], list[Any]]) -> list[Any]:
+    """Convert a column; a value that a dictionary repeats is held once."""
+    if not pa.types.is_dictionary(column.type):
+        return convert(column)
+    used = column.indices.unique().drop_null()
+    distinct = dict(zip(used.to_pylist(), convert(column.dictionary.take(used)), strict=True))
+    [null] = convert(pa.nulls(1, column.type.value_type))
+    return [null if i is None else distinct[i] for i in column.indices.to_pylist()]
+
+
+def _python_values(column: Any) -> list[Any]:
+    values = column.cast(pa.large_binary()) if footers.is_text(column.type) else column
+    return list(values.to_pylist())
+
+
+def _image_cells(column: Any) -> list[Any]:
+    """Bytes and path (UTF-8, unchecked) of each image; both None where there is none."""
+    if pa.types.is_struct(column.type):
+        names = [column.type.field(i).name for i in range(column.type.num_fields)]
+        parts = dict(zip(names, column.flatten(), strict=True))
+    else:
+        parts = {"path" if footers.is_text(column.type) else "bytes": column}
+    nothing: list[bytes | None] = [None] * len(column)
+    lists = {name: part.cast(pa.large_binary()).to_pylist() for name, part in parts.items()}
+    cells = zip(lists.get("bytes", nothing), lists.get("path", nothing), strict=True)
+    return [{"bytes": data, "path": path} for data, path in cells]
+
+
+def _carried_values(column: Any) -> list[Any]:
+    """Each cell as an array of one; in place of one that is too large, its size in bytes."""
+    cells = [column.slice(i, 1) for i in range(len(column))]
+    if column.nbytes <= MAX_CARRIED_BYTES and not pa.types.is_nested(column.type):
+        return cells
+    first = pa.array([0])  # taking copies: a small value does not keep its large neighbours
+    return [c.take(first) if c.nbytes <= MAX_CARRIED_BYTES else int(c.nbytes) for c in cells]

@@ -1,0 +1,21 @@
+"""Files and URLs: list, open, and publish whole objects, exclusively where asked.
+
+The seam to storage: what the rest of the program uses of it stands here.
+"""
+
+from ldm_batch.storage.files import absolute
+from ldm_batch.storage.place import COPY_BYTES, Creation, Leftover, SourceFile
+from ldm_batch.storage.store import Store, list_source, open_file, open_sink, read_file
+
+__all__ = [
+    "COPY_BYTES",
+    "Creation",
+    "Leftover",
+    "SourceFile",
+    "Store",
+    "absolute",
+    "list_source",
+    "open_file",
+    "open_sink",
+    "read_file",
+]

@@ -1,0 +1,124 @@
+"""Input files on local disks and on whatever else fsspec knows: listed and opened for reading.
+
+The only user of fsspec; S3 has its own module.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import fsspec
+from fsspec.core import url_to_fs
+
+from ldm_batch.errors import JobError, StorageError
+from ldm_batch.storage.place import PARQUET_SUFFIXES, SourceFile, translated
+
+
+def list_files(uri: str) -> list[SourceFile]:
+    """The files that a path, a glob or a folder (recursive) names; empty where there are none."""
+    fs, path = _filesystem(uri)
+    with translated(uri):
+        if fs.isfile(path):
+            return [_source_file(fs, fs.info(path), path.rpartition("/")[0])]
+        if fs.isdir(path):
+            infos = _files_among(fs, _below(fs, path))
+            return [
+                _source_file(fs, info, path)
+                for info in infos
+                if info["name"].endswith(PARQUET_SUFFIXES)
+            ]
+        root = fixed_prefix(path)
+        if root != path and fs.isdir(root):
+            infos = _files_among(fs, fs.glob(path, detail=True).values())
+            return [_source_file(fs, info, root) for info in infos]
+    return []
+
+
+def open_for_reading(uri: str) -> BinaryIO:
+    """Open a file for random reading."""
+    fs, path = _filesystem(uri)
+    with translated(uri):
+        return cast(BinaryIO, fs.open(path, "rb"))
+
+
+def read_start(uri: str, max_bytes: int) -> bytes | None:
+    """The first bytes of a file, or None where there is no such file."""
+    fs, path = _filesystem(uri)
+    with translated(uri):
+        try:
+            if not fs.isfile(path):
+                return None
+            with fs.open(path, "rb") as file:
+                return cast(bytes, file.read(max_bytes))
+        except FileNotFoundError:
+            return None
+
+
+def absolute(uri: str) -> str:
+    """The same place, independent of the working directory."""
+    return uri if "://" in uri else str(Path(uri).expanduser().absolute())
+
+
+def fixed_prefix(pattern: str) -> str:
+    """The folder that a glob pattern starts with, before its first wildcard."""
+    fixed = []
+    for part in pattern.split("/"):
+        if any(c in part for c in "*?["):
+            break
+        fixed.append(part)
+    return "/".join(fixed)
+
+
+def glob_matcher(pattern: str) -> Callable[[str], object]:
+    """Tell of a path whether a glob pattern names it."""
+    return re.compile(fsspec.utils.glob_translate(pattern)).match
+
+
+def _filesystem(uri: str) -> tuple[Any, str]:
+    protocol = protocol_of(uri)
+    if "::" in uri:
+        raise JobError(f"{uri}: {protocol}:// is not supported; name the files themselves")
+    try:
+        options = {"use_listings_cache": False, "skip_instance_cache": True}
+        fs, path = url_to_fs(absolute(uri), **options)
+    except (ValueError, ImportError) as error:
+        raise JobError(f"{uri}: {protocol}:// is not supported here: {error}") from error
+    return fs, path
+
+
+def protocol_of(uri: str) -> str:
+    """`file` for paths, `s3`, ...: what stands before `://`."""
+    protocol = str(fsspec.utils.get_protocol(uri))
+    return "file" if protocol == "local" else protocol
+
+
+def _below(fs: Any, folder: str) -> Iterator[Mapping[str, Any]]:
+    """Everything below a folder; fsspec's own `find` leaves out folders that it may not read."""
+    for info in fs.ls(folder, detail=True):
+        if info["type"] == "directory":
+            yield from _below(fs, info["name"])
+        else:
+            yield info
+
+
+def _files_among(fs: Any, listing: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    """Files of a listing, links followed; a broken link counts as an empty file."""
+    for info in listing:
+        if info.get("islink"):
+            path = info["name"]
+            info = fs.info(path) if fs.exists(path) else {**info, "type": "file", "size": 0}
+        if info["type"] == "file":
+            yield info
+
+
+def _source_file(fs: Any, info: Mapping[str, Any], root: str) -> SourceFile:
+    path = str(info["name"])
+    version = next((info[key] for key in ("ETag", "mtime", "LastModified") if info.get(key)), "")
+    name = path.removeprefix(root).lstrip("/")
+    uri = path if "file" in fs.protocol else fs.unstrip_protocol(path)
+    if info.get("size") is None:
+        raise StorageError(f"{uri}: its size is not known, so it cannot be read in parts")
+    return SourceFile(name, uri, int(info["size"]), str(version))

@@ -1,0 +1,127 @@
+"""Whole objects in a folder of a local disk: a temporary file, made durable, then given its name.
+
+The name is given by a link, which fails where one is there: that makes creation exclusive.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from ldm_batch.storage.place import COPY_BYTES, Creation, Leftover, content_digest, translated
+
+SCRATCH_FOLDER = ".ldm_batch/tmp"
+
+
+class LocalFolder:
+    """A `Place` on a local disk."""
+
+    def __init__(self, root: str) -> None:
+        self._root = Path(root)
+        self._scratch = Path(root, SCRATCH_FOLDER)
+
+    def names(self, folder: str) -> set[str]:
+        """Names directly below a folder; empty where the folder is not there."""
+        with translated(self._name(folder)):
+            try:
+                return {entry.name for entry in os.scandir(self._root / folder)}
+            except FileNotFoundError:
+                return set()
+
+    def has(self, path: str) -> bool:
+        """Tell whether an object is there."""
+        with translated(self._name(path)):
+            return (self._root / path).exists()
+
+    def open(self, path: str) -> BinaryIO:
+        """Open an object for random reading."""
+        with translated(self._name(path)):
+            return (self._root / path).open("rb")
+
+    def read(self, path: str) -> bytes | None:
+        """All bytes of an object, or None where it is not there."""
+        with translated(self._name(path)):
+            try:
+                return (self._root / path).read_bytes()
+            except FileNotFoundError:
+                return None
+
+    def create(self, path: str, content: BinaryIO) -> Creation:
+        """Make an object appear whole and durable, unless there is one already."""
+        if self._publish(path, content, exclusive=True):
+            return Creation.WON
+        return self.compare(path, content)
+
+    def compare(self, path: str, content: BinaryIO) -> Creation:
+        """Tell whether the object that is there holds these bytes or other ones."""
+        with self.open(path) as other:
+            is_same = content_digest(other) == content_digest(content)
+        return Creation.LOST_TO_SAME if is_same else Creation.LOST_TO_OTHER
+
+    def replace(self, path: str, content: BinaryIO) -> None:
+        """Make an object appear whole and durable, in place of one that is there."""
+        self._publish(path, content, exclusive=False)
+
+    def remove(self, path: str) -> None:
+        """Remove an object; nothing happens where it is not there."""
+        with translated(self._name(path)):
+            (self._root / path).unlink(missing_ok=True)
+
+    def leftovers(self) -> Iterator[Leftover]:
+        """Temporary files of writers, crashed ones and those at work."""
+        for name in sorted(self.names(SCRATCH_FOLDER)):
+            with suppress(OSError):  # its writer has finished, or another driver removed it
+                yield Leftover(f"{SCRATCH_FOLDER}/{name}", (self._scratch / name).stat().st_mtime)
+
+    def remove_leftover(self, leftover: Leftover) -> None:
+        """Remove a temporary file."""
+        self.remove(leftover.path)
+
+    def _name(self, path: str) -> str:
+        return f"{self._root}/{path}"
+
+    def _publish(self, path: str, content: BinaryIO, *, exclusive: bool) -> bool:
+        target = self._root / path
+        temporary = self._scratch / f"{uuid.uuid4().hex}.tmp"
+        content.seek(0)
+        with translated(str(target)):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            self._scratch.mkdir(parents=True, exist_ok=True)
+            try:
+                _write_durably(temporary, content)
+                created = _give_name(temporary, target, exclusive=exclusive)
+            finally:
+                temporary.unlink(missing_ok=True)
+            _sync_folder(target.parent)
+        return created
+
+
+def _write_durably(path: Path, source: BinaryIO) -> None:
+    with path.open("xb") as file:
+        shutil.copyfileobj(source, file, COPY_BYTES)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _give_name(temporary: Path, target: Path, *, exclusive: bool) -> bool:
+    if not exclusive:
+        os.replace(temporary, target)
+        return True
+    try:
+        os.link(temporary, target)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,224 @@
+"""Files and URLs: list, open, and publish whole objects, exclusively where asked.
+
+The seam to storage: all others import this module, which chooses between a local disk, S3 and, for
+input, whatever fsspec knows. Knows URLs and bytes; must not know shards, plans or Parquet.
+"""
+
+from __future__ import annotations
+
+import io
+import time
+import uuid
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import BinaryIO
+
+from ldm_batch.config import S3Config, SinkConfig
+from ldm_batch.errors import JobError, LdmBatchError, StorageError
+from ldm_batch.storage import files as storage_files
+from ldm_batch.storage import s3 as storage_s3
+from ldm_batch.storage.files import absolute
+from ldm_batch.storage.local import SCRATCH_FOLDER, LocalFolder
+from ldm_batch.storage.place import Creation, Leftover, Place, SourceFile
+
+LEFTOVER_AGE_S = 24 * 3600
+
+
+def list_source(
+    uris: Sequence[str], s3: S3Config | None = None
+) -> tuple[list[SourceFile], list[str]]:
+    """List the Parquet files of paths, globs and folders (recursive), in order of their names.
+
+    Args:
+        uris: local paths or URLs.
+        s3: how to reach S3.
+
+    Returns:
+        The files, and a line on each file that was skipped (hidden or empty).
+
+    Raises:
+        JobError: nothing is there, or two files would have the same name.
+    """
+    found: dict[str, SourceFile] = {}
+    skipped: list[str] = []
+    for uri in uris:
+        is_s3 = storage_files.protocol_of(uri) == "s3"
+        files = storage_s3.list_files(uri, s3) if is_s3 else storage_files.list_files(uri)
+        if not files:
+            raise JobError(f"source.uri: nothing found at {uri}")
+        for file in files:
+            if any(part.startswith((".", "_")) for part in file.name.split("/")):
+                skipped.append(f"{file.uri}: hidden (a name starts with '.' or '_')")
+            elif file.size_bytes == 0:
+                skipped.append(f"{file.uri}: empty")
+            elif found.setdefault(file.name, file).uri != file.uri:
+                raise JobError(
+                    f"source.uri: {found[file.name].uri} and {file.uri} would both be named "
+                    f"{file.name!r}; name the folder above them, or a glob, in place of a list"
+                )
+    return sorted(found.values(), key=lambda file: file.name), sorted(skipped)
+
+
+def open_file(uri: str, s3: S3Config | None = None) -> BinaryIO:
+    """Open a file for random reading; on S3, every read is one range request.
+
+    Raises:
+        StorageError: it cannot be opened.
+    """
+    if storage_files.protocol_of(uri) == "s3":
+        return storage_s3.open_for_reading(uri, s3)
+    return storage_files.open_for_reading(uri)
+
+
+def read_file(uri: str, max_bytes: int, s3: S3Config | None = None) -> bytes | None:
+    """The first `max_bytes` bytes of a file, or None where there is no such file.
+
+    Raises:
+        StorageError: it is there but cannot be read.
+    """
+    if storage_files.protocol_of(uri) == "s3":
+        return storage_s3.read_start(uri, max_bytes, s3)
+    return storage_files.read_start(uri, max_bytes)
+
+
+def open_sink(sink: SinkConfig) -> Store:
+    """The store that a job's configuration names."""
+    return Store(str(sink.uri), sink.s3, allow_unconditional=sink.allow_unconditional)
+
+
+class Store:
+    """A folder that holds whole objects at relative paths: listed, read, published, removed.
+
+    Nothing is cached, so a listing tells what is there now. Safe in several threads; opened anew
+    in every process.
+    """
+
+    def __init__(
+        self, root: str, s3: S3Config | None = None, *, allow_unconditional: bool = False
+    ) -> None:
+        """Name a folder; nothing is read or written yet.
+
+        Args:
+            root: a local path, or `s3://bucket/prefix`.
+            s3: how to reach S3.
+            allow_unconditional: accept a store that lets a second writer replace what the first
+                created; see `prove_exclusive`.
+
+        Raises:
+            JobError: a kind of storage that cannot hold a dataset.
+        """
+        self.root = absolute(root.removeprefix("file://")).rstrip("/") or "/"
+        self.allow_unconditional = allow_unconditional
+        self._place = _open_place(self.root, s3)
+
+    def uri(self, path: str) -> str:
+        """Full address of an object."""
+        return f"{self.root}/{path}"
+
+    def names(self, folder: str) -> set[str]:
+        """Names directly below a folder; empty where the folder is not there."""
+        return self._place.names(folder)
+
+    def has(self, path: str) -> bool:
+        """Tell whether an object is there."""
+        return self._place.has(path)
+
+    def open(self, path: str) -> BinaryIO:
+        """Open an object for random reading."""
+        return self._place.open(path)
+
+    def read(self, path: str) -> bytes | None:
+        """All bytes of an object, or None where it is not there."""
+        return self._place.read(path)
+
+    def create(self, path: str, content: bytes | BinaryIO) -> Creation:
+        """Make an object appear whole or not at all, durably, unless there is one already.
+
+        A lost reply or a retry never makes a writer lose to itself.
+
+        Raises:
+            StorageError: it could not be written.
+        """
+        file = _as_file(content)
+        is_unique = path.startswith(SCRATCH_FOLDER)
+        if self.allow_unconditional and not is_unique and self._place.has(path):
+            return self._place.compare(path, file)
+        return self._place.create(path, file)
+
+    def publish(self, path: str, content: bytes | BinaryIO, *, exclusive: bool) -> bool:
+        """Make an object appear whole or not at all, durably.
+
+        Args:
+            path: where, relative to the root.
+            content: bytes, or a file that is read from its start.
+            exclusive: create only; an object that is already there stays as it is.
+
+        Returns:
+            True if this call's content is now the object, False if another one was there first.
+
+        Raises:
+            StorageError: it could not be written.
+        """
+        if exclusive:
+            return self.create(path, content) is Creation.WON
+        self._place.replace(path, _as_file(content))
+        return True
+
+    def remove(self, path: str) -> None:
+        """Remove an object; nothing happens where it is not there."""
+        self._place.remove(path)
+
+    def prove_exclusive(self) -> bool:
+        """Prove that the store can be written and keeps its word on exclusive creation.
+
+        Returns:
+            False if it does not keep its word, but `allow_unconditional` accepts that.
+
+        Raises:
+            StorageError: it cannot be written.
+            JobError: it lets a second writer replace what the first created.
+        """
+        self._remove_old_leftovers()
+        probe = f"{SCRATCH_FOLDER}/probe-{uuid.uuid4().hex}"
+        try:
+            outcome = [self.publish(probe, bytes([i]), exclusive=True) for i in range(2)]
+        finally:
+            self.remove(probe)
+        if outcome == [True, False]:
+            return True
+        if self.allow_unconditional:
+            return False
+        raise JobError(
+            f"sink.uri: {self.root} does not refuse to create an object twice, so two attempts at "
+            "one shard could both count; use another store, or accept one driver at a time and "
+            "a weaker promise with sink.allow_unconditional=true"
+        )
+
+    def leftovers(self) -> list[Leftover]:
+        """Temporary objects and uncompleted uploads, of crashed writers and of those at work."""
+        return list(self._place.leftovers())
+
+    def remove_leftover(self, leftover: Leftover) -> None:
+        """Remove one of them; nothing happens where it is gone."""
+        self._place.remove_leftover(leftover)
+
+    def _remove_old_leftovers(self) -> None:
+        oldest = time.time() - LEFTOVER_AGE_S
+        with suppress(LdmBatchError):  # whoever may not look for them need not remove them
+            for leftover in self.leftovers():
+                with suppress(StorageError):  # it is another user's
+                    if leftover.modified_at < oldest:
+                        self.remove_leftover(leftover)
+
+
+def _open_place(root: str, s3: S3Config | None) -> Place:
+    protocol = storage_files.protocol_of(root)
+    if protocol == "s3":
+        return storage_s3.open_folder(root, s3)
+    if protocol != "file":
+        raise JobError(f"{root}: {protocol}:// is not supported for a dataset; use a path or s3://")
+    return LocalFolder(root)
+
+
+def _as_file(content: bytes | BinaryIO) -> BinaryIO:
+    return io.BytesIO(content) if isinstance(content, bytes) else content

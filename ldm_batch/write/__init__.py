@@ -1,0 +1,1 @@
+"""Pixels -> one committed object: encoding, provenance, Parquet, the exclusive create."""

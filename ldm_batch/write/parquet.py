@@ -1,0 +1,181 @@
+"""Images of one shard -> one Parquet object, in memory bounded by a row group.
+
+Encoded images arrive in any order and wait in a spool file without a name, so nothing is left
+behind by a crash; the object is then written in row order. Must not know storage or pipelines.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, BinaryIO, cast
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ldm_batch.records import Rejection
+from ldm_batch.write.record import REPEATED_COLUMNS
+
+IMAGES_PER_ROW_GROUP = 100
+METADATA_KEY = b"ldm_batch"
+IMAGE_TYPE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+IMAGE_COLUMNS = ("image", "low_resolution")
+REJECTION_SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        ("input_file", pa.string()),
+        ("input_row", pa.int64()),
+        ("reason", pa.string()),
+        ("message", pa.string()),
+    ]
+)
+
+
+class Spool:
+    """Encoded images of a shard on local disk, by slot, until their object is written."""
+
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile(prefix="ldm_batch-")  # noqa: SIM115
+        self._places: dict[int, tuple[int, int]] = {}
+        self._end = 0
+
+    def add(self, slot: int, data: bytes) -> None:
+        """Keep the bytes of one image."""
+        self._file.seek(self._end)
+        self._file.write(data)
+        self._places[slot] = (self._end, len(data))
+        self._end += len(data)
+
+    def get(self, slot: int) -> bytes:
+        """The bytes of one image."""
+        start, num_bytes = self._places[slot]
+        self._file.seek(start)
+        return self._file.read(num_bytes)
+
+    def __enter__(self) -> Spool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+
+def object_schema(
+    columns: Mapping[str, str],
+    carried: Sequence[tuple[str, Any]],
+    metadata: Mapping[str, Any],
+    *,
+    keep_low_resolution: bool = False,
+) -> Any:
+    """Arrow schema of an output object.
+
+    Args:
+        columns: name and Arrow type of the columns between `image` and the carried ones.
+        carried: name and Arrow type of the columns copied from the input.
+        metadata: what the object says of its shard (JSON), under the key `ldm_batch`.
+        keep_low_resolution: a second image column after the first, `low_resolution`.
+    """
+    names = IMAGE_COLUMNS if keep_low_resolution else IMAGE_COLUMNS[:1]
+    fields = [(name, IMAGE_TYPE) for name in names]
+    fields += [(name, pa.type_for_alias(alias)) for name, alias in columns.items()]
+    features = {name: {"_type": "Image"} for name in names}
+    return pa.schema(
+        [*fields, *carried],
+        metadata={
+            b"huggingface": json.dumps({"info": {"features": features}}).encode(),
+            METADATA_KEY: json.dumps(metadata, sort_keys=True).encode(),
+        },
+    )
+
+
+@contextmanager
+def written_object(
+    slots: Sequence[tuple[Sequence[int], Mapping[str, Any]]],
+    spool: Spool,
+    *,
+    schema: Any,
+    extension: str,
+) -> Iterator[BinaryIO]:
+    """Write the object of a shard to an unnamed local file and hand that file out.
+
+    Args:
+        slots: slots in the spool, one per image column, and record of each image, in the order of
+            the output.
+        spool: the encoded images.
+        schema: see `object_schema`.
+        extension: file extension of the images, for the `path` that readers show.
+    """
+    shard = json.loads(schema.metadata[METADATA_KEY])["shard"]
+    with tempfile.TemporaryFile(prefix="ldm_batch-") as file:
+        with pq.ParquetWriter(file, schema, **_writer_options(schema)) as writer:
+            for start in range(0, len(slots), IMAGES_PER_ROW_GROUP):
+                group = slots[start : start + IMAGES_PER_ROW_GROUP]
+                names = [f"{shard}-{start + i:06d}.{extension}" for i in range(len(group))]
+                columns = [
+                    [
+                        {"bytes": spool.get(slot), "path": name}
+                        for slot, name in zip(column, names, strict=True)
+                    ]
+                    for column in zip(*(places for places, _ in group), strict=True)
+                ]
+                writer.write_batch(_record_batch(columns, [r for _, r in group], schema))
+        yield cast(BinaryIO, file)
+
+
+def _writer_options(schema: Any) -> dict[str, Any]:
+    """Images as they are, other columns compressed, repeated values once, sums of every page."""
+    images = [name for name in schema.names if name in IMAGE_COLUMNS]
+    others = [name for name in schema.names if name not in images]
+    repeated = [name for name in others if name in REPEATED_COLUMNS]
+    pixels = [f"{name}.bytes" for name in images]
+    return {
+        "compression": {p: "NONE" if p in pixels else "ZSTD" for p in _leaf_paths(schema)},
+        "use_dictionary": repeated,
+        "write_statistics": [name for name in others if name not in repeated],
+        "write_page_checksum": True,
+    }
+
+
+def _leaf_paths(schema: Any) -> list[str]:
+    """Parquet's own names of the columns, one for each leaf of a nested type."""
+    buffer = pa.BufferOutputStream()
+    pq.write_table(schema.empty_table(), buffer)
+    leaves = pq.read_metadata(pa.BufferReader(buffer.getvalue())).schema
+    return [leaves.column(i).path for i in range(len(leaves))]
+
+
+def _record_batch(
+    images: Sequence[Sequence[Mapping[str, Any]]],
+    records: Sequence[Mapping[str, Any]],
+    schema: Any,
+) -> Any:
+    arrays = [pa.array(column, IMAGE_TYPE) for column in images]
+    fields = list(schema)[len(images) :]
+    arrays += [_column([r[f.name] for r in records], f.type) for f in fields]
+    return pa.record_batch(arrays, schema=schema)
+
+
+def _column(values: Sequence[Any], kind: Any) -> Any:
+    """A column of Python values, or of carried cells, which are Arrow arrays of one."""
+    if isinstance(values[0], pa.Array):
+        return pa.concat_arrays(values).cast(kind)
+    return pa.array(values, kind)
+
+
+def rejections_bytes(rejections: Sequence[Rejection], input_file: str) -> bytes:
+    """The Parquet object that holds the rejected rows of a shard, in input order."""
+    ordered = sorted(rejections, key=lambda rejection: rejection.input_row)
+    table = pa.table(
+        {
+            "key": [r.key for r in ordered],
+            "input_file": [input_file] * len(ordered),
+            "input_row": [r.input_row for r in ordered],
+            "reason": [str(r.reason) for r in ordered],
+            "message": [r.message for r in ordered],
+        },
+        schema=REJECTION_SCHEMA,
+    )
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
+    return cast(bytes, sink.getvalue().to_pybytes())
