@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from ldm_batch.columns import COLUMNS, SECOND_STAGE_COLUMNS, UPSCALE_COLUMNS
 from ldm_batch.config.cluster import ClusterConfig
-from ldm_batch.write.record import COLUMNS, SECOND_STAGE_COLUMNS, UPSCALE_COLUMNS
 
 PIPELINES = ("text_to_image", "super_resolution", "random_pixels")
 SOURCE_KINDS = ("prompts", "images")

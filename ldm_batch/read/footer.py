@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 
+from ldm_batch.columns import IMAGE_COLUMNS, METADATA_KEY, UPSCALE_COLUMNS
 from ldm_batch.config import S3Config, SourceConfig
 from ldm_batch.config.bounds import suggest
 from ldm_batch.config.job import input_columns
@@ -21,7 +22,6 @@ from ldm_batch.read.deadly_footers import MAGIC as PARQUET_MAGIC
 from ldm_batch.read.deadly_footers import find_deadly, parse_footer
 from ldm_batch.records import InputFile
 from ldm_batch.storage import SourceFile, open_file
-from ldm_batch.write.record import UPSCALE_COLUMNS
 
 TAIL_BYTES = 64 * 1024
 MAX_FOOTER_BYTES = 128 * 1024 * 1024
@@ -33,9 +33,6 @@ FILES_AT_ONCE = 500
 """Whose footers are held at once, and for which one process is started to read them first."""
 TEXT_FIELDS = ("prompt", "negative_prompt")
 PARENT = "parent_"
-IMAGE_COLUMN_NAMES = ("image", "low_resolution")
-OWN_METADATA = b"ldm_batch"
-"""Key of the schema metadata by which a file tells that it is a shard of a dataset of ours."""
 OWN_COLUMNS = {"image": "image", "id": "key", "image_index": "image_index"}
 """Fields of images to enlarge -> columns of a dataset of ours, whose seeds, steps and eta are those
 of the images that it holds and not of those to be made."""
@@ -181,7 +178,7 @@ def _usual_name(field: str, footer: Footer, source: SourceConfig) -> str | None:
 
 def is_own(footer: Footer) -> bool:
     """Tell whether a file is a shard of a dataset of ours."""
-    return OWN_METADATA in (footer.schema.metadata or {})
+    return METADATA_KEY in (footer.schema.metadata or {})
 
 
 def _check_type(field: str, column: str, declared: Any, uri: str) -> None:
@@ -257,7 +254,7 @@ def carried_columns(footer: Footer, source: SourceConfig) -> dict[str, str]:
     if source.kind != "images" or not source.carry_parent or not is_own(footer):
         return carried
     for name in footer.schema.names:
-        if name in IMAGE_COLUMN_NAMES or name in source.carry:
+        if name in IMAGE_COLUMNS or name in source.carry:
             continue
         is_taken = name in UPSCALE_COLUMNS or name.startswith(PARENT)
         carried[f"{PARENT}{name}" if is_taken else name] = name

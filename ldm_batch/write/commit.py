@@ -17,10 +17,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ldm_batch import identity
+from ldm_batch.columns import METADATA_KEY
 from ldm_batch.errors import JobError, ShardError
 from ldm_batch.records import Failure, Outcome, Receipt, Rejection, Shard
 from ldm_batch.storage import COPY_BYTES, Creation, Store
-from ldm_batch.write.parquet import METADATA_KEY, rejections_bytes
+from ldm_batch.write.parquet import rejections_bytes
 
 OUTCOMES = {
     Creation.WON: Outcome.COMMITTED,

@@ -15,13 +15,11 @@ from typing import Any, BinaryIO, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ldm_batch.columns import IMAGE_COLUMNS, METADATA_KEY, REPEATED_COLUMNS
 from ldm_batch.records import Rejection
-from ldm_batch.write.record import REPEATED_COLUMNS
 
 IMAGES_PER_ROW_GROUP = 100
-METADATA_KEY = b"ldm_batch"
 IMAGE_TYPE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-IMAGE_COLUMNS = ("image", "low_resolution")
 REJECTION_SCHEMA = pa.schema(
     [
         ("key", pa.string()),

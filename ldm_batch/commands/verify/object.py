@@ -21,12 +21,12 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from ldm_batch import identity
+from ldm_batch.columns import METADATA_KEY
 from ldm_batch.commands.verify.keys import hash_keys
 from ldm_batch.errors import JobError, StorageError
 from ldm_batch.records import Shard
 from ldm_batch.storage import Store
 from ldm_batch.write.encode import sha256
-from ldm_batch.write.parquet import METADATA_KEY
 
 ROWS_PER_READ = 64
 COPY_BYTES = 8 * 1024 * 1024
