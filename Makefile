@@ -9,7 +9,7 @@ TEST_PROCESSES ?= 2
 .PHONY: demo test crash lint format clean
 
 demo: $(STAMP)
-	$(BIN)/python -m ldm_batch.demo
+	$(BIN)/python -m ldm_batch demo
 
 test: lint
 	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile

@@ -17,7 +17,7 @@
 #   VERIFY            `weekly` (default, on Sundays), `always` or `never`: verify reads every object
 #
 # Arguments are added to the job's own. For a store other than AWS set AWS_ENDPOINT_URL_S3, which the
-# status reads as well. Nothing here cleans up: `python -m ldm_batch.sweep` does, once a month.
+# status reads as well. Nothing here cleans up: `python -m ldm_batch sweep` does, once a month.
 #
 # Two nights never overlap on one machine: a lock that ends with this script, also when it is killed.
 # On two machines they may: a shard is committed once, for its object is created exclusively, and what
@@ -93,7 +93,7 @@ trap 'interrupted=143; [[ -z $child ]] || kill -TERM "$child" 2>/dev/null || tru
 trap 'interrupted=130; [[ -z $child ]] || kill -TERM "$child" 2>/dev/null || true' INT
 
 look() {
-    run env PATH="$root/.venv/bin:$PATH" PYTHONPATH="$root" python -m "ldm_batch.$1" "$SINK" "${@:2}"
+    run env PATH="$root/.venv/bin:$PATH" PYTHONPATH="$root" python -m ldm_batch "$1" "$SINK" "${@:2}"
 }
 
 echo "== $(date -u +%FT%TZ) $SINK: the job"

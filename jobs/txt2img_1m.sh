@@ -10,7 +10,7 @@
 #   RAY_ADDRESS       http://head:8265 submits to that cluster (submit.sh); without it: this machine
 #
 # Arguments are added to the job's own, e.g. `dry_run=true`, `speed=fast`, `cluster.num_workers=8`.
-# Start with dry_run=true, then with a source of 1,000 rows, and read `python -m ldm_batch.tradeoff`
+# Start with dry_run=true, then with a source of 1,000 rows, and read `python -m ldm_batch tradeoff`
 # before you pay for fifty steps.
 #
 # The same command again makes what is missing and nothing else: after a crash, a preemption, or with

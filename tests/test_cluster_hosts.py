@@ -145,7 +145,7 @@ class Dataset:
         return {receipt["host"] for receipt in self.receipts()}
 
     def status(self) -> dict[str, Any]:
-        """What `ldm_batch.commands.status` says of it."""
+        """What the command `status` says of it."""
         command = (sys.executable, "-m", "ldm_batch", "status", self.uri, "--json")
         ended = self._site.hosts["storage"].run(*command, "--endpoint", self._site.endpoint)
         return {"code": ended.code, **json.loads(ended.out)}

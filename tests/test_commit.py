@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ldm_batch import identity
+from ldm_batch.columns import COLUMNS
 from ldm_batch.errors import JobError, ShardError, StorageError
 from ldm_batch.records import (
     Failure,
@@ -28,7 +29,6 @@ from ldm_batch.write.commit import (
     write_receipt,
 )
 from ldm_batch.write.parquet import Spool, object_schema, written_object
-from ldm_batch.write.record import COLUMNS
 
 SHARD = Shard(17, InputFile("a.parquet", "/in/a.parquet", 1, "", 9, ""), 0, 9)
 REJECTIONS = [

@@ -22,10 +22,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from memory_s3 import Crash, MemoryS3
 
 from ldm_batch import identity
+from ldm_batch.columns import METADATA_KEY
 from ldm_batch.records import InputFile, Outcome, Receipt, Shard
 from ldm_batch.storage import Store
 from ldm_batch.write.commit import commit_shard, committed_shards, roll_forward, write_receipt
-from ldm_batch.write.parquet import METADATA_KEY
 
 NUM_SHARDS, NUM_ROWS = 12, 4
 EVENTS = ("ok", "ok", "500", "409", "lost", "late", "crash before", "crash after", "other")

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from ldm_batch.commands.tradeoff import command as tradeoff
-from ldm_batch.commands.tradeoff.measure import run_interleaved, share_right
+from ldm_batch.commands.tradeoff.measure import run_interleaved
 from ldm_batch.commands.tradeoff.show import format_table
 from ldm_batch.config import (
     CallConfig,
@@ -22,6 +22,7 @@ from ldm_batch.config import (
     SinkConfig,
     SourceConfig,
 )
+from ldm_batch.demo import tradeoff as demo
 from ldm_batch.drive import run_job
 from ldm_batch.records import Fault, Reason
 
@@ -43,7 +44,7 @@ def test_the_command_on_a_prompt_file(prompts: Path, tmp_path: Path) -> None:
         *(str(prompts), "--column", "text", "--output", str(folder)),
         *("--schedulers", "ddim,euler", "--steps", "1,2", "--reference", "ddim:2"),
     ]
-    tradeoff.main(arguments)
+    demo.main(arguments)
     with (folder / "tradeoff.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["setting"] for row in rows] == ["ddim 2", "ddim 1", "euler 1", "euler 2"]
@@ -110,7 +111,7 @@ def test_faults_stop_the_comparison() -> None:
 
 
 def test_other_prompts_are_not_judged() -> None:
-    assert share_right([np.zeros((64, 64, 3), np.uint8)], ["an astronaut"]) is None
+    assert demo.share_right([np.zeros((64, 64, 3), np.uint8)], ["an astronaut"]) is None
 
 
 def test_table_is_aligned() -> None:

@@ -334,9 +334,7 @@ def test_two_stages_give_the_images_of_two_jobs(two_ways: Any) -> None:
 
 
 def test_images_of_two_stages_are_verified_by_making_them_again(two_ways: Any) -> None:
-    ended = run(
-        two_ways[0], "verify", "chained", "--regenerate", "2", module="ldm_batch"
-    )
+    ended = run(two_ways[0], "verify", "chained", "--regenerate", "2", module="ldm_batch")
     assert ended.code == 0, ended
     assert "2 images, 2 with the same bytes" in ended.out
 

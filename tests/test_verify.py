@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from s3_server import BUCKET
 
-from ldm_batch.commands.verify import verification as command
+from ldm_batch.commands.verify import command
 from ldm_batch.commands.verify.regenerate import Sample
 from ldm_batch.commands.verify.verification import EXIT_INCOMPLETE, EXIT_RIGHT, EXIT_WRONG, verify
 from ldm_batch.config import ImageConfig, JobConfig, S3Config, SinkConfig

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ldm_batch.commands.verify import verification as command
+from ldm_batch.commands.verify import command
 from ldm_batch.commands.verify.keys import KeyIndex, SharedKey, describe_shared, hash_keys
 from ldm_batch.commands.verify.verification import EXIT_RIGHT, verify
 from ldm_batch.config import JobConfig

@@ -13,9 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ldm_batch.columns import COLUMNS
 from ldm_batch.records import Call, PlannedImage, PromptCount, Reason, Rejection, Row
 from ldm_batch.write.parquet import Spool, object_schema, rejections_bytes, written_object
-from ldm_batch.write.record import COLUMNS, Origin, make_record
+from ldm_batch.write.record import Origin, make_record
 
 ORIGIN = Origin("ddim", "model", "0" * 64, "webp", "f" * 64)
 CARRIED = [("tags", pa.list_(pa.string())), ("at", pa.timestamp("ns"))]

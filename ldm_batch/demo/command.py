@@ -1,9 +1,11 @@
-"""`python -m ldm_batch.demo`: write the demo prompts, run the real command, show what came out."""
+"""`python -m ldm_batch demo`: write the demo prompts, run the real command, show what came out."""
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -40,19 +42,18 @@ def print_rejections(sink: str) -> None:
                 print(f"  {row['reason']}: {row['key']} (row {row['input_row']}): {row['message']}")
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Run the demo in the current folder."""
+    argparse.ArgumentParser(prog="python -m ldm_batch demo", description=__doc__).parse_args(
+        arguments
+    )
     prompts, sink, sheet = OUTPUT / "prompts.parquet", OUTPUT / "dataset", OUTPUT / "sheet.png"
     write_prompts(prompts)
     places = [f"source.uri={prompts}", f"sink.uri={sink}"]
-    code = subprocess.call([sys.executable, "-m", "ldm_batch.run", *places])
+    code = subprocess.call([sys.executable, "-m", "ldm_batch", "run", *places])
     if code:
         sys.exit(code)
     print("rejected rows:")
     print_rejections(str(sink))
     write_contact_sheet(Store(str(sink)), sheet, NUM_SHOWN)
     print(f"contact sheet: {sheet.absolute()}")
-
-
-if __name__ == "__main__":
-    main()

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from diffusers import LDMTextToImagePipeline
 
-from ldm_batch.commands.tradeoff.measure import Generate, run_interleaved, share_right
+from ldm_batch.commands.tradeoff.measure import Generate, run_interleaved
 from ldm_batch.config import ModelConfig, SchedulerConfig
+from ldm_batch.demo.tradeoff import share_right
 from ldm_batch.demo.world import caption, draw_specs
 from ldm_batch.diffusion.files import find_model
 from ldm_batch.diffusion.load import load

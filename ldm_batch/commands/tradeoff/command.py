@@ -1,4 +1,4 @@
-"""Time against quality on a job's own prompts: `python -m ldm_batch tradeoff <dataset or prompts>`.
+"""Time against quality on a job's own prompts: `python -m ldm_batch tradeoff SOURCE`.
 
 Runs schedulers x steps on a sample of rows, the same seeds for all, and writes a table, a plot and
 a contact sheet side by side, so that a user chooses for their own model. Writes no dataset.
@@ -13,7 +13,7 @@ from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ldm_batch.commands.tradeoff.measure import Setting, measure
+from ldm_batch.commands.tradeoff.measure import Setting, ShareRight, cannot_tell, measure
 from ldm_batch.commands.tradeoff.show import write_results
 from ldm_batch.config import CallConfig, JobConfig, ModelConfig, SchedulerConfig, SourceConfig
 from ldm_batch.errors import JobError, LdmBatchError
@@ -124,8 +124,11 @@ def requests_of(rows: Sequence[Row], job: JobConfig) -> list[Request]:
     ]
 
 
-def run(options: argparse.Namespace) -> Path:
+def run(options: argparse.Namespace, share_right: ShareRight) -> Path:
     """Measure, write the results and return their folder.
+
+    Args:
+        share_right: who judges whether pictures show what their prompts say.
 
     Raises:
         JobError: the input, the model or a setting is wrong.
@@ -134,7 +137,7 @@ def run(options: argparse.Namespace) -> Path:
     rows = sample_rows(job, options.num_prompts)
     settings = settings_of(options, job)
     print(f"{len(rows)} prompts, {len(settings)} settings; the first is the reference")
-    results = measure(job, requests_of(rows, job), settings)
+    results = measure(job, requests_of(rows, job), settings, share_right)
     write_results(results, [row.prompt for row in rows], options.output)
     return Path(options.output)
 
@@ -155,11 +158,15 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Parse the command line, run, print the table."""
+def main(arguments: Sequence[str] | None = None, *, share_right: ShareRight = cannot_tell) -> None:
+    """Parse the command line, run, print the table.
+
+    Args:
+        share_right: who judges whether pictures show what their prompts say.
+    """
     options = make_parser().parse_args(arguments)
     try:
-        folder = run(options)
+        folder = run(options, share_right)
     except LdmBatchError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -41,17 +41,32 @@ class Result:
     """Seconds per image: what matters on a GPU."""
     distance: float
     """Root mean square distance of pixels to the reference's, on a scale of 0 to 1."""
-    share_right: float | None
-    """Share of images that show what their prompt says, where prompts are the demo world's."""
+    share_right: float | None = None
+    """Share of images that show what their prompt says; None where nobody can tell."""
+
+
+ShareRight = Callable[[Sequence[NDArray[np.uint8]], Sequence[str]], float | None]
+"""(pictures, their prompts) -> the share, 0 to 1, of those that show what their prompt says; None
+where that cannot be told."""
+
+
+def cannot_tell(_images: Sequence[NDArray[np.uint8]], _prompts: Sequence[str]) -> None:
+    """Whether pictures are right takes somebody who knows the world of their prompts."""
 
 
 Generate = Callable[[Sequence[Request]], Sequence[NDArray[np.uint8] | Fault]]
 
 
 def measure(
-    job: JobConfig, requests: Sequence[Request], settings: Sequence[Setting]
+    job: JobConfig,
+    requests: Sequence[Request],
+    settings: Sequence[Setting],
+    share_right: ShareRight = cannot_tell,
 ) -> list[Result]:
     """Make every request under every setting; the first setting is the reference.
+
+    Args:
+        share_right: who judges whether pictures show what their prompts say.
 
     Raises:
         JobError: the model does not load or a setting is wrong.
@@ -66,11 +81,9 @@ def measure(
     first = TextToImage.from_config(job.model, settings[0].scheduler, batch_size=size)
     ways = {s.label: _generate_with(first.with_scheduler(s.scheduler), s) for s in settings}
     runs = run_interleaved(ways, requests, size)
-    reference = runs[settings[0].label][0]
-    return [
-        _compare(setting, *runs[setting.label], reference=reference, requests=requests)
-        for setting in settings
-    ]
+    reference, prompts = runs[settings[0].label][0], [request.prompt for request in requests]
+    results = [_compare(setting, *runs[setting.label], reference) for setting in settings]
+    return [replace(r, share_right=share_right(r.images, prompts)) for r in results]
 
 
 def _generate_with(pipeline: object, setting: Setting) -> Generate:
@@ -117,9 +130,7 @@ def _compare(
     images: list[NDArray[np.uint8]],
     cpu_s: float,
     wall_s: float,
-    *,
     reference: list[NDArray[np.uint8]],
-    requests: Sequence[Request],
 ) -> Result:
     error = (np.stack(images).astype(np.float64) - np.stack(reference)) / 255
     return Result(
@@ -129,17 +140,4 @@ def _compare(
         cpu_s=cpu_s / len(images),
         wall_s=wall_s / len(images),
         distance=float(np.sqrt((error**2).mean())),
-        share_right=share_right(images, [request.prompt for request in requests]),
     )
-
-
-def share_right(images: Sequence[NDArray[np.uint8]], prompts: Sequence[str]) -> float | None:
-    """Return the share of demo-world pictures that are right; None for other prompts."""
-    from ldm_batch.demo.checker import check
-    from ldm_batch.demo.world import spec_of_caption
-
-    specs = [spec_of_caption(prompt) for prompt in prompts]
-    known = [(image, spec) for image, spec in zip(images, specs, strict=True) if spec is not None]
-    if not known or any(image.shape != (64, 64, 3) for image, _ in known):
-        return None
-    return sum(check(image, spec).is_right for image, spec in known) / len(known)

@@ -1,28 +1,23 @@
-"""Prove that a dataset is whole and right: `python -m ldm_batch verify SINK`.
+"""Verify a whole dataset: its plan, every object that is there, and what is missing.
 
-Reads every committed object; changes nothing. Exit code 0 if every planned shard is there and
-right, 1 if something is wrong, 3 if nothing is wrong but shards are missing, 2 if it cannot tell.
+Reads every committed object; changes nothing. Must not know how what is found is shown.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import Any, TextIO
+from typing import Any
 
 from ldm_batch import identity
-from ldm_batch.commands.dataset_argument import add_sink, named_sink
-from ldm_batch.commands.status import MAX_LISTED, failure_message, map_in_threads
+from ldm_batch.commands.status import failure_message, map_in_threads
 from ldm_batch.commands.verify.keys import KeyIndex, describe_shared
 from ldm_batch.commands.verify.object import Expected, ObjectReport, verify_object
 from ldm_batch.commands.verify.regenerate import Regenerated, Sample, regenerate
-from ldm_batch.errors import JobError, LdmBatchError
+from ldm_batch.errors import JobError
 from ldm_batch.plan.stored import Plan, load_plan
 from ldm_batch.records import Shard
 from ldm_batch.storage import Store
@@ -149,58 +144,3 @@ def _plan_problems(plan: Plan) -> list[str]:
         if begins != 0 or not meets or start + num_rows != total:
             problems.append(f"{identity.PLAN_FOLDER}: the shards of {name} do not cover its rows")
     return problems
-
-
-def print_verification(found: Verification, out: TextIO) -> None:
-    """Print a verification for people."""
-    print(
-        f"shards: {found.num_verified} of {found.num_shards} verified, {len(found.failed)} failed, "
-        f"{len(found.missing)} missing",
-        file=out,
-    )
-    print(
-        f"rows: {found.num_rows:,} = {found.num_rows - sum(found.rejected.values()):,} with images "
-        f"+ {sum(found.rejected.values()):,} rejected; images: {found.num_images:,}, "
-        f"{found.num_own_seeds:,} with seeds of their own",
-        file=out,
-    )
-    for index, message in list(found.failed.items())[:MAX_LISTED]:
-        print(f"  failed: shard {index:05d}: {message}", file=out)
-    if (again := found.regenerated) is not None:
-        print(
-            f"made again on {again.device}: {again.num_images} images, {again.num_equal} with the "
-            f"same bytes, {again.num_within_tolerance} of another device within tolerance",
-            file=out,
-        )
-    for note in found.notes:
-        print(f"  note: {note}", file=out)
-    for problem in found.problems[:MAX_LISTED]:
-        print(f"  wrong: {problem}", file=out)
-    if len(found.problems) > MAX_LISTED:
-        print(f"  and {len(found.problems) - MAX_LISTED} problems more (--json has all)", file=out)
-    verdicts = {EXIT_RIGHT: "right and complete", EXIT_WRONG: f"{len(found.problems)} problems"}
-    print(verdicts.get(found.exit_code, "right, but not complete"), file=out)
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Parse the command line, print what was found, exit."""
-    parser = argparse.ArgumentParser(prog="python -m ldm_batch verify", description=__doc__)
-    add_sink(parser)
-    parser.add_argument("--json", action="store_true", help="print JSON for scripts")
-    parser.add_argument(
-        "--regenerate", type=int, default=0, metavar="N", help="make N random images again"
-    )
-    parser.add_argument("--choice", type=int, default=0, help="seed of the random choice")
-    parser.add_argument("--model-path", help="the planned model, if it is not where it was")
-    options = parser.parse_args(arguments)
-    sample = Sample(options.regenerate, options.choice, options.model_path)
-    try:
-        found = verify(named_sink(options), sample)
-    except LdmBatchError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(EXIT_CANNOT_TELL)
-    if options.json:
-        print(json.dumps({**asdict(found), "exit_code": found.exit_code}, indent=2))
-    else:
-        print_verification(found, sys.stdout)
-    sys.exit(found.exit_code)

@@ -1,0 +1,81 @@
+"""Prove that a dataset is whole and right: `python -m ldm_batch verify SINK`.
+
+Exit code 0 if every planned shard is there and right, 1 if something is wrong, 3 if nothing is
+wrong but shards are missing, 2 if it cannot tell.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TextIO
+
+from ldm_batch.commands.dataset_argument import add_sink, named_sink
+from ldm_batch.commands.status import MAX_LISTED
+from ldm_batch.commands.verify.regenerate import Sample
+from ldm_batch.commands.verify.verification import (
+    EXIT_CANNOT_TELL,
+    EXIT_RIGHT,
+    EXIT_WRONG,
+    Verification,
+    verify,
+)
+from ldm_batch.errors import LdmBatchError
+
+
+def print_verification(found: Verification, out: TextIO) -> None:
+    """Print a verification for people."""
+    print(
+        f"shards: {found.num_verified} of {found.num_shards} verified, {len(found.failed)} failed, "
+        f"{len(found.missing)} missing",
+        file=out,
+    )
+    print(
+        f"rows: {found.num_rows:,} = {found.num_rows - sum(found.rejected.values()):,} with images "
+        f"+ {sum(found.rejected.values()):,} rejected; images: {found.num_images:,}, "
+        f"{found.num_own_seeds:,} with seeds of their own",
+        file=out,
+    )
+    for index, message in list(found.failed.items())[:MAX_LISTED]:
+        print(f"  failed: shard {index:05d}: {message}", file=out)
+    if (again := found.regenerated) is not None:
+        print(
+            f"made again on {again.device}: {again.num_images} images, {again.num_equal} with the "
+            f"same bytes, {again.num_within_tolerance} of another device within tolerance",
+            file=out,
+        )
+    for note in found.notes:
+        print(f"  note: {note}", file=out)
+    for problem in found.problems[:MAX_LISTED]:
+        print(f"  wrong: {problem}", file=out)
+    if len(found.problems) > MAX_LISTED:
+        print(f"  and {len(found.problems) - MAX_LISTED} problems more (--json has all)", file=out)
+    verdicts = {EXIT_RIGHT: "right and complete", EXIT_WRONG: f"{len(found.problems)} problems"}
+    print(verdicts.get(found.exit_code, "right, but not complete"), file=out)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parse the command line, print what was found, exit."""
+    parser = argparse.ArgumentParser(prog="python -m ldm_batch verify", description=__doc__)
+    add_sink(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON for scripts")
+    parser.add_argument(
+        "--regenerate", type=int, default=0, metavar="N", help="make N random images again"
+    )
+    parser.add_argument("--choice", type=int, default=0, help="seed of the random choice")
+    parser.add_argument("--model-path", help="the planned model, if it is not where it was")
+    options = parser.parse_args(arguments)
+    sample = Sample(options.regenerate, options.choice, options.model_path)
+    try:
+        found = verify(named_sink(options), sample)
+    except LdmBatchError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(EXIT_CANNOT_TELL)
+    if options.json:
+        print(json.dumps({**asdict(found), "exit_code": found.exit_code}, indent=2))
+    else:
+        print_verification(found, sys.stdout)
+    sys.exit(found.exit_code)
