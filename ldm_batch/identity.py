@@ -20,6 +20,11 @@ RECEIPTS_FOLDER = f"{META_FOLDER}/receipts"
 REJECTED_FOLDER = f"{META_FOLDER}/rejected"
 FAILURES_FOLDER = f"{META_FOLDER}/failures"
 
+MAX_SEED = 2**64 - 1
+"""Largest seed of an image, as they are derived."""
+MAX_GIVEN_SEED = 2**63 - 1
+"""Largest seed that a job or a row may bring."""
+
 _OBJECT_NAME = re.compile(r"([0-9]{5}|[1-9][0-9]{5,})\.(parquet|json)")
 
 

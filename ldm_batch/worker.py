@@ -15,8 +15,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from ldm_batch.config import CallConfig, JobConfig, has_second_stage
-from ldm_batch.config.job import UPSCALE, output_columns
+from ldm_batch.config import UPSCALE, CallConfig, JobConfig, has_second_stage, with_size
+from ldm_batch.config.job import output_columns
 from ldm_batch.errors import LdmBatchError, StorageError
 from ldm_batch.generate.batches import (
     Pipeline,
@@ -63,8 +63,7 @@ class WorkerSpec:
     @property
     def call(self) -> CallConfig:
         """The job's call arguments with the image size filled in."""
-        call, (height, width) = self.job.call, self.native_size
-        return replace(call, height=call.height or height, width=call.width or width)
+        return with_size(self.job.call, self.native_size)
 
 
 def load_worker(spec: WorkerSpec) -> Worker:

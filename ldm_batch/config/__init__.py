@@ -1,23 +1,18 @@
-"""The typed document that describes a job, and its checks; where it comes from is run.py's.
+"""The typed document that describes a job; a check stands beside the dataclass it checks.
 
-This is what the rest of the program uses of it; limits and closed lists stand in job.py.
+This is what the rest of the program uses of it; ranges and closed lists stand beside their fields.
 """
 
+from ldm_batch.config.call import CallConfig, with_size
 from ldm_batch.config.cluster import ClusterConfig
-from ldm_batch.config.job import (
-    CallConfig,
-    ImageConfig,
-    JobConfig,
-    ModelConfig,
-    S3Config,
-    SchedulerConfig,
-    SinkConfig,
-    SourceConfig,
-    UpscaleConfig,
-    has_second_stage,
-)
+from ldm_batch.config.job import ImageConfig, JobConfig, SinkConfig, has_second_stage
+from ldm_batch.config.model import ModelConfig, SchedulerConfig
+from ldm_batch.config.s3 import S3Config
+from ldm_batch.config.source import SourceConfig, source_uris
+from ldm_batch.config.upscale import UPSCALE, UpscaleConfig
 
 __all__ = [
+    "UPSCALE",
     "CallConfig",
     "ClusterConfig",
     "ImageConfig",
@@ -29,4 +24,6 @@ __all__ = [
     "SourceConfig",
     "UpscaleConfig",
     "has_second_stage",
+    "source_uris",
+    "with_size",
 ]

@@ -6,8 +6,10 @@ Pure. A problem is one line: the field, the value, what it may be.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
+
+from ldm_batch.errors import JobError
 
 
 def one_of(path: str, value: str, known: Sequence[str]) -> Iterator[str]:
@@ -28,6 +30,13 @@ def whole_or_auto(path: str, value: Any, largest: int) -> Iterator[str]:
         yield from within(path, value, 1, largest)
     elif value != "auto":
         yield f"{path}: {value!r} is neither a whole number nor 'auto'"
+
+
+def refuse(problems: Iterable[str]) -> None:
+    """Raise a JobError that names all problems, where there are any."""
+    lines = [*problems]
+    if lines:
+        raise JobError("\n".join(lines))
 
 
 def suggest(name: str, known: Sequence[str]) -> str:

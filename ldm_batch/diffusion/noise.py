@@ -12,7 +12,8 @@ import hashlib
 import numpy as np
 import torch
 
-MAX_SEED = 2**64 - 1
+from ldm_batch.identity import MAX_SEED
+
 _STATE_WORDS = 624
 _STATE_OFFSET = 24
 """Where `get_state()` holds the state: after seed (8 bytes), left, seeded (4 each), next (8)."""

@@ -13,10 +13,12 @@ from typing import Self
 import torch
 
 from ldm_batch.config import ModelConfig, SchedulerConfig
+from ldm_batch.config.bounds import refuse
+from ldm_batch.config.model import check_scheduler
 from ldm_batch.diffusion.fixed_shape import FixedShape
 from ldm_batch.diffusion.from_model import load_model, model_of
 from ldm_batch.diffusion.load import Components
-from ldm_batch.diffusion.schedulers import check_sampling, find_step_trouble, make_scheduler
+from ldm_batch.diffusion.schedulers import find_step_trouble, make_scheduler
 from ldm_batch.errors import JobError
 
 
@@ -33,7 +35,7 @@ class Pipeline:
         """
         if batch_size < 1:
             raise JobError(f"batch_size={batch_size}: must be at least 1")
-        check_sampling(scheduler)
+        refuse(check_scheduler("scheduler", scheduler))
         self.batch_size = batch_size
         self._components = components
         self._sampling = scheduler

@@ -14,7 +14,6 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
-from ldm_batch.config import SchedulerConfig
 from ldm_batch.errors import JobError
 
 logger = logging.getLogger(__name__)
@@ -82,21 +81,6 @@ def make_scheduler(
     except (ValueError, TypeError, NotImplementedError, ImportError) as error:
         raise JobError(f"scheduler.settings={dict(settings)}: {class_name}: {error}") from error
     return scheduler
-
-
-def check_sampling(sampling: SchedulerConfig) -> None:
-    """Check the options of the denoising loop that are not the scheduler's own.
-
-    Raises:
-        JobError: a value out of range; the message names the field.
-    """
-    interval = sampling.guidance_interval
-    if len(interval) != 2 or not 0 <= interval[0] <= interval[1] <= 1:
-        raise JobError(f"scheduler.guidance_interval={interval}: must be [start, stop] in 0..1")
-    if not 0 <= sampling.guidance_rescale <= 1:
-        raise JobError(f"scheduler.guidance_rescale={sampling.guidance_rescale}: must be 0 to 1")
-    if sampling.cache_interval < 1:
-        raise JobError(f"scheduler.cache_interval={sampling.cache_interval}: must be 1 or more")
 
 
 def find_step_trouble(scheduler: Any, num_inference_steps: int) -> str | None:

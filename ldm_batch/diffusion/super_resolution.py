@@ -13,6 +13,8 @@ import numpy as np
 import torch
 
 from ldm_batch.config import ModelConfig, SchedulerConfig
+from ldm_batch.config.bounds import refuse
+from ldm_batch.config.upscale import check_tiles
 from ldm_batch.diffusion.call_arguments import (
     check_call,
     check_output_type,
@@ -27,7 +29,7 @@ from ldm_batch.diffusion.load import Components, load
 from ldm_batch.diffusion.noise import make_generator
 from ldm_batch.diffusion.pipeline import Pipeline
 from ldm_batch.diffusion.pixels import judge_enlarged, to_picture, to_unit_range
-from ldm_batch.diffusion.tiling import check_tiles, padded_side
+from ldm_batch.diffusion.tiling import padded_side
 from ldm_batch.diffusion.upscale import Upscaler
 from ldm_batch.records import Call, Fault, UpscaleRequest
 
@@ -54,7 +56,7 @@ class SuperResolution(Pipeline):
         super().__init__(components, scheduler, batch_size=batch_size)
         check_super_resolution(components)
         self._multiple = 2 ** (len(self._unet.config.block_out_channels) - 1)
-        check_tiles(tile_size, tile_overlap, self._multiple)
+        refuse(check_tiles(tile_size, tile_overlap, self._multiple))
         self._tiles = (tile_size, tile_overlap)
         self._upscaler = Upscaler(
             self._unet,

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ldm_batch.config import ModelConfig
-from ldm_batch.config.job import ATTENTIONS
+from ldm_batch.config.model import ATTENTIONS
 from ldm_batch.diffusion.load import DTYPES, Components
 from ldm_batch.errors import JobError
 

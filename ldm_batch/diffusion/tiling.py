@@ -12,10 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ldm_batch.errors import JobError
+from ldm_batch.config.upscale import TILE_GRANULE
 
 GRANULES = ((64, 8), (128, 16))
-LARGEST_GRANULE = 32
 """Sides grow to multiples of 8 up to 64 pixels, of 16 up to 128, of 32 beyond: few different
 shapes to batch, little waste, and multiples of 32 (all that diffusers takes) stay as they are."""
 
@@ -27,7 +26,7 @@ def padded_side(side: int, multiple: int) -> int:
         side: 1 or more.
         multiple: what the network needs, a power of two.
     """
-    granule = next((g for limit, g in GRANULES if side <= limit), LARGEST_GRANULE)
+    granule = next((g for limit, g in GRANULES if side <= limit), TILE_GRANULE)
     granule = max(granule, multiple)
     return -(-side // granule) * granule
 
@@ -101,22 +100,6 @@ def make_tiling(height: int, width: int, *, tile_size: int, overlap: int, multip
         _starts(width, tile_size, step),
         overlap,
     )
-
-
-def check_tiles(tile_size: int, overlap: int, multiple: int) -> None:
-    """Check the settings of tiles.
-
-    Raises:
-        JobError: a value that cannot be used; the message names the field.
-    """
-    granule = max(LARGEST_GRANULE, multiple)
-    if tile_size < granule or tile_size % granule:
-        raise JobError(f"upscale.tile_size={tile_size}: must be one of the multiples of {granule}")
-    if not 0 <= overlap <= tile_size // 2 - multiple:
-        raise JobError(
-            f"upscale.tile_overlap={overlap}: must be 0 to {tile_size // 2 - multiple} "
-            f"at tile_size {tile_size}"
-        )
 
 
 def _starts(side: int, tile_size: int, step: int) -> list[int]:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ldm_batch.config.job import UPSCALE
+from ldm_batch.config import UPSCALE
 from ldm_batch.errors import JobError
 from ldm_batch.read.colour import enlarge_alpha
 from ldm_batch.records import Call, Fault, Made, PromptCount, Request, UpscaleRequest

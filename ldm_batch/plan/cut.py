@@ -11,8 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ldm_batch.config import JobConfig, has_second_stage
-from ldm_batch.config.job import UPSCALE
+from ldm_batch.config import UPSCALE, JobConfig, has_second_stage, with_size
 from ldm_batch.errors import JobError
 from ldm_batch.plan.shard_size import auto_rows_per_shard, expected_workers, whole_batches
 from ldm_batch.read import footer as footers
@@ -131,12 +130,11 @@ def _largest_size(
         return _upscaled_size(footer, columns, job)
     factor = UPSCALE if has_second_stage(job) else 1
     sides = []
-    for name, default, native in zip(
-        ("height", "width"), (job.call.height, job.call.width), native_size, strict=True
-    ):
+    call = with_size(job.call, native_size)
+    for name, default in (("height", call.height), ("width", call.width)):
         largest = footers.largest_value(footer, columns[name]) if name in columns else None
         within = max(0, min(largest or 0, footers.MAX_SIDE))
-        sides.append(factor * max(default or native, int(within)))
+        sides.append(factor * max(default or 0, int(within)))
     return sides[0], sides[1]
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ldm_batch.config import JobConfig, ModelConfig, has_second_stage
+from ldm_batch.config import JobConfig, ModelConfig, has_second_stage, source_uris
 from ldm_batch.generate.batches import split_lock
 from ldm_batch.identity import Form
 from ldm_batch.storage import absolute
@@ -42,7 +42,7 @@ def resume_command(job: JobConfig, overrides: Sequence[str]) -> str:
     """The command that goes on with this job from any folder, without the choice of shards."""
     dropped = ("shards=", "overwrite=", "dry_run=", "source.uri=", "sink.uri=")
     kept = [_without_values(t) for t in overrides if not t.lstrip("+").startswith(dropped)]
-    uris = job.source.uri if isinstance(job.source.uri, list) else [job.source.uri]
+    uris = source_uris(job.source)
     source = _quoted(uris[0]) if len(uris) == 1 else f"[{','.join(map(_quoted, uris))}]"
     places = [f"source.uri={source}", f"sink.uri={_quoted(str(job.sink.uri))}"]
     return shlex.join(["python", "-m", "ldm_batch.run", *kept, *places])
@@ -65,13 +65,12 @@ def _quoted(value: str) -> str:
 
 def anchor(job: JobConfig) -> JobConfig:
     """The job with all its local paths independent of the working directory."""
-    uris = job.source.uri if isinstance(job.source.uri, list) else [job.source.uri]
     root = job.source.image_root
     return dataclasses.replace(
         job,
         source=dataclasses.replace(
             job.source,
-            uri=[absolute(uri) for uri in uris],
+            uri=[absolute(uri) for uri in source_uris(job.source)],
             image_root=root if root is None else absolute(root),
         ),
         sink=dataclasses.replace(job.sink, uri=absolute(str(job.sink.uri))),

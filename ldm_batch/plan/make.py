@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ldm_batch.config import JobConfig, SourceConfig
+from ldm_batch.config import JobConfig, SourceConfig, source_uris
 from ldm_batch.errors import JobError
 from ldm_batch.plan.cut import NewFile, cut_files, look_at, settle_rows_per_shard
 from ldm_batch.plan.stored import Plan, refuse_other_fingerprint
@@ -41,7 +41,7 @@ def make_plan(
         JobError: the job has another fingerprint than the plan, an input file changed or is gone,
             or the input cannot be read.
     """
-    uris = job.source.uri if isinstance(job.source.uri, list) else [job.source.uri]
+    uris = source_uris(job.source)
     listed, skipped = list_source(uris, job.source.s3)
     notes = [f"skipped {note}" for note in skipped]
     known = {shard.file.name: shard.file for shard in planned.shards} if planned else {}
@@ -100,8 +100,7 @@ def carry_schema(job: JobConfig) -> dict[str, str]:
     """Types of the carried columns in the first input file, as text, by their output name."""
     if not job.source.carry and job.source.kind == "prompts":
         return {}
-    uris = job.source.uri if isinstance(job.source.uri, list) else [job.source.uri]
-    listed, _ = list_source(uris, job.source.s3)
+    listed, _ = list_source(source_uris(job.source), job.source.s3)
     if not listed:
         return {}
     [footer] = footers.read_new_footers(listed[:1], job.source.s3)

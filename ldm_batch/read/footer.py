@@ -16,7 +16,7 @@ import pyarrow as pa
 from ldm_batch.columns import IMAGE_COLUMNS, METADATA_KEY, UPSCALE_COLUMNS
 from ldm_batch.config import S3Config, SourceConfig
 from ldm_batch.config.bounds import suggest
-from ldm_batch.config.job import input_columns
+from ldm_batch.config.source import input_fields
 from ldm_batch.errors import JobError, StorageError
 from ldm_batch.read.deadly_footers import MAGIC as PARQUET_MAGIC
 from ldm_batch.read.deadly_footers import find_deadly, parse_footer
@@ -147,7 +147,7 @@ def resolve_columns(footer: Footer, source: SourceConfig, uri: str) -> dict[str,
     """
     names = footer.schema.names
     columns: dict[str, str] = {}
-    fields = input_columns(source)
+    fields = input_fields(source)
     for field in fields:
         wanted = source.columns.get(field, _usual_name(field, footer, source))
         if wanted in names:

@@ -14,8 +14,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ldm_batch.config import JobConfig
-from ldm_batch.config.job import UPSCALE, parse_colour
+from ldm_batch.config import UPSCALE, JobConfig
+from ldm_batch.config.upscale import parse_colour
 from ldm_batch.read.decode import DecodedImage, ImageLimits, decode_image, flatten
 from ldm_batch.records import Fault, InputImage, Reason, Shard
 from ldm_batch.storage import read_file

@@ -12,15 +12,14 @@ from typing import Any
 import pyarrow as pa
 
 from ldm_batch.config import CallConfig, SourceConfig
-from ldm_batch.config.job import ETA_RANGE, GUIDANCE_RANGE, SIDE_MULTIPLE, SIDE_RANGE, STEPS_RANGE
-from ldm_batch.identity import Form
+from ldm_batch.config.call import ETA_RANGE, GUIDANCE_RANGE, SIDE_MULTIPLE, SIDE_RANGE, STEPS_RANGE
+from ldm_batch.identity import MAX_GIVEN_SEED, Form
 from ldm_batch.read import footer as footers
 from ldm_batch.read.images import InputImages
 from ldm_batch.records import Call, Fault, Reason, Row
 
 MAX_ID_CHARS = 512
 MAX_CARRIED_BYTES = 1024 * 1024
-MAX_SEED = 2**63 - 1
 MAX_IMAGES_PER_ROW = 10**6
 
 
@@ -57,7 +56,7 @@ def parse_prompt_row(
         prompt=_parse_prompt(values, source),
         negative_prompt=call.negative_prompt if negative is None else negative,
         call=_parse_call(values, call),
-        seed=_whole(values, "seed", None, 0, MAX_SEED),
+        seed=_whole(values, "seed", None, 0, MAX_GIVEN_SEED),
         carry=_parse_all_carried(values),
     )
 
@@ -72,7 +71,7 @@ def parse_image_row(
     """
     steps = _required_whole(values, "num_inference_steps", call.num_inference_steps, STEPS_RANGE)
     eta = _number(values, "eta", call.eta, ETA_RANGE)
-    seed = _whole(values, "seed", None, 0, MAX_SEED)
+    seed = _whole(values, "seed", None, 0, MAX_GIVEN_SEED)
     carry = _parse_all_carried(values)
     image = images.keep(place.index, values["image"])
     if isinstance(image, Fault):

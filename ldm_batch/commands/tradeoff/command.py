@@ -15,7 +15,14 @@ from typing import Any
 
 from ldm_batch.commands.tradeoff.measure import Setting, ShareRight, cannot_tell, measure
 from ldm_batch.commands.tradeoff.show import write_results
-from ldm_batch.config import CallConfig, JobConfig, ModelConfig, SchedulerConfig, SourceConfig
+from ldm_batch.config import (
+    CallConfig,
+    JobConfig,
+    ModelConfig,
+    SchedulerConfig,
+    SourceConfig,
+    with_size,
+)
 from ldm_batch.errors import JobError, LdmBatchError
 from ldm_batch.generate.batches import find_model
 from ldm_batch.identity import NEWEST_FORM
@@ -72,7 +79,7 @@ def sample_rows(job: JobConfig, num_rows: int) -> list[Row]:
     _, size = find_model(job)
     document = {"images": {"source": {"carry": carry_schema(job)}}}
     plan = make_plan(job, Store(str(job.sink.uri)), None, document=document, native_size=size)
-    call = replace(job.call, height=job.call.height or size[0], width=job.call.width or size[1])
+    call = with_size(job.call, size)
     shards = _spread(plan.shards, MAX_SHARDS_READ)
     found = [read_shard(shard, job.source, call, form=NEWEST_FORM) for shard in shards]
     rows = [row for read in found for row in read.rows]

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ldm_batch import identity
-from ldm_batch.config import JobConfig
+from ldm_batch.config import JobConfig, with_size
+from ldm_batch.config.call import SIDE_MULTIPLE
 from ldm_batch.generate.batches import (
     Pipeline,
     generate_images,
@@ -204,7 +205,7 @@ def _enlarge(
     form: identity.Form,
 ) -> Iterator[Alike]:
     """Enlarge the input images of some rows again."""
-    call = replace(job.call, height=job.call.height or 8, width=job.call.width or 8)
+    call = with_size(job.call, (SIDE_MULTIPLE, SIDE_MULTIPLE))  # images bring their own
     for row in rows:
         place = replace(shard, row_start=row["input_row"], num_rows=1)
         with Spool() as spool:

@@ -1,0 +1,111 @@
+"""Which model draws, by which scheduler, and the checks of that; see call.py for its arguments.
+
+Must not look at a model's files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from ldm_batch.config.bounds import one_of, within
+
+PIPELINES = ("text_to_image", "super_resolution", "random_pixels")
+DTYPES = ("float32", "bfloat16", "float16")
+ATTENTIONS = ("sdpa", "plain")
+DEVICES = ("auto", "cpu", "cuda")
+
+
+@dataclass
+class ModelConfig:
+    """Which pipeline to load, from a local folder or a pinned hub revision."""
+
+    pipeline: str = "text_to_image"
+    """`text_to_image`, `super_resolution` (with `source=images`), or `random_pixels`: no model, to
+    measure everything around one."""
+    path: str | None = None
+    """Local folder in diffusers' layout; `demo:text_to_image` names a model shipped with us."""
+    repo_id: str | None = None
+    """Hub repository, used when `path` is not set."""
+    revision: str | None = None
+    """Full commit sha of the hub repository (40 hexadecimal digits); branches are refused."""
+    dtype: str = "float32"
+    """`float32`, `bfloat16` or `float16`; half precision is very slow on CPUs."""
+    device: str = "auto"
+    """`auto` (CUDA where the worker has it, else CPU), `cpu` or `cuda`."""
+    decode_dtype: str | None = None
+    """dtype of the first stage; null: float32 where the model is float16, else the model's."""
+    channels_last: bool = False
+    """Keep convolution weights channels last: faster on CUDA in half precision."""
+    attention: str = "sdpa"
+    """`sdpa`, or `plain`: attention written out, slower, for comparison."""
+    compile: bool = False
+    """Compile UNet and decoder with torch.compile: minutes at start, faster steps on CUDA."""
+
+
+def check_model(path: str, model: ModelConfig, *, is_used: bool = True) -> Iterator[str]:
+    """Problems of the section at `path`, a line each.
+
+    Args:
+        is_used: whether the job has this model; of one that it has not, only names are checked.
+    """
+    yield from one_of(f"{path}.pipeline", model.pipeline, PIPELINES)
+    yield from one_of(f"{path}.dtype", model.dtype, DTYPES)
+    if model.decode_dtype is not None:
+        yield from one_of(f"{path}.decode_dtype", model.decode_dtype, DTYPES)
+    yield from one_of(f"{path}.attention", model.attention, ATTENTIONS)
+    yield from one_of(f"{path}.device", model.device, DEVICES)
+    if is_used and model.pipeline != "random_pixels":
+        yield from _check_place(path, model)
+
+
+def _check_place(path: str, model: ModelConfig) -> Iterator[str]:
+    if model.path is None and model.repo_id is None:
+        yield (
+            f"{path}.path: not set; name a local folder, or set {path}.repo_id and {path}.revision"
+        )
+    if model.path is not None and model.repo_id is not None:
+        yield f"{path}.path: set together with {path}.repo_id; keep one of the two"
+    if model.path is None and model.repo_id is not None and not is_commit_sha(model.revision):
+        yield (
+            f"{path}.revision: {model.revision!r} is not a full commit sha (40 hexadecimal "
+            "digits); a branch or tag can change between two runs"
+        )
+
+
+def is_commit_sha(revision: str | None) -> bool:
+    """Tell whether a hub revision is pinned for good."""
+    return revision is not None and len(revision) == 40 and set(revision) <= set("0123456789abcdef")
+
+
+@dataclass
+class SchedulerConfig:
+    """The diffusers scheduler and what is changed of the model's own settings."""
+
+    name: str = "from_model"
+    """A name of the closed list (`ddim`, `dpmpp_2m`, ...) or `from_model`."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Overrides of the scheduler's own arguments, e.g. `timestep_spacing: trailing`."""
+    guidance_interval: list[float] = field(default_factory=lambda: [0.0, 1.0])
+    """Part of the way from noise (0) to image (1) that is guided; [0, 1]: all of it."""
+    guidance_rescale: float = 0.0
+    """How far guidance's gain in contrast is taken back, 0 (not) to 1 (Lin et al. 2023: 0.7)."""
+    cache_interval: int = 1
+    """Deep UNet features are computed at every n-th step and reused between; 1: at every step."""
+
+
+def check_scheduler(path: str, scheduler: SchedulerConfig) -> Iterator[str]:
+    """Problems of the options of the denoising loop, a line each; what a scheduler makes of its
+    own settings only it can tell."""
+    interval = scheduler.guidance_interval
+    if len(interval) != 2 or not 0 <= interval[0] <= interval[1] <= 1:
+        yield f"{path}.guidance_interval: {interval} is not [start, stop] within 0 and 1"
+    yield from within(f"{path}.guidance_rescale", scheduler.guidance_rescale, 0, 1)
+    yield from within(f"{path}.cache_interval", scheduler.cache_interval, 1, 100)
+
+
+def check_switches(path: str, model: ModelConfig, scheduler: SchedulerConfig) -> Iterator[str]:
+    """Problems of a model and a scheduler together, a line each."""
+    if model.compile and scheduler.cache_interval > 1:
+        yield f"{path}.compile: cannot be combined with a cache_interval above 1"

@@ -1,0 +1,103 @@
+"""The table that a job reads, and the checks of that."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from ldm_batch.columns import IMAGE_COLUMNS
+from ldm_batch.config.bounds import one_of, suggest, within
+from ldm_batch.config.s3 import S3Config
+
+SOURCE_KINDS = ("prompts", "images")
+LONG_PROMPT_POLICIES = ("truncate", "reject")
+PROMPT_FIELDS = (
+    "prompt",
+    "id",
+    "seed",
+    "negative_prompt",
+    "num_inference_steps",
+    "guidance_scale",
+    "eta",
+    "height",
+    "width",
+)
+IMAGE_FIELDS = ("image", "id", "image_index", "seed", "num_inference_steps", "eta")
+
+
+@dataclass
+class SourceConfig:
+    """The table of prompts, or of images to enlarge."""
+
+    kind: str = "prompts"
+    """`prompts`, or `images`: a column `image` of bytes, `{bytes, path}` structs, or paths."""
+    uri: Any = None
+    """A Parquet file, a glob, a folder (recursive), or a list of these; paths or URLs."""
+    s3: S3Config = field(default_factory=S3Config)
+    """How to reach the input where it is in S3."""
+    columns: dict[str, str | None] = field(default_factory=dict)
+    """Field -> column name, e.g. `{prompt: caption}`; unmapped fields use a column of their name
+    where the input has one; `null` ignores such a column."""
+    carry: list[str] = field(default_factory=list)
+    """Extra columns copied unchanged to the output."""
+    max_prompt_chars: int = 4096
+    """Longer prompts are rejected before the tokenizer sees them."""
+    long_prompts: str = "truncate"
+    """Prompts past the text encoder's tokens: `truncate` (recorded) or `reject`."""
+    image_root: str | None = None
+    """Folder or URL below which the paths of images must stand, and to which relative ones are
+    relative; null: the folder of the Parquet file."""
+    max_image_bytes: int = 32 * 1024 * 1024
+    """Larger image files are rejected unread."""
+    max_image_pixels: int = 1024 * 1024
+    """Images of more pixels are rejected before they are decoded."""
+    carry_parent: bool = True
+    """Copy the columns of a dataset of ours to what is made of its images; `parent_` is put before
+    names that the new dataset has itself."""
+    allow_touched: bool = False
+    """Accept planned files whose time stamp changed while size and footer did not."""
+
+
+def source_uris(source: SourceConfig) -> list[Any]:
+    """The places that a source names, one or several, as a list."""
+    return source.uri if isinstance(source.uri, list) else [source.uri]
+
+
+def input_fields(source: SourceConfig) -> tuple[str, ...]:
+    """The fields that columns of the input may stand for; the first one must be there."""
+    return IMAGE_FIELDS if source.kind == "images" else PROMPT_FIELDS
+
+
+def check_source(source: SourceConfig, taken: Collection[str]) -> Iterator[str]:
+    """Problems of the fields of `source`, a line each.
+
+    Args:
+        taken: columns that the output has by itself.
+    """
+    yield from one_of("source.kind", source.kind, SOURCE_KINDS)
+    yield from one_of("source.long_prompts", source.long_prompts, LONG_PROMPT_POLICIES)
+    yield from within("source.max_prompt_chars", source.max_prompt_chars, 1, 1_000_000)
+    yield from within("source.max_image_bytes", source.max_image_bytes, 1, 2**30)
+    yield from within("source.max_image_pixels", source.max_image_pixels, 1, 2**26)
+    uris = source_uris(source)
+    if source.uri is None or not uris:
+        yield "source.uri: not set; name a Parquet file, a glob, a folder, or a list of these"
+    elif not all(isinstance(uri, str) and uri for uri in uris):
+        yield f"source.uri: {source.uri!r} is not a path or a list of paths"
+    yield from _check_columns(source, taken)
+
+
+def _check_columns(source: SourceConfig, taken: Collection[str]) -> Iterator[str]:
+    known = input_fields(source)
+    for name in source.columns:
+        if name not in known:
+            yield f"source.columns.{name}: unknown field{suggest(name, known)}"
+    if source.columns.get(known[0], known[0]) is None:
+        yield f"source.columns.{known[0]}: null, but every job needs {source.kind}"
+    for name in source.carry:
+        if name in IMAGE_COLUMNS or name in taken:
+            yield f"source.carry: {name!r} is already a column of the output"
+    repeated = {name for name in source.carry if source.carry.count(name) > 1}
+    if repeated:
+        yield f"source.carry: {sorted(repeated)} named twice"
