@@ -9,7 +9,8 @@ from collections.abc import Mapping
 
 METADATA_KEY = b"ldm_batch"
 """Key of a Parquet file's metadata under which an object says what it is (JSON)."""
-IMAGE_COLUMNS = ("image", "low_resolution")
+IMAGE, LOW_RESOLUTION = "image", "low_resolution"
+IMAGE_COLUMNS = (IMAGE, LOW_RESOLUTION)
 """Columns that hold images; the second one only where a job keeps what its first stage made."""
 
 COLUMNS: Mapping[str, str] = {

@@ -19,7 +19,7 @@ from ldm_batch.cluster.attempts import call_in_process, run_in_process
 from ldm_batch.config import JobConfig, has_second_stage
 from ldm_batch.config.validate import validate
 from ldm_batch.errors import JobError, StorageError
-from ldm_batch.generate.batches import check_models, find_model, measure_batch_size
+from ldm_batch.generate.models import check_models, find_model, measure_batch_size
 from ldm_batch.identity import NEWEST_FORM
 from ldm_batch.plan.fingerprint import (
     anchor,
@@ -36,7 +36,8 @@ from ldm_batch.storage import Store, open_sink
 from ldm_batch.storage.lease import hold_lease
 from ldm_batch.versions import versions
 from ldm_batch.worker import WorkerSpec, load_worker
-from ldm_batch.write.commit import committed_shards, roll_forward, write_failure
+from ldm_batch.write.commit import committed_shards
+from ldm_batch.write.receipt import roll_forward, write_failure
 
 EXIT_DONE, EXIT_SHARDS_FAILED = 0, 1
 MIN_ROWS_TO_JUDGE = 200

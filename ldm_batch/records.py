@@ -159,6 +159,10 @@ class PromptCount:
     is_truncated: bool
 
 
+Slot = tuple[int, str]
+"""Where a picture of a shard belongs: the number of its image in the shard, and its column."""
+
+
 @dataclass(frozen=True, slots=True)
 class Made:
     """An image that was made in two stages, and what the first one made."""

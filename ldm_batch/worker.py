@@ -6,25 +6,21 @@ generates, while the other reads, writes or commits.
 
 from __future__ import annotations
 
-import os
-import platform
 import threading
 import time
-import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from typing import Any, BinaryIO
 
+from ldm_batch.columns import IMAGE, LOW_RESOLUTION
 from ldm_batch.config import UPSCALE, CallConfig, JobConfig, has_second_stage, with_size
 from ldm_batch.config.job import output_columns
 from ldm_batch.errors import LdmBatchError, StorageError
-from ldm_batch.generate.batches import (
-    Pipeline,
-    generate_images,
-    load_pipeline,
-    plan_images,
-    split_lock,
-)
+from ldm_batch.generate.batches import generate_images, plan_images
+from ldm_batch.generate.models import load_pipeline, split_lock
+from ldm_batch.generate.pipeline import Pipeline
 from ldm_batch.identity import FORMS, data_path, fingerprint
 from ldm_batch.read.images import InputImages
 from ldm_batch.read.shard import read_shard
@@ -38,12 +34,15 @@ from ldm_batch.records import (
     Rejection,
     Row,
     Shard,
+    Slot,
 )
 from ldm_batch.storage import Store, open_sink
-from ldm_batch.write.commit import commit_shard, make_facts, read_receipt, write_receipt
+from ldm_batch.write.commit import commit_shard, make_facts
 from ldm_batch.write.encode import Encoders
-from ldm_batch.write.parquet import Spool, object_schema, written_object
+from ldm_batch.write.parquet import object_schema, written_object
+from ldm_batch.write.receipt import make_receipt, read_receipt, write_receipt
 from ldm_batch.write.record import Origin, make_record, second_stage_record
+from ldm_batch.write.spool import Spool
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +84,7 @@ class Worker:
         self._encoders = Encoders(spec.job.image, spec.job.batch_size)
         self._origin = _make_origin(spec, pipeline)
         self._enlarges = spec.job.source.kind == "images"
-        self._has_second_stage = has_second_stage(spec.job)
+        self._keeps_low = has_second_stage(spec.job) and spec.job.upscale.keep_low_resolution
 
     def make_shard(self, shard: Shard) -> Receipt:
         """Turn one shard into its committed object, unless that stands by now.
@@ -98,47 +97,34 @@ class Worker:
         if not self._spec.job.overwrite and self._is_there(shard):
             found = replace(read_receipt(self._store, shard.index), outcome=Outcome.FOUND)
             return self._with_receipt(found)
-        with Spool() as spool, Spool() as input_spool:
-            inputs = InputImages(self._spec.job, shard, input_spool) if self._enlarges else None
-            return self._make_shard(shard, spool, inputs)
+        with Spool() as encoded, Spool() as inputs:
+            return self._with_receipt(self._make_shard(shard, encoded, inputs))
 
-    def _make_shard(self, shard: Shard, spool: Spool, inputs: InputImages | None) -> Receipt:
-        job, started_at, clock = self._spec.job, datetime.now(UTC), _Clock()
-        found = read_shard(shard, job.source, self._spec.call, inputs, form=self._form)
+    def _make_shard(self, shard: Shard, encoded: Spool, inputs: Spool) -> Receipt:
+        """Read, generate and encode, write, commit: what the package's listing says."""
+        job, clock = self._spec.job, Clock()
+        originals = InputImages(job, shard, inputs) if self._enlarges else None
+
+        found = read_shard(shard, job.source, self._spec.call, originals, form=self._form)
         counts = self._count_tokens(found.rows)
         rows, too_long = self._refuse_long(found.rows, counts)
         images = plan_images(rows, job, self._form)
         clock.lap("read_s")
+
         with self._turn:
             clock.lap("wait_s")
-            load_image = inputs.load if inputs else None
-            made = generate_images(self._pipeline, images, job.batch_size, load_image)
-            digests, faults = self._encoders.spool_images(made, spool)
+            made = generate_images(self._pipeline, images, originals.load if originals else None)
+            digests, faults = self._encoders.spool_images(made, encoded)
             notes = tuple(self._pipeline.pop_notes())
             clock.lap("generate_s")
+
         faulty = reject_faulty(images, faults)
         rejections = [*found.rejections, *too_long, *faulty.values()]
-        keep_low = self._has_second_stage and job.upscale.keep_low_resolution
-        kept = [
-            (
-                (slot, slot + len(images)) if keep_low else (slot,),
-                self._record(
-                    shard,
-                    image,
-                    counts[image.row.key],
-                    digests[slot],
-                    digests.get(slot + len(images)),
-                ),
-            )
-            for slot, image in enumerate(images)
-            if image.row.key not in faulty
-        ]
         facts = make_facts(shard, self._spec.fingerprint, rejections)
-        schema = object_schema(
-            output_columns(job), found.carried, facts, keep_low_resolution=keep_low
-        )
-        with written_object(kept, spool, schema=schema, extension=job.image.format) as content:
-            outcome, size_bytes, digest = commit_shard(
+        good = {n: image for n, image in enumerate(images) if image.row.key not in faulty}
+        records = self._records(shard, good, counts, digests)
+        with self._written(records, encoded, found.carried, facts) as content:
+            committed = commit_shard(
                 self._store,
                 shard,
                 content,
@@ -147,24 +133,16 @@ class Worker:
                 overwrite=job.overwrite,
             )
         clock.lap("write_s")
-        receipt = Receipt(
-            shard=shard.index,
-            outcome=outcome,
-            num_rows=shard.num_rows,
-            num_rows_with_images=facts["num_rows_with_images"],
-            num_images=len(kept),
-            rejected=facts["rejected"],
-            object_bytes=size_bytes,
-            object_sha256=digest,
-            attempt=uuid.uuid4().hex,
-            started_at=started_at.isoformat(timespec="seconds"),
-            host=platform.node(),
-            pid=os.getpid(),
-            pipeline=self._pipeline.describe(),
+        return make_receipt(
+            shard.index,
+            facts,
+            committed,
+            num_images=len(good),
+            started_at=clock.started_at,
             laps=clock.laps,
+            pipeline=self._pipeline.describe(),
             notes=notes,
         )
-        return self._with_receipt(receipt)
 
     def _is_there(self, shard: Shard) -> bool:
         """Tell whether a shard stands by now; what keeps the store from saying so, the commit
@@ -190,6 +168,7 @@ class Worker:
     def _refuse_long(
         self, rows: Sequence[Row], counts: Mapping[str, PromptCount]
     ) -> tuple[list[Row], list[Rejection]]:
+        """Rows, and those that a job refuses because the text encoder would cut their prompts."""
         if self._spec.job.source.long_prompts == "truncate":
             return list(rows), []
         kept = [row for row in rows if not counts[row.key].is_truncated]
@@ -205,25 +184,48 @@ class Worker:
         ]
         return kept, refused
 
-    def _record(
+    def _records(
         self,
         shard: Shard,
-        image: PlannedImage,
-        count: PromptCount,
-        digests: tuple[str, str],
-        low_digests: tuple[str, str] | None,
-    ) -> dict[str, object]:
-        record = make_record(
-            image,
-            origin=self._origin,
-            input_file=shard.file.name,
-            count=count,
-            digests=digests,
-            scale=UPSCALE if self._enlarges or self._has_second_stage else 1,
+        images: Mapping[int, PlannedImage],
+        counts: Mapping[str, PromptCount],
+        digests: Mapping[Slot, tuple[str, str]],
+    ) -> list[tuple[int, dict[str, object]]]:
+        """Number and record of each image.
+
+        Args:
+            images: those that are stored, by number.
+            digests: SHA-256 of bytes and pixels.
+        """
+        scale = UPSCALE if self._enlarges or has_second_stage(self._spec.job) else 1
+        records = []
+        for number, image in images.items():
+            record = make_record(
+                image,
+                origin=self._origin,
+                input_file=shard.file.name,
+                count=counts[image.row.key],
+                digests=digests[number, IMAGE],
+                scale=scale,
+            )
+            if (low := digests.get((number, LOW_RESOLUTION))) is not None:
+                record |= second_stage_record(image, self._origin, low[1])
+            records.append((number, record))
+        return records
+
+    def _written(
+        self,
+        records: Sequence[tuple[int, Mapping[str, object]]],
+        encoded: Spool,
+        carried: Sequence[tuple[str, Any]],
+        facts: Mapping[str, Any],
+    ) -> AbstractContextManager[BinaryIO]:
+        """The object of a shard, on local disk."""
+        job = self._spec.job
+        schema = object_schema(
+            output_columns(job), carried, facts, keep_low_resolution=self._keeps_low
         )
-        if low_digests is not None:
-            record |= second_stage_record(image, self._origin, low_digests[1])
-        return record
+        return written_object(records, encoded, schema=schema, extension=job.image.format)
 
 
 def _make_origin(spec: WorkerSpec, pipeline: Pipeline) -> Origin:
@@ -252,22 +254,24 @@ def reject_faulty(
 ) -> dict[str, Rejection]:
     """Reject, by key, each row of which an image is unusable: a row has all its images or none."""
     rejections: dict[str, Rejection] = {}
-    for slot, fault in sorted(faults.items()):
-        image = images[slot]
+    for number, fault in sorted(faults.items()):
+        image = images[number]
         message = f"image {image.image_index}, seed {image.seed}: {fault.message}"
         rejection = Rejection(image.row.key, image.row.input_row, fault.reason, message)
         rejections.setdefault(image.row.key, rejection)
     return rejections
 
 
-class _Clock:
-    """Seconds between laps, by name."""
+class Clock:
+    """Seconds between laps, by name, and when it all began."""
 
     def __init__(self) -> None:
         self.laps: dict[str, float] = {}
+        self.started_at = datetime.now(UTC).isoformat(timespec="seconds")
         self._last = time.perf_counter()
 
     def lap(self, name: str) -> None:
+        """Note the seconds since the lap before."""
         now = time.perf_counter()
         self.laps[name] = round(now - self._last, 4)
         self._last = now

@@ -21,7 +21,7 @@ from ldm_batch.config import (
     SourceConfig,
 )
 from ldm_batch.config.validate import validate
-from ldm_batch.generate.batches import find_model
+from ldm_batch.generate.models import find_model
 from ldm_batch.identity import NEWEST_FORM
 from ldm_batch.plan.fingerprint import images_document
 from ldm_batch.plan.make import carry_schema, make_plan

@@ -21,14 +21,10 @@ from ldm_batch.records import (
     Shard,
 )
 from ldm_batch.storage import Store
-from ldm_batch.write.commit import (
-    commit_shard,
-    make_facts,
-    read_receipt,
-    write_failure,
-    write_receipt,
-)
-from ldm_batch.write.parquet import Spool, object_schema, written_object
+from ldm_batch.write.commit import commit_shard, make_facts
+from ldm_batch.write.parquet import object_schema, written_object
+from ldm_batch.write.receipt import read_receipt, write_failure, write_receipt
+from ldm_batch.write.spool import Spool
 
 SHARD = Shard(17, InputFile("a.parquet", "/in/a.parquet", 1, "", 9, ""), 0, 9)
 REJECTIONS = [

@@ -25,7 +25,8 @@ from ldm_batch import identity
 from ldm_batch.columns import METADATA_KEY
 from ldm_batch.records import InputFile, Outcome, Receipt, Shard
 from ldm_batch.storage import Store
-from ldm_batch.write.commit import commit_shard, committed_shards, roll_forward, write_receipt
+from ldm_batch.write.commit import commit_shard, committed_shards
+from ldm_batch.write.receipt import roll_forward, write_receipt
 
 NUM_SHARDS, NUM_ROWS = 12, 4
 EVENTS = ("ok", "ok", "500", "409", "lost", "late", "crash before", "crash after", "other")

@@ -13,7 +13,7 @@ from PIL import Image
 
 from ldm_batch.config import ImageConfig
 from ldm_batch.config.job import IMAGE_FORMATS
-from ldm_batch.records import Fault, Reason
+from ldm_batch.records import Fault, Reason, Slot
 from ldm_batch.write.encode import Encoders, encode_image, sha256
 
 Pixels = NDArray[np.uint8]
@@ -78,7 +78,7 @@ def test_a_digest_is_of_the_pixels_in_their_order() -> None:
 
 
 def test_images_are_spooled_with_their_digests() -> None:
-    pictures = {slot: picture(slot) for slot in (5, 0, 3)}
+    pictures = {(number, "image"): picture(number) for number in (5, 0, 3)}
     spool = Kept()
     digests, faults = Encoders(ImageConfig("png"), 2).spool_images(pictures.items(), spool)
     assert {slot: decode(data).tolist() for slot, data in spool.items()} == {
@@ -91,9 +91,10 @@ def test_images_are_spooled_with_their_digests() -> None:
 def test_faults_pass_by() -> None:
     fault = Fault(Reason.NOT_FINITE, "not finite")
     spool = Kept()
-    made = [(0, picture(0)), (1, fault), (2, picture(2))]
+    good = {(n, "image"): picture(n) for n in (0, 2)}
+    made = [*good.items(), ((1, "image"), fault)]
     digests, faults = Encoders(ImageConfig(), 2).spool_images(made, spool)
-    assert (faults, set(digests), set(spool)) == ({1: fault}, {0, 2}, {0, 2})
+    assert (faults, set(digests), set(spool)) == ({1: fault}, good.keys(), good.keys())
 
 
 def test_no_images_are_no_trouble() -> None:
@@ -104,17 +105,17 @@ def test_few_images_wait_in_memory() -> None:
     """Two batches and one image at most stand between the pipeline and the spool."""
     spool, waiting = Kept(), []
 
-    def made() -> Iterator[tuple[int, Pixels]]:
+    def made() -> Iterator[tuple[Slot, Pixels]]:
         for slot in range(100):
             waiting.append(slot - len(spool))
-            yield slot, picture(slot)
+            yield (slot, "image"), picture(slot)
 
     Encoders(ImageConfig("png"), 4).spool_images(made(), spool)
     assert max(waiting) <= 2 * 4 + 1
-    assert list(spool) == list(range(100))
+    assert list(spool) == [(number, "image") for number in range(100)]
 
 
 def test_an_image_that_cannot_be_encoded_is_an_error() -> None:
     too_wide = np.zeros((1, 20_000, 3), np.uint8)
     with pytest.raises(ValueError, match="encoding error 5"):
-        Encoders(ImageConfig("webp"), 2).spool_images([(0, too_wide)], Kept())
+        Encoders(ImageConfig("webp"), 2).spool_images([((0, "image"), too_wide)], Kept())

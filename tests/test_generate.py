@@ -10,15 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ldm_batch.config import JobConfig, ModelConfig
-from ldm_batch.generate.batches import (
-    BatchKey,
-    RandomPixels,
-    find_model,
-    generate_images,
-    load_pipeline,
-    make_batches,
-    plan_images,
-)
+from ldm_batch.generate.batches import generate_images, make_batches, plan_images
+from ldm_batch.generate.models import find_model, load_pipeline
+from ldm_batch.generate.pipeline import BatchKey
+from ldm_batch.generate.random_pixels import RandomPixels
 from ldm_batch.identity import NEWEST_FORM, image_seed
 from ldm_batch.records import Call, PlannedImage, PromptCount, Request, Row
 
@@ -91,7 +86,7 @@ def test_a_pipeline_is_told_nothing_but_the_request() -> None:
 @given(PLANNED, st.integers(1, 9))
 def test_pixels_go_to_their_own_image(planned: list[PlannedImage], batch_size: int) -> None:
     """Whatever stands beside it in a batch: each picture is that of its own seed."""
-    made = dict(generate_images(RandomPixels(), planned, batch_size))
+    made = {slot[0]: pixels for slot, pixels in generate_images(RandomPixels(batch_size), planned)}
     assert sorted(made) == list(range(len(planned)))
     for slot, image in enumerate(planned):
         [alone] = RandomPixels().generate([image.request])
@@ -104,7 +99,7 @@ def test_a_pipeline_that_returns_too_few_is_an_error() -> None:
             return super().generate(requests)[1:]
 
     with pytest.raises(ValueError, match="shorter"):
-        list(generate_images(Forgetful(), images([0, 0]), 2))
+        list(generate_images(Forgetful(), images([0, 0])))
 
 
 def test_random_pixels() -> None:

@@ -16,7 +16,7 @@ from ldm_batch.commands.status import Status, map_in_threads, print_status, read
 from ldm_batch.errors import JobError
 from ldm_batch.records import Failure
 from ldm_batch.storage import Store
-from ldm_batch.write.commit import write_failure
+from ldm_batch.write.receipt import write_failure
 
 Make = Callable[..., Any]
 

@@ -30,7 +30,7 @@ from ldm_batch.config import (
 from ldm_batch.config.validate import validate
 from ldm_batch.drive import run_job
 from ldm_batch.errors import JobError
-from ldm_batch.generate.batches import shared_components
+from ldm_batch.generate.models import shared_components
 from ldm_batch.read.images import resolve_path
 from ldm_batch.storage import Store
 

@@ -16,11 +16,11 @@ from PIL import Image
 
 from ldm_batch import identity
 from ldm_batch.errors import ShardError, StorageError
-from ldm_batch.generate.batches import RandomPixels
+from ldm_batch.generate.random_pixels import RandomPixels
 from ldm_batch.records import Fault, Outcome, PromptCount, Reason, Receipt, Request
 from ldm_batch.storage import Store
-from ldm_batch.write.commit import read_receipt
 from ldm_batch.write.encode import sha256
+from ldm_batch.write.receipt import read_receipt
 
 Make = Callable[..., Any]
 

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from ldm_batch.columns import COLUMNS
 from ldm_batch.records import Call, PlannedImage, PromptCount, Reason, Rejection, Row
-from ldm_batch.write.parquet import Spool, object_schema, rejections_bytes, written_object
+from ldm_batch.write.parquet import object_schema, rejections_bytes, written_object
 from ldm_batch.write.record import Origin, make_record
+from ldm_batch.write.spool import Spool
 
 ORIGIN = Origin("ddim", "model", "0" * 64, "webp", "f" * 64)
 CARRIED = [("tags", pa.list_(pa.string())), ("at", pa.timestamp("ns"))]
@@ -45,9 +46,9 @@ def write(
     schema = object_schema(COLUMNS, carried, {"shard": "00017", "num_rows": num_images})
     with Spool() as spool:
         for slot in reversed(range(num_images)):
-            spool.add(slot, content(slot))
-        slots = [((slot,), record(slot, carry)) for slot in range(num_images)]
-        with written_object(slots, spool, schema=schema, extension="webp") as file:
+            spool.add((slot, "image"), content(slot))
+        records = [(slot, record(slot, carry)) for slot in range(num_images)]
+        with written_object(records, spool, schema=schema, extension="webp") as file:
             file.seek(0)
             return file.read()
 

@@ -21,7 +21,8 @@ from ldm_batch.commands.dataset_argument import add_sink, named_sink
 from ldm_batch.errors import JobError, LdmBatchError
 from ldm_batch.plan.stored import load_plan
 from ldm_batch.storage import Store
-from ldm_batch.write.commit import committed_shards, read_receipt
+from ldm_batch.write.commit import committed_shards
+from ldm_batch.write.receipt import read_receipt
 
 READ_THREADS = 16
 AHEAD_PER_THREAD = 4

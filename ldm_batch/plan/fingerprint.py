@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ldm_batch.config import JobConfig, ModelConfig, has_second_stage, source_uris
-from ldm_batch.generate.batches import split_lock
+from ldm_batch.generate.models import split_lock
 from ldm_batch.identity import Form
 from ldm_batch.storage import absolute
 

@@ -9,7 +9,7 @@ import posixpath
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,26 +20,17 @@ from ldm_batch.read.decode import DecodedImage, ImageLimits, decode_image, flatt
 from ldm_batch.records import Fault, InputImage, Reason, Shard
 from ldm_batch.storage import read_file
 from ldm_batch.write.encode import MAX_SIDES, sha256
+from ldm_batch.write.spool import Spool
 
 LOCAL = "file://"
 READ_AHEAD = 8
 """Files of images that are read at once, and that wait in memory at most."""
 
 
-class ByteSpool(Protocol):
-    """Where the bytes of images wait, by slot."""
-
-    def add(self, slot: int, data: bytes) -> None:
-        """Keep the bytes of one image."""
-
-    def get(self, slot: int) -> bytes:
-        """The bytes of one image."""
-
-
 class InputImages:
     """The images of one shard: checked as rows are read, decoded again when they are enlarged."""
 
-    def __init__(self, job: JobConfig, shard: Shard, spool: ByteSpool) -> None:
+    def __init__(self, job: JobConfig, shard: Shard, spool: Spool) -> None:
         self._spool, self._s3 = spool, job.source.s3
         self._root = _plain(job.source.image_root or posixpath.dirname(shard.file.uri))
         self._keeps_alpha = job.upscale.alpha == "keep"

@@ -10,7 +10,7 @@ import io
 from collections import deque
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from ldm_batch.config import ImageConfig
-from ldm_batch.records import Fault
+from ldm_batch.records import Fault, Slot
+from ldm_batch.write.spool import Spool
 
 ENCODE_THREADS = 2
 MAX_PENDING_BATCHES = 2
@@ -68,13 +69,6 @@ def sha256(data: bytes | NDArray[np.uint8]) -> str:
     return hashlib.sha256(raw).hexdigest()
 
 
-class ImageSpool(Protocol):
-    """Where encoded images wait for their object."""
-
-    def add(self, slot: int, data: bytes) -> None:
-        """Keep the bytes of one image."""
-
-
 class Encoders:
     """Threads that encode images while the device makes the next ones."""
 
@@ -84,17 +78,17 @@ class Encoders:
         self._pool = ThreadPoolExecutor(ENCODE_THREADS, thread_name_prefix="encode")
 
     def spool_images(
-        self, made: Iterable[tuple[int, NDArray[np.uint8] | Fault]], spool: ImageSpool
-    ) -> tuple[dict[int, tuple[str, str]], dict[int, Fault]]:
+        self, made: Iterable[tuple[Slot, NDArray[np.uint8] | Fault]], spool: Spool
+    ) -> tuple[dict[Slot, tuple[str, str]], dict[int, Fault]]:
         """Encode images as they come and spool them; at most two batches, and of large images
         256 MiB, wait in memory.
 
         Returns:
-            SHA-256 of the bytes and of the pixels by slot, and the faults by slot.
+            SHA-256 of the bytes and of the pixels by slot, and the faults by number of the image.
         """
-        digests: dict[int, tuple[str, str]] = {}
+        digests: dict[Slot, tuple[str, str]] = {}
         faults: dict[int, Fault] = {}
-        pending: deque[tuple[int, int, Future[tuple[bytes, str]]]] = deque()
+        pending: deque[tuple[Slot, int, Future[tuple[bytes, str]]]] = deque()
 
         def drain(limit: int) -> None:
             while len(pending) > limit or sum(p[1] for p in pending) > MAX_PENDING_BYTES:
@@ -105,7 +99,7 @@ class Encoders:
 
         for slot, pixels in made:
             if isinstance(pixels, Fault):
-                faults[slot] = pixels
+                faults[slot[0]] = pixels
             else:
                 pending.append((slot, pixels.nbytes, self._pool.submit(self._encode, pixels)))
             drain(self._max_pending)

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from ldm_batch.columns import IMAGE_COLUMNS, METADATA_KEY, REPEATED_COLUMNS
 from ldm_batch.records import Rejection
+from ldm_batch.write.spool import Spool
 
 IMAGES_PER_ROW_GROUP = 100
 IMAGE_TYPE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -29,34 +30,6 @@ REJECTION_SCHEMA = pa.schema(
         ("message", pa.string()),
     ]
 )
-
-
-class Spool:
-    """Encoded images of a shard on local disk, by slot, until their object is written."""
-
-    def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile(prefix="ldm_batch-")  # noqa: SIM115
-        self._places: dict[int, tuple[int, int]] = {}
-        self._end = 0
-
-    def add(self, slot: int, data: bytes) -> None:
-        """Keep the bytes of one image."""
-        self._file.seek(self._end)
-        self._file.write(data)
-        self._places[slot] = (self._end, len(data))
-        self._end += len(data)
-
-    def get(self, slot: int) -> bytes:
-        """The bytes of one image."""
-        start, num_bytes = self._places[slot]
-        self._file.seek(start)
-        return self._file.read(num_bytes)
-
-    def __enter__(self) -> Spool:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
 
 
 def object_schema(
@@ -89,7 +62,7 @@ def object_schema(
 
 @contextmanager
 def written_object(
-    slots: Sequence[tuple[Sequence[int], Mapping[str, Any]]],
+    records: Sequence[tuple[int, Mapping[str, Any]]],
     spool: Spool,
     *,
     schema: Any,
@@ -98,26 +71,28 @@ def written_object(
     """Write the object of a shard to an unnamed local file and hand that file out.
 
     Args:
-        slots: slots in the spool, one per image column, and record of each image, in the order of
-            the output.
-        spool: the encoded images.
+        records: number and record of each image, in the order of the output.
+        spool: the encoded images, by number and column.
         schema: see `object_schema`.
         extension: file extension of the images, for the `path` that readers show.
     """
     shard = json.loads(schema.metadata[METADATA_KEY])["shard"]
+    columns = [name for name in schema.names if name in IMAGE_COLUMNS]
     with tempfile.TemporaryFile(prefix="ldm_batch-") as file:
         with pq.ParquetWriter(file, schema, **_writer_options(schema)) as writer:
-            for start in range(0, len(slots), IMAGES_PER_ROW_GROUP):
-                group = slots[start : start + IMAGES_PER_ROW_GROUP]
-                names = [f"{shard}-{start + i:06d}.{extension}" for i in range(len(group))]
-                columns = [
-                    [
-                        {"bytes": spool.get(slot), "path": name}
-                        for slot, name in zip(column, names, strict=True)
+            for start in range(0, len(records), IMAGES_PER_ROW_GROUP):
+                group = [*enumerate(records[start : start + IMAGES_PER_ROW_GROUP], start)]
+                images = {
+                    column: [
+                        {
+                            "bytes": spool.get((number, column)),
+                            "path": f"{shard}-{place:06d}.{extension}",
+                        }
+                        for place, (number, _) in group
                     ]
-                    for column in zip(*(places for places, _ in group), strict=True)
-                ]
-                writer.write_batch(_record_batch(columns, [r for _, r in group], schema))
+                    for column in columns
+                }
+                writer.write_batch(_record_batch(images, [r for _, (_, r) in group], schema))
         yield cast(BinaryIO, file)
 
 
@@ -144,13 +119,16 @@ def _leaf_paths(schema: Any) -> list[str]:
 
 
 def _record_batch(
-    images: Sequence[Sequence[Mapping[str, Any]]],
+    images: Mapping[str, Sequence[Mapping[str, Any]]],
     records: Sequence[Mapping[str, Any]],
     schema: Any,
 ) -> Any:
-    arrays = [pa.array(column, IMAGE_TYPE) for column in images]
-    fields = list(schema)[len(images) :]
-    arrays += [_column([r[f.name] for r in records], f.type) for f in fields]
+    arrays = [
+        pa.array(images[field.name], IMAGE_TYPE)
+        if field.name in images
+        else _column([record[field.name] for record in records], field.type)
+        for field in schema
+    ]
     return pa.record_batch(arrays, schema=schema)
 
 

@@ -32,7 +32,8 @@ from ldm_batch.config import (
     SourceConfig,
 )
 from ldm_batch.demo.world import caption, draw_specs
-from ldm_batch.generate.batches import find_model, load_pipeline, plan_images
+from ldm_batch.generate.batches import plan_images
+from ldm_batch.generate.models import find_model, load_pipeline
 from ldm_batch.identity import NEWEST_FORM
 from ldm_batch.plan.make import make_plan
 from ldm_batch.plan.stored import plan_document

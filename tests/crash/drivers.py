@@ -15,10 +15,10 @@ from typing import Any
 from ldm_batch import worker
 from ldm_batch.config import JobConfig
 from ldm_batch.drive import run_job
-from ldm_batch.generate.batches import batches as generate
+from ldm_batch.generate import random_pixels
 from ldm_batch.storage import Store
 from ldm_batch.storage import s3 as storage_s3
-from ldm_batch.write.parquet import encode
+from ldm_batch.write import encode
 
 
 def die() -> None:
@@ -84,7 +84,7 @@ def in_the_middle(put: Callable[..., Any], nth: int) -> Callable[..., Any]:
 Place = storage_s3.S3Folder
 POINTS: dict[str, tuple[Any, str, Callable[[Callable[..., Any], int], Callable[..., Any]]]] = {
     "reading": (worker, "read_shard", after),
-    "sampling": (generate.RandomPixels, "generate", before),
+    "sampling": (random_pixels.RandomPixels, "generate", before),
     "encoding": (encode, "encode_image", after),
     "before publishing": (Store, "publish", before),
     "after publishing": (Store, "publish", after),

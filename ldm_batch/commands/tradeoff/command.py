@@ -24,7 +24,7 @@ from ldm_batch.config import (
     with_size,
 )
 from ldm_batch.errors import JobError, LdmBatchError
-from ldm_batch.generate.batches import find_model
+from ldm_batch.generate.models import find_model
 from ldm_batch.identity import NEWEST_FORM
 from ldm_batch.plan.make import carry_schema, make_plan
 from ldm_batch.plan.stored import load_plan

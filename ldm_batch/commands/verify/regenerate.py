@@ -21,20 +21,16 @@ from PIL import Image
 from ldm_batch import identity
 from ldm_batch.config import JobConfig, with_size
 from ldm_batch.config.call import SIDE_MULTIPLE
-from ldm_batch.generate.batches import (
-    Pipeline,
-    generate_images,
-    join_locks,
-    load_pipeline,
-    plan_images,
-)
+from ldm_batch.generate.batches import generate_images, plan_images
+from ldm_batch.generate.models import join_locks, load_pipeline
+from ldm_batch.generate.pipeline import Pipeline
 from ldm_batch.plan.stored import Plan
 from ldm_batch.read.images import InputImages
 from ldm_batch.read.shard import read_shard
 from ldm_batch.records import Call, Fault, Made, Request, Shard
 from ldm_batch.storage import Store
 from ldm_batch.write.encode import encode_image, sha256
-from ldm_batch.write.parquet import Spool
+from ldm_batch.write.spool import Spool
 
 MAX_MEAN_LEVELS = 1.0
 Alike = NDArray[np.uint8] | Made | Fault
@@ -213,9 +209,7 @@ def _enlarge(
             found = read_shard(place, job.source, call, inputs, form=form)
             images = plan_images(found.rows, job, form)
             wanted = [image for image in images if image.image_index == row["image_index"]]
-            yield from (
-                made for _, made in generate_images(pipeline, wanted, job.batch_size, inputs.load)
-            )
+            yield from (made for _, made in generate_images(pipeline, wanted, inputs.load))
 
 
 def _difference(row: Mapping[str, Any], made: Alike, job: JobConfig) -> float:
