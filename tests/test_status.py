@@ -12,7 +12,8 @@ import pytest
 
 from ldm_batch import identity
 from ldm_batch.commands import status
-from ldm_batch.commands.status import Status, map_in_threads, print_status, read_status
+from ldm_batch.commands.status import Status, print_status, read_status
+from ldm_batch.dataset import map_in_threads
 from ldm_batch.errors import JobError
 from ldm_batch.records import Failure
 from ldm_batch.storage import Store

@@ -9,18 +9,19 @@ import argparse
 import io
 import sys
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from PIL import Image, ImageDraw, ImageFont
 
 from ldm_batch import identity
 from ldm_batch.commands.dataset_argument import add_sink, named_sink
+from ldm_batch.dataset import rows_of
 from ldm_batch.errors import JobError, LdmBatchError
 from ldm_batch.storage import Store
+from ldm_batch.write.commit import committed_shards
 
 COLUMNS_PER_SHEET = 8
 TILE_PIXELS = 128
@@ -29,30 +30,22 @@ GAP_PIXELS = 8
 
 
 def first_images(store: Store, num_images: int) -> Iterator[tuple[Image.Image, str]]:
-    """Decode the first images of a dataset, with their prompts, in the order of the shards."""
-    names = (name for name in store.names(identity.DATA_FOLDER) if name.endswith(".parquet"))
-    indices = map(identity.shard_index, names)
+    """Decode the first images of a dataset, with their prompts, in the order of the shards.
+
+    Raises:
+        JobError: an object is damaged.
+    """
     left = num_images
-    for index in sorted(index for index in indices if index is not None):
-        path = identity.data_path(f"{index:05d}")
+    for index in sorted(committed_shards(store)):
         try:
-            for row in _first_rows(store, path, left):
+            for row in islice(rows_of(store, index, ["image", "prompt"]), left):
                 left -= 1
                 yield Image.open(io.BytesIO(row["image"]["bytes"])), row["prompt"]
         except (pa.ArrowException, OSError) as error:
+            path = identity.data_path(f"{index:05d}")
             raise JobError(f"{store.uri(path)}: cannot be read: {error}") from error
         if left <= 0:
             return
-
-
-def _first_rows(store: Store, path: str, num_rows: int) -> Iterator[Mapping[str, Any]]:
-    with store.open(path) as file:
-        parquet = pq.ParquetFile(file, page_checksum_verification=True)
-        for batch in parquet.iter_batches(min(num_rows, 64), columns=["image", "prompt"]):
-            yield from batch.to_pylist()[:num_rows]
-            num_rows -= batch.num_rows
-            if num_rows <= 0:
-                return
 
 
 def draw_sheet(images: Sequence[tuple[Image.Image, str]]) -> Image.Image:

@@ -9,26 +9,18 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
-from typing import TextIO, TypeVar
+from typing import TextIO
 
 from ldm_batch import identity
 from ldm_batch.commands.dataset_argument import add_sink, named_sink
-from ldm_batch.errors import JobError, LdmBatchError
-from ldm_batch.plan.stored import load_plan
+from ldm_batch.dataset import open_dataset
+from ldm_batch.errors import LdmBatchError
 from ldm_batch.storage import Store
-from ldm_batch.write.commit import committed_shards
-from ldm_batch.write.receipt import read_receipt
 
-READ_THREADS = 16
-AHEAD_PER_THREAD = 4
 MAX_LISTED = 20
-In = TypeVar("In")
-Out = TypeVar("Out")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,59 +50,27 @@ def read_status(store: Store) -> Status:
     Raises:
         JobError: there is no plan, or an object is damaged.
     """
-    plan = load_plan(store)
-    if plan is None:
-        raise JobError(f"{store.root}: no dataset here (no {identity.PLAN_PATH})")
-    planned = {shard.index for shard in plan.shards}
-    done = committed_shards(store) & planned
+    dataset = open_dataset(store)
     num_rows = num_images = num_bytes = 0
     rejected: Counter[str] = Counter()
-    for receipt in map_in_threads(partial(read_receipt, store), sorted(done), READ_THREADS):
+    for receipt in dataset.receipts():
         num_rows += receipt.num_rows
         num_images += receipt.num_images
         num_bytes += receipt.object_bytes
         rejected.update(receipt.rejected)
-    failures = {identity.shard_index(n) for n in store.names(identity.FAILURES_FOLDER)}
-    failed = sorted(index for index in failures if index in planned - done)
     return Status(
-        num_shards=len(planned),
-        num_rows_planned=plan.num_rows,
-        num_done=len(done),
-        failed={index: failure_message(store, index) for index in failed if index is not None},
-        missing=sorted(planned - done - set(failed)),
-        stray=sorted(
-            store.names(identity.DATA_FOLDER) - {f"{index:05d}.parquet" for index in planned}
-        ),
+        num_shards=len(dataset.plan.shards),
+        num_rows_planned=dataset.plan.num_rows,
+        num_done=len(dataset.done),
+        failed=dataset.failed,
+        missing=dataset.missing,
+        stray=dataset.stray,
         num_rows=num_rows,
         num_images=num_images,
         rejected=dict(rejected.most_common()),
         num_bytes=num_bytes,
-        resume=str(plan.document["environment"]["command"]),
+        resume=str(dataset.plan.document["environment"]["command"]),
     )
-
-
-def map_in_threads(
-    function: Callable[[In], Out], values: Iterable[In], num_threads: int
-) -> Iterator[Out]:
-    """What a function returns for each value, in order; only a few calls are ahead of the caller,
-    so that the results of many values never stand in memory together."""
-    with ThreadPoolExecutor(num_threads) as pool:
-        pending: deque[Future[Out]] = deque()
-        for value in values:
-            pending.append(pool.submit(function, value))
-            if len(pending) == AHEAD_PER_THREAD * num_threads:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-
-
-def failure_message(store: Store, index: int) -> str:
-    """Why a shard could not be made, by its record."""
-    raw = store.read(identity.failure_path(f"{index:05d}"))
-    try:
-        return str(json.loads(raw or b"{}")["message"])
-    except (ValueError, KeyError, TypeError):
-        return "unknown (its record is damaged)"
 
 
 def print_status(status: Status, out: TextIO) -> None:

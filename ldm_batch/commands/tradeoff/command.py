@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass, replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from ldm_batch.config import (
     SourceConfig,
     with_size,
 )
+from ldm_batch.dataset import Dataset
 from ldm_batch.errors import JobError, LdmBatchError
 from ldm_batch.generate.models import find_model
 from ldm_batch.identity import NEWEST_FORM
@@ -43,9 +43,9 @@ def job_of(source: str, options: argparse.Namespace) -> JobConfig:
     Raises:
         JobError: the dataset's plan cannot be read.
     """
-    planned = load_plan(Store(source)) if Path(source).is_dir() else None
-    if planned is not None:
-        return _job_of_plan(planned.document["config"])
+    plan = load_plan(Store(source)) if Path(source).is_dir() else None
+    if plan is not None:
+        return _job_of_plan(Dataset(Store(source), plan))
     job = JobConfig(source=SourceConfig(uri=source, columns={"prompt": options.column}))
     job.model = ModelConfig(path=options.model)
     job.sink.uri = str(options.output)
@@ -53,21 +53,11 @@ def job_of(source: str, options: argparse.Namespace) -> JobConfig:
     return job
 
 
-def _job_of_plan(config: Mapping[str, Any]) -> JobConfig:
-    job: JobConfig = _rebuild(JobConfig(), config)
+def _job_of_plan(dataset: Dataset) -> JobConfig:
+    job = dataset.job
     if job.source.kind != "prompts":
         raise JobError("the trade-off is measured on prompts; this dataset was made of images")
     return job
-
-
-def _rebuild(default: Any, values: Mapping[str, Any]) -> Any:
-    """Lay a document's values over a configuration, section by section."""
-    changes = {}
-    for field in fields(default):
-        if field.name in values:
-            old, new = getattr(default, field.name), values[field.name]
-            changes[field.name] = _rebuild(old, new) if is_dataclass(old) else new
-    return replace(default, **changes)
 
 
 def sample_rows(job: JobConfig, num_rows: int) -> list[Row]:

@@ -15,9 +15,8 @@ from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from ldm_batch import identity
+from ldm_batch.dataset import rows_of
 from ldm_batch.errors import StorageError
 from ldm_batch.storage import Store
 
@@ -129,10 +128,8 @@ def describe_shared(store: Store, index: KeyIndex) -> tuple[int, list[str]]:
 
 def _find_key(store: Store, shared: SharedKey) -> str:
     """The key itself, or its hash where the object cannot be read."""
-    path = identity.data_path(f"{shared.shards[0]:05d}")
-    with contextlib.suppress(pa.ArrowException, OSError, StorageError), store.open(path) as file:
-        for batch in pq.ParquetFile(file).iter_batches(columns=["key"]):
-            keys = batch.column(0).to_pylist()
-            for place in np.flatnonzero(hash_keys(keys) == shared.hash)[:1]:
-                return str(keys[place])
+    with contextlib.suppress(pa.ArrowException, OSError, StorageError):
+        for row in rows_of(store, shared.shards[0], ["key"]):
+            if hash_keys([row["key"]])[0] == shared.hash:
+                return str(row["key"])
     return f"{shared.hash:016x}"

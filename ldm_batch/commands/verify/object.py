@@ -23,12 +23,12 @@ from PIL import Image
 from ldm_batch import identity
 from ldm_batch.columns import METADATA_KEY
 from ldm_batch.commands.verify.keys import hash_keys
+from ldm_batch.dataset import object_rows, open_object
 from ldm_batch.errors import JobError, StorageError
 from ldm_batch.records import Shard
 from ldm_batch.storage import Store
 from ldm_batch.write.encode import sha256
 
-ROWS_PER_READ = 64
 COPY_BYTES = 8 * 1024 * 1024
 MAX_PROBLEMS = 20
 LOSSLESS_FORMATS = ("webp", "png")
@@ -70,7 +70,7 @@ def verify_object(store: Store, shard: Shard, expected: Expected) -> ObjectRepor
     path = identity.data_path(shard.id)
     try:
         with _fetched(store, path) as (file, digest):
-            parquet = pq.ParquetFile(file, page_checksum_verification=True)
+            parquet = open_object(file)
             facts = json.loads(parquet.schema_arrow.metadata[METADATA_KEY])
             report.schema = parquet.schema_arrow.remove_metadata()
             _check_facts(report, facts, shard, expected)
@@ -152,16 +152,15 @@ def _check_rows(
     """Check every image; the keys of the rows that have images, by place in the input."""
     keys: dict[int, str] = {}
     last: Mapping[str, Any] = {"input_row": -1, "image_index": -1}
-    for batch in parquet.iter_batches(ROWS_PER_READ):
-        for row in batch.to_pylist():
-            report.num_images += 1
-            name = f"row {row['input_row']}, image {row['image_index']}"
-            for problem in (*_row_problems(row, last, shard, expected), *_image_problems(row)):
-                _complain(report, f"{name}: {problem}")
-            derived = expected.seed_of(row["key"], row["image_index"])
-            report.num_own_seeds += row["seed"] != derived
-            keys[row["input_row"]] = row["key"]
-            last = row
+    for row in object_rows(parquet):
+        report.num_images += 1
+        name = f"row {row['input_row']}, image {row['image_index']}"
+        for problem in (*_row_problems(row, last, shard, expected), *_image_problems(row)):
+            _complain(report, f"{name}: {problem}")
+        derived = expected.seed_of(row["key"], row["image_index"])
+        report.num_own_seeds += row["seed"] != derived
+        keys[row["input_row"]] = row["key"]
+        last = row
     if len(set(keys.values())) != len(keys):
         _complain(report, "two of its rows have the same key")
     if report.num_images != len(keys) * expected.num_images_per_prompt:

@@ -10,21 +10,20 @@ import io
 import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any, get_type_hints
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
 
 from ldm_batch import identity
 from ldm_batch.config import JobConfig, with_size
 from ldm_batch.config.call import SIDE_MULTIPLE
+from ldm_batch.dataset import Dataset
 from ldm_batch.generate.batches import generate_images, plan_images
 from ldm_batch.generate.models import join_locks, load_pipeline
 from ldm_batch.generate.pipeline import Pipeline
-from ldm_batch.plan.stored import Plan
 from ldm_batch.read.images import InputImages
 from ldm_batch.read.shard import read_shard
 from ldm_batch.records import Call, Fault, Made, Request, Shard
@@ -59,30 +58,28 @@ class Regenerated:
     problems: tuple[str, ...]
 
 
-def regenerate(store: Store, plan: Plan, done: Sequence[int], sample: Sample) -> Regenerated:
+def regenerate(dataset: Dataset, sample: Sample) -> Regenerated:
     """Make random images of a dataset again and compare them with what is stored.
 
     Enlarged images need their input as well, which is read where the plan says that it is.
 
     Args:
-        store: the dataset.
-        plan: its plan, which says how the images were made.
-        done: indices of committed shards, at least one.
+        dataset: of which at least one shard is done.
         sample: how many to make again, and which.
 
     Raises:
         JobError: the model does not load, or is not the one that was planned.
     """
-    job = planned_job(plan.document["config"], sample.model_path)
+    job, plan = _as_here(dataset.job, sample.model_path), dataset.plan
     pipeline = load_pipeline(job, planned_lock(plan.document["images"]))
     device = str(pipeline.describe().get("device"))
-    chosen = _choose_shards(store, sorted(done), sample)
+    chosen = _choose_shards(dataset, sample)
     problems: list[str] = []
     num_equal = num_near = 0
     largest = 0.0
     for index in sorted(set(chosen)):
-        rows = _choose_rows(store, index, chosen.count(index), sample.choice)
-        is_same_device = _recorded_device(store, index) in (None, device)
+        rows = _choose_rows(dataset, index, chosen.count(index), sample.choice)
+        is_same_device = _recorded_device(dataset.store, index) in (None, device)
         enlarges = job.source.kind == "images"
         again = _enlarge(pipeline, rows, job, plan.shards[index], plan.form) if enlarges else None
         for row, made in zip(rows, again or _make(pipeline, rows, job.batch_size), strict=True):
@@ -98,25 +95,26 @@ def regenerate(store: Store, plan: Plan, done: Sequence[int], sample: Sample) ->
     return Regenerated(num_made, num_equal, num_near, device, largest, tuple(problems))
 
 
-def _choose_shards(store: Store, done: Sequence[int], sample: Sample) -> list[int]:
+def _as_here(job: JobConfig, model_path: str | None) -> JobConfig:
+    """The planned job, on whatever device there is here, its model where it is now."""
+    model = replace(job.model, device="auto", path=model_path or job.model.path)
+    return replace(job, model=model)
+
+
+def _choose_shards(dataset: Dataset, sample: Sample) -> list[int]:
     """A shard for each image to make again, at random, none more often than it has images."""
-    dice, left = random.Random(sample.choice), list(done)
+    dice, left = random.Random(sample.choice), [shard.index for shard in dataset.done]
     chosen: list[int] = []
     num_images: dict[int, int] = {}
     while left and len(chosen) < sample.num_images:
         index = dice.choice(left)
         if index not in num_images:
-            num_images[index] = _count_images(store, index)
+            num_images[index] = dataset.num_images(index)
         if chosen.count(index) < num_images[index]:
             chosen.append(index)
         else:
             left.remove(index)
     return sorted(chosen)
-
-
-def _count_images(store: Store, index: int) -> int:
-    with store.open(identity.data_path(f"{index:05d}")) as file:
-        return int(pq.read_metadata(file).num_rows)
 
 
 def planned_lock(images: Mapping[str, Any]) -> dict[str, str]:
@@ -125,36 +123,11 @@ def planned_lock(images: Mapping[str, Any]) -> dict[str, str]:
     return join_locks(images["model"]["files"], second["model"]["files"])
 
 
-def planned_job(document: Mapping[str, Any], model_path: str | None) -> JobConfig:
-    """The job that a plan stores; fields that this version does not know are left out."""
-    job: JobConfig = _filled(JobConfig, document)
-    return replace(job, model=replace(job.model, device="auto", path=model_path or job.model.path))
-
-
-def _filled(kind: type[Any], values: Mapping[str, Any]) -> Any:
-    hints = get_type_hints(kind)
-    known = {field.name for field in fields(kind)} & values.keys()
-    return kind(
-        **{
-            name: _filled(hints[name], values[name]) if is_dataclass(hints[name]) else values[name]
-            for name in known
-        }
-    )
-
-
-def _choose_rows(store: Store, index: int, count: int, choice: int) -> list[dict[str, Any]]:
+def _choose_rows(dataset: Dataset, index: int, count: int, choice: int) -> list[Mapping[str, Any]]:
     """Random images of one object, fewer where it holds fewer."""
-    with store.open(identity.data_path(f"{index:05d}")) as file:
-        parquet = pq.ParquetFile(file, page_checksum_verification=True)
-        total = parquet.metadata.num_rows
-        wanted = set(random.Random(f"{choice}/{index}").sample(range(total), min(count, total)))
-        rows: list[dict[str, Any]] = []
-        start = 0
-        for batch in parquet.iter_batches(64):
-            here = [place - start for place in sorted(wanted) if 0 <= place - start < len(batch)]
-            rows += batch.take(here).to_pylist() if here else []
-            start += len(batch)
-    return rows
+    total = dataset.num_images(index)
+    wanted = set(random.Random(f"{choice}/{index}").sample(range(total), min(count, total)))
+    return [row for place, row in enumerate(dataset.rows(index)) if place in wanted]
 
 
 def _recorded_device(store: Store, index: int) -> str | None:

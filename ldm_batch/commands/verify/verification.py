@@ -6,20 +6,18 @@ Reads every committed object; changes nothing. Must not know how what is found i
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from typing import Any
 
 from ldm_batch import identity
-from ldm_batch.commands.status import failure_message, map_in_threads
 from ldm_batch.commands.verify.keys import KeyIndex, describe_shared
 from ldm_batch.commands.verify.object import Expected, ObjectReport, verify_object
 from ldm_batch.commands.verify.regenerate import Regenerated, Sample, regenerate
-from ldm_batch.errors import JobError
-from ldm_batch.plan.stored import Plan, load_plan
-from ldm_batch.records import Shard
+from ldm_batch.dataset import Dataset, map_in_threads, open_dataset
+from ldm_batch.plan.stored import Plan
 from ldm_batch.storage import Store
 
 VERIFY_THREADS = 4
@@ -60,28 +58,21 @@ def verify(store: Store, sample: Sample | None = None) -> Verification:
     Raises:
         JobError: there is no dataset, or its model does not load.
     """
-    plan = load_plan(store)
-    if plan is None:
-        raise JobError(f"{store.root}: no dataset here (no {identity.PLAN_PATH})")
-    names = store.names(identity.DATA_FOLDER)
-    done = [shard for shard in plan.shards if f"{shard.id}.parquet" in names]
-    stray = sorted(names - {f"{shard.id}.parquet" for shard in done})
-    undone = {shard.index for shard in plan.shards} - {shard.index for shard in done}
-    records = {identity.shard_index(name) for name in store.names(identity.FAILURES_FOLDER)}
+    dataset = open_dataset(store)
     totals = Totals()
     with KeyIndex() as index:
-        for report in _verify_objects(store, plan, done):
+        for report in _verify_objects(dataset):
             totals.add(report)
             index.add(report.shard, report.key_hashes)
         num_shared_keys, notes = describe_shared(store, index)
     again = None
-    if sample is not None and sample.num_images and done:
-        again = regenerate(store, plan, [shard.index for shard in done], sample)
+    if sample is not None and sample.num_images and dataset.done:
+        again = regenerate(dataset, sample)
     return Verification(
-        num_shards=len(plan.shards),
-        num_verified=len(done),
-        missing=sorted(undone - records),
-        failed={index: failure_message(store, index) for index in sorted(undone & records)},
+        num_shards=len(dataset.plan.shards),
+        num_verified=len(dataset.done),
+        missing=dataset.missing,
+        failed=dataset.failed,
         num_rows=totals.num_rows,
         num_images=totals.num_images,
         num_own_seeds=totals.num_own_seeds,
@@ -89,8 +80,8 @@ def verify(store: Store, sample: Sample | None = None) -> Verification:
         num_shared_keys=num_shared_keys,
         notes=notes,
         problems=[
-            *(f"{identity.DATA_FOLDER}/{name}: belongs to no planned shard" for name in stray),
-            *_plan_problems(plan),
+            *(f"{identity.DATA_FOLDER}/{n}: belongs to no planned shard" for n in dataset.stray),
+            *_plan_problems(dataset.plan),
             *totals.problems,
             *(again.problems if again else ()),
         ],
@@ -121,14 +112,16 @@ class Totals:
             self.problems.append(f"{path}: has other columns than the first object")
 
 
-def _verify_objects(store: Store, plan: Plan, done: Sequence[Shard]) -> Iterator[ObjectReport]:
-    job, planned = plan.document["config"], plan.document["images"]
-    enlarges = job["source"].get("kind") == "images"
+def _verify_objects(dataset: Dataset) -> Iterator[ObjectReport]:
+    plan, enlarges = dataset.plan, dataset.job.source.kind == "images"
     derive = plan.form.upscale_seed if enlarges else plan.form.image_seed
+    planned = plan.document["images"]
     expected = Expected(
         plan.fingerprint, planned["num_images_per_prompt"], partial(derive, planned["seed"])
     )
-    return map_in_threads(lambda shard: verify_object(store, shard, expected), done, VERIFY_THREADS)
+    return map_in_threads(
+        lambda shard: verify_object(dataset.store, shard, expected), dataset.done, VERIFY_THREADS
+    )
 
 
 def _plan_problems(plan: Plan) -> list[str]:

@@ -1,0 +1,171 @@
+"""A dataset as its readers see it: its plan, its job, the rows of its objects, its receipts.
+
+Changes nothing. Must not know how images are made, nor how what is read is shown.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, fields, is_dataclass
+from functools import cached_property, partial
+from typing import Any, BinaryIO, TypeVar, get_type_hints
+
+import pyarrow.parquet as pq
+
+from ldm_batch import identity
+from ldm_batch.config import JobConfig
+from ldm_batch.errors import JobError
+from ldm_batch.plan.stored import Plan, load_plan
+from ldm_batch.records import Receipt, Shard
+from ldm_batch.storage import Store
+from ldm_batch.write.receipt import read_receipt
+
+ROWS_PER_READ = 64
+"""Rows of an object that stand in memory together, with the bytes of their images."""
+RECEIPT_THREADS = 16
+AHEAD_PER_THREAD = 4
+In = TypeVar("In")
+Out = TypeVar("Out")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A planned dataset, as it stands when it is looked at."""
+
+    store: Store
+    plan: Plan
+
+    @cached_property
+    def done(self) -> list[Shard]:
+        """Planned shards whose object is there, in the order of the plan."""
+        return [shard for shard in self.plan.shards if f"{shard.id}.parquet" in self._names]
+
+    @cached_property
+    def undone(self) -> set[int]:
+        """Indices of the planned shards whose object is not there."""
+        return {shard.index for shard in self.plan.shards} - {shard.index for shard in self.done}
+
+    @cached_property
+    def stray(self) -> list[str]:
+        """Names in `data/` that no planned shard explains."""
+        return sorted(self._names - {f"{shard.id}.parquet" for shard in self.plan.shards})
+
+    @cached_property
+    def failed(self) -> dict[int, str]:
+        """Shards that are not there because their last attempt failed, and why."""
+        records = map(identity.shard_index, self.store.names(identity.FAILURES_FOLDER))
+        indices = sorted(index for index in records if index in self.undone)
+        return {index: self._failure(index) for index in indices if index is not None}
+
+    @cached_property
+    def missing(self) -> list[int]:
+        """Shards that are not there, nor failed."""
+        return sorted(self.undone - self.failed.keys())
+
+    @cached_property
+    def job(self) -> JobConfig:
+        """The job that its plan stores.
+
+        Fields that this version does not know are left out; those that the plan does not know are
+        at their defaults.
+        """
+        job: JobConfig = _filled(JobConfig, self.plan.document["config"])
+        return job
+
+    def receipts(self) -> Iterator[Receipt]:
+        """The receipts of all shards that are done, rebuilt where they are missing.
+
+        Raises:
+            JobError: an object is none of ours, or damaged.
+        """
+        indices = (shard.index for shard in self.done)
+        return map_in_threads(partial(read_receipt, self.store), indices, RECEIPT_THREADS)
+
+    def rows(self, index: int, columns: Sequence[str] | None = None) -> Iterator[Mapping[str, Any]]:
+        """The rows of a shard's object, a few at a time; see `rows_of`."""
+        yield from rows_of(self.store, index, columns)
+
+    def num_images(self, index: int) -> int:
+        """Images of a shard, by its object's footer."""
+        with self.store.open(identity.data_path(f"{index:05d}")) as file:
+            return int(open_object(file).metadata.num_rows)
+
+    @cached_property
+    def _names(self) -> set[str]:
+        return self.store.names(identity.DATA_FOLDER)
+
+    def _failure(self, index: int) -> str:
+        raw = self.store.read(identity.failure_path(f"{index:05d}"))
+        try:
+            return str(json.loads(raw or b"{}")["message"])
+        except (ValueError, KeyError, TypeError):
+            return "unknown (its record is damaged)"
+
+
+def open_dataset(store: Store) -> Dataset:
+    """The dataset that a folder holds.
+
+    Raises:
+        JobError: it holds none, or its plan is damaged.
+    """
+    plan = load_plan(store)
+    if plan is None:
+        raise JobError(f"{store.root}: no dataset here (no {identity.PLAN_PATH})")
+    return Dataset(store, plan)
+
+
+def rows_of(
+    store: Store, index: int, columns: Sequence[str] | None = None
+) -> Iterator[Mapping[str, Any]]:
+    """The rows of a shard's object, a few at a time.
+
+    Args:
+        columns: only these; None: all.
+
+    Raises:
+        StorageError: the object is not there, or cannot be read.
+        pa.ArrowException: it is damaged.
+    """
+    with store.open(identity.data_path(f"{index:05d}")) as file:
+        yield from object_rows(open_object(file), columns)
+
+
+def open_object(file: BinaryIO) -> Any:
+    """An object as a `pyarrow.parquet.ParquetFile` that checks the sum of every page it reads."""
+    return pq.ParquetFile(file, page_checksum_verification=True)
+
+
+def object_rows(parquet: Any, columns: Sequence[str] | None = None) -> Iterator[Mapping[str, Any]]:
+    """The rows of an opened object, a few at a time."""
+    for batch in parquet.iter_batches(ROWS_PER_READ, columns=columns):
+        yield from batch.to_pylist()
+
+
+def map_in_threads(
+    function: Callable[[In], Out], values: Iterable[In], num_threads: int
+) -> Iterator[Out]:
+    """What a function returns for each value, in order; only a few calls are ahead of the caller,
+    so that the results of many values never stand in memory together."""
+    with ThreadPoolExecutor(num_threads) as pool:
+        pending: deque[Future[Out]] = deque()
+        for value in values:
+            pending.append(pool.submit(function, value))
+            if len(pending) == AHEAD_PER_THREAD * num_threads:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+
+
+def _filled(kind: type[Any], values: Mapping[str, Any]) -> Any:
+    """A section of a document as its dataclass."""
+    hints = get_type_hints(kind)
+    known = {field.name for field in fields(kind)} & values.keys()
+    return kind(
+        **{
+            name: _filled(hints[name], values[name]) if is_dataclass(hints[name]) else values[name]
+            for name in known
+        }
+    )
