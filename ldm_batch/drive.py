@@ -21,14 +21,9 @@ from ldm_batch.config.validate import validate
 from ldm_batch.errors import JobError, StorageError
 from ldm_batch.generate.models import check_models, find_model, measure_batch_size
 from ldm_batch.identity import NEWEST_FORM
-from ldm_batch.plan.fingerprint import (
-    anchor,
-    images_document,
-    model_name,
-    recorded_config,
-    resume_command,
-)
+from ldm_batch.plan.fingerprint import images_document
 from ldm_batch.plan.make import carry_schema, make_plan, select_shards
+from ldm_batch.plan.recorded import anchor, model_name, recorded_config, resume_command
 from ldm_batch.plan.stored import Plan, load_document, load_plan, plan_document, save_plan
 from ldm_batch.progress import Progress, Tally
 from ldm_batch.records import Failure, Notice, Outcome, Receipt, Shard

@@ -8,7 +8,7 @@ from bench.cluster_simulation import CALM, Costs, Scenario, Shards, Weather, sim
 
 from ldm_batch.cluster.schedule import Ending
 from ldm_batch.config.cluster import ClusterConfig
-from ldm_batch.plan.shard_size import auto_rows_per_shard, expected_workers, whole_batches
+from ldm_batch.plan.cut import auto_rows_per_shard, expected_workers, whole_batches
 from ldm_batch.records import InputFile
 
 STORM = Weather(

@@ -1,20 +1,18 @@
-"""A job in words: what identifies its images, what it ran on, and the command that resumes it.
+"""What identifies the images of a job: the document that its fingerprint is made of.
 
-Pure; must not know plans, stores or workers.
+Pure. Fields that are added to a job enter by the rules of its plan's form, so that plans of earlier
+versions keep their fingerprint.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import shlex
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from ldm_batch.config import JobConfig, ModelConfig, has_second_stage, source_uris
+from ldm_batch.config import JobConfig, ModelConfig, has_second_stage
 from ldm_batch.generate.models import split_lock
 from ldm_batch.identity import Form
-from ldm_batch.storage import absolute
 
 MODEL_FIELDS = ("pipeline", "dtype", "decode_dtype", "channels_last", "attention", "compile")
 MODEL_PLACES = ("path", "repo_id", "revision", "device")
@@ -36,70 +34,6 @@ CALL_FIELDS = (
 )
 IMAGE_FIELDS = ("format", "mark")
 """The fields that every fingerprint has held since form 1; see `_section`."""
-
-
-def resume_command(job: JobConfig, overrides: Sequence[str]) -> str:
-    """The command that goes on with this job from any folder, without the choice of shards."""
-    dropped = ("shards=", "overwrite=", "dry_run=", "source.uri=", "sink.uri=")
-    kept = [_without_values(t) for t in overrides if not t.lstrip("+").startswith(dropped)]
-    uris = source_uris(job.source)
-    source = _quoted(uris[0]) if len(uris) == 1 else f"[{','.join(map(_quoted, uris))}]"
-    places = [f"source.uri={source}", f"sink.uri={_quoted(str(job.sink.uri))}"]
-    return shlex.join(["python", "-m", "ldm_batch.run", *kept, *places])
-
-
-def _without_values(override: str) -> str:
-    """An override as it may be recorded: environment variables by their names."""
-    name, _, value = override.partition("=")
-    has_variables = "cluster.runtime_env" in name and "env_vars" in override
-    return f"{name}=..." if has_variables and value else override
-
-
-def _quoted(value: str) -> str:
-    """A value as Hydra's override grammar reads it back."""
-    if all(c.isalnum() or c in "/_-.:@" for c in value):
-        return value
-    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"
-
-
-def anchor(job: JobConfig) -> JobConfig:
-    """The job with all its local paths independent of the working directory."""
-    root = job.source.image_root
-    return dataclasses.replace(
-        job,
-        source=dataclasses.replace(
-            job.source,
-            uri=[absolute(uri) for uri in source_uris(job.source)],
-            image_root=root if root is None else absolute(root),
-        ),
-        sink=dataclasses.replace(job.sink, uri=absolute(str(job.sink.uri))),
-        model=_anchor_model(job.model),
-        upscale=dataclasses.replace(job.upscale, model=_anchor_model(job.upscale.model)),
-    )
-
-
-def _anchor_model(model: ModelConfig) -> ModelConfig:
-    if model.path is None or model.path.startswith("demo:"):
-        return model
-    return dataclasses.replace(model, path=str(Path(model.path).expanduser().absolute()))
-
-
-def model_name(model: ModelConfig) -> str:
-    if model.pipeline == "random_pixels":
-        return model.pipeline
-    if model.path is None:
-        return f"{model.repo_id}@{model.revision}"
-    return model.path if model.path.startswith("demo:") else Path(model.path).name
-
-
-def recorded_config(job: JobConfig) -> dict[str, Any]:
-    """The resolved job as a plan stores it: of environment variables the names only."""
-    config = dataclasses.asdict(job)
-    environment = config["cluster"]["runtime_env"]
-    if isinstance(environment.get("env_vars"), dict):
-        environment["env_vars"] = dict.fromkeys(environment["env_vars"], "(not recorded)")
-    return config
 
 
 def images_document(

@@ -41,8 +41,7 @@ def make_plan(
         JobError: the job has another fingerprint than the plan, an input file changed or is gone,
             or the input cannot be read.
     """
-    uris = source_uris(job.source)
-    listed, skipped = list_source(uris, job.source.s3)
+    listed, skipped = list_source(source_uris(job.source), job.source.s3)
     notes = [f"skipped {note}" for note in skipped]
     known = {shard.file.name: shard.file for shard in planned.shards} if planned else {}
     if planned:
@@ -51,25 +50,21 @@ def make_plan(
         notes += ignored
     here = _match_known(job.source, listed, known)
     gone = frozenset(known.keys() - here.keys())
-    refuse_renamed = _rename_guard([known[name] for name in gone])
-    shards = (
-        [_moved(shard, here.get(shard.file.name)) for shard in planned.shards] if planned else []
+    new_files, told = _look_at_new(
+        job,
+        [file for file in listed if file.name not in known],
+        _rename_guard([known[name] for name in gone]),
+        document=document,
+        native_size=native_size,
     )
-    unknown = [file for file in listed if file.name not in known]
-    new_files: list[NewFile] = []
-    for file, footer in zip(unknown, footers.read_new_footers(unknown, job.source.s3), strict=True):
-        refuse_renamed(file, footer)
-        if footer.num_rows == 0:
-            notes.append(f"skipped {file.uri}: no rows")
-            continue
-        new_files.append(look_at(job, file, footer, document, native_size))
-        if len(new_files) == 1:
-            notes.append(f"columns used: {new_files[0].columns}")
+    notes += told
     if not planned:
         job, document = settle_rows_per_shard(job, new_files, document)
+    shards = [_moved(s, here.get(s.file.name)) for s in planned.shards] if planned else []
     new_shards = cut_files(job, new_files, first=len(shards))
     if not shards and not new_shards:
-        raise JobError("\n  ".join([f"source.uri: no rows in {', '.join(uris)}", *notes]))
+        uris = ", ".join(source_uris(job.source))
+        raise JobError("\n  ".join([f"source.uri: no rows in {uris}", *notes]))
     return Plan(
         document=planned.document if planned else document,
         shards=(*shards, *new_shards),
@@ -78,6 +73,28 @@ def make_plan(
         gone_files=gone,
         notes=tuple(notes),
     )
+
+
+def _look_at_new(
+    job: JobConfig,
+    files: Sequence[SourceFile],
+    refuse_renamed: Callable[[SourceFile, Footer], None],
+    *,
+    document: Mapping[str, Any],
+    native_size: tuple[int, int],
+) -> tuple[list[NewFile], list[str]]:
+    """What cutting needs of files that are not planned yet, and what to tell of them."""
+    new_files: list[NewFile] = []
+    notes: list[str] = []
+    for file, footer in zip(files, footers.read_new_footers(files, job.source.s3), strict=True):
+        refuse_renamed(file, footer)
+        if footer.num_rows == 0:
+            notes.append(f"skipped {file.uri}: no rows")
+            continue
+        new_files.append(look_at(job, file, footer, document, native_size))
+        if len(new_files) == 1:
+            notes.append(f"columns used: {new_files[0].columns}")
+    return new_files, notes
 
 
 def _moved(shard: Shard, file: InputFile | None) -> Shard:

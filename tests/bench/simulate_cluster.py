@@ -43,7 +43,7 @@ import pyarrow.parquet as pq
 from cluster_simulation import Costs, Outcome, Scenario, Weather, simulate
 
 from ldm_batch.cluster import schedule
-from ldm_batch.plan.shard_size import auto_rows_per_shard
+from ldm_batch.plan.cut import auto_rows_per_shard
 
 SEEDS = 3
 MANY_SEEDS = 7
