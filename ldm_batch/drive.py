@@ -14,12 +14,12 @@ from functools import partial
 from typing import TextIO
 
 from ldm_batch import identity
-from ldm_batch.cluster import call_on_ray, run_on_ray
-from ldm_batch.cluster.attempts import call_in_process, run_in_process
+from ldm_batch.cluster import run_on_ray, run_once_on_ray
+from ldm_batch.cluster.attempts import run_in_process, run_once_in_process
 from ldm_batch.config import JobConfig, has_second_stage
 from ldm_batch.config.validate import validate
 from ldm_batch.errors import JobError, StorageError
-from ldm_batch.generate.models import check_models, find_model, measure_batch_size
+from ldm_batch.generate.models import check_models, find_models, measure_batch_size
 from ldm_batch.identity import NEWEST_FORM
 from ldm_batch.plan.fingerprint import images_document
 from ldm_batch.plan.make import carry_schema, make_plan, select_shards
@@ -56,7 +56,7 @@ def run_job(job: JobConfig, *, overrides: Sequence[str] = (), out: TextIO = sys.
     validate(job)
     job = anchor(job)
     store = open_sink(job.sink)
-    lock, native_size = find_model(job)
+    lock, native_size = find_models(job)
     command = resume_command(job, overrides)
     try:
         job = _settle_batch_size(job, store, native_size, out)
@@ -114,9 +114,9 @@ def _settle_batch_size(
         measure, tell = partial(measure_batch_size, job, native_size), partial(_tell, out)
         tell("batch_size: to be measured where a worker runs")
         if job.cluster.executor == "in_process":
-            size = int(call_in_process(measure))
+            size = int(run_once_in_process(measure))
         else:
-            size = int(call_on_ray(measure, job.cluster, tell))
+            size = int(run_once_on_ray(measure, job.cluster, tell))
         tell(f"batch_size: {size}, measured for this model and machine")
     return dataclasses.replace(job, batch_size=size)
 

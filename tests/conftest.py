@@ -21,7 +21,7 @@ from ldm_batch.config import (
     SourceConfig,
 )
 from ldm_batch.config.validate import validate
-from ldm_batch.generate.models import find_model
+from ldm_batch.generate.models import find_models
 from ldm_batch.identity import NEWEST_FORM
 from ldm_batch.plan.fingerprint import images_document
 from ldm_batch.plan.make import carry_schema, make_plan
@@ -60,7 +60,7 @@ def _make_job(source: Any, sink: Any, **changes: Any) -> JobConfig:
 
 def _plan_job(job: JobConfig) -> Plan:
     store = Store(str(job.sink.uri))
-    lock, native_size = find_model(job)
+    lock, native_size = find_models(job)
     planned = load_plan(store)
     form = planned.form if planned else NEWEST_FORM
     images = images_document(job, lock, carry_schema(job), form)

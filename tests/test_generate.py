@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ldm_batch.config import JobConfig, ModelConfig
 from ldm_batch.generate.batches import generate_images, make_batches, plan_images
-from ldm_batch.generate.models import find_model, load_pipeline
+from ldm_batch.generate.models import find_models, load_pipeline
 from ldm_batch.generate.pipeline import BatchKey
 from ldm_batch.generate.random_pixels import RandomPixels
 from ldm_batch.identity import NEWEST_FORM, image_seed
@@ -116,5 +116,5 @@ def test_random_pixels() -> None:
 
 
 def test_random_pixels_need_no_model() -> None:
-    assert find_model(JOB) == ({}, (8, 8))
+    assert find_models(JOB) == ({}, (8, 8))
     assert isinstance(load_pipeline(JOB, {}), RandomPixels)

@@ -129,7 +129,7 @@ def test_an_avoided_node_is_tried_again_later() -> None:
     assert records.trouble("bad", 1000.0, is_certain=True)
 
 
-def test_resources_in_words() -> None:
+def test_in_words() -> None:
     need = {"CPU": 1.0, "GPU": 0.5, "memory": 2e9, "spot": 0}
     assert in_words(need) == "1 CPU, 0.5 GPU, 2.0 GB memory"
     assert in_words({"CPU": 3, "node:1.2.3.4": 1}, need) == "3 CPU"

@@ -9,7 +9,7 @@ import platform
 from collections.abc import Callable, Collection
 from typing import Any
 
-from ldm_batch.cluster.attempts import Loader, Trouble, attempt
+from ldm_batch.cluster.attempts import Loader, Trouble, catch_trouble
 from ldm_batch.config.cluster import ClusterConfig
 from ldm_batch.records import Receipt, Shard
 from ldm_batch.versions import versions
@@ -31,12 +31,12 @@ class _Actor:
 
     def load(self) -> dict[str, str] | Trouble:
         """Load the model; the versions of what it runs on, or what went wrong."""
-        self._worker = attempt(self._load)
+        self._worker = catch_trouble(self._load)
         return self._worker if isinstance(self._worker, Trouble) else versions()
 
     def make(self, shard: Shard) -> Receipt | Trouble:
         """Make one shard."""
-        made: Receipt | Trouble = attempt(self._worker.make_shard, shard)
+        made: Receipt | Trouble = catch_trouble(self._worker.make_shard, shard)
         return made
 
 

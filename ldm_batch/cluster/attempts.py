@@ -35,7 +35,7 @@ class Trouble:
 
 
 @dataclass(slots=True)
-class Task:
+class Pending:
     """A shard on its way: how often it was tried, and what is known against it."""
 
     shard: Shard
@@ -51,8 +51,8 @@ class Task:
     is_finished: bool = False
 
 
-def attempt(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a function and return what it returns, or as `Trouble` what it raised."""
+def catch_trouble(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Run a function and return what it returns, or as `Trouble` what it raised."""
     try:
         return function(*arguments)
     except LdmBatchError as error:
@@ -62,7 +62,7 @@ def attempt(function: Callable[..., Any], *arguments: Any) -> Any:
         return Trouble(message, traceback.format_exc())
 
 
-def count_attempt(task: Task, trouble: Trouble, max_attempts: int) -> Failure | None:
+def count_attempt(pending: Pending, trouble: Trouble, max_attempts: int) -> Failure | None:
     """Count a failed attempt; the failure to report, if it was the last.
 
     Raises:
@@ -70,23 +70,23 @@ def count_attempt(task: Task, trouble: Trouble, max_attempts: int) -> Failure | 
     """
     if trouble.is_job_error:
         raise JobError(trouble.message)
-    task.attempts += 1
-    if task.attempts < max_attempts:
+    pending.attempts += 1
+    if pending.attempts < max_attempts:
         return None
-    return Failure(task.shard.index, task.attempts, trouble.message, trouble.traceback)
+    return Failure(pending.shard.index, pending.attempts, trouble.message, trouble.traceback)
 
 
-def call_in_process(function: Callable[[], Any]) -> Any:
-    """Call a function once in this process, and return what it returns.
+def run_once_in_process(function: Callable[[], Any]) -> Any:
+    """Run a function once in this process, and return what it returns.
 
     Raises:
         JobError: the function raised.
     """
-    return unwrap(attempt(function))
+    return unwrap(catch_trouble(function))
 
 
 def unwrap(result: Any) -> Any:
-    """What a call returned, or the trouble that it met as a JobError."""
+    """What a function returned, or the trouble that it met as a JobError."""
     if isinstance(result, Trouble):
         raise JobError(result.message)
     return result
@@ -100,14 +100,14 @@ def run_in_process(
     Raises:
         JobError: the model does not load.
     """
-    loaded = call_in_process(load)
+    loaded = run_once_in_process(load)
     for shard in shards:
-        task = Task(shard)
+        pending = Pending(shard)
         while True:
-            made = attempt(loaded.make_shard, shard)
+            made = catch_trouble(loaded.make_shard, shard)
             if isinstance(made, Receipt):
                 yield made
                 break
-            if (failure := count_attempt(task, made, cluster.max_attempts)) is not None:
+            if (failure := count_attempt(pending, made, cluster.max_attempts)) is not None:
                 yield failure
                 break

@@ -1,4 +1,4 @@
-"""One call of a function where a worker would run, as soon as there is room for one.
+"""Run a function once where a worker would run, as soon as there is room for one.
 
 Must not know shards, nor what the function does.
 """
@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from ldm_batch.cluster.actor import own_node
-from ldm_batch.cluster.attempts import attempt, unwrap
+from ldm_batch.cluster.attempts import catch_trouble, unwrap
 from ldm_batch.cluster.nodes import count_room, describe_wait
 from ldm_batch.cluster.session import (
     PATIENCE_S,
@@ -28,22 +28,22 @@ from ldm_batch.errors import JobError, TryLaterError
 POLL_S = 1.0
 
 
-class _Caller:
+class _Runner:
     """Stands where a worker would, with what a worker takes; an autoscaler makes room for it."""
 
     def place(self) -> str:
         """Id of the node that it was put on."""
         return own_node()[0]
 
-    def call(self, function: Callable[[], Any]) -> Any:
+    def run(self, function: Callable[[], Any]) -> Any:
         """What the function returns, or as `Trouble` what it raised."""
-        return attempt(function)
+        return catch_trouble(function)
 
 
-def call_on_ray(
+def run_once_on_ray(
     function: Callable[[], Any], cluster: ClusterConfig, tell: Callable[[str], None]
 ) -> Any:
-    """Call a function once where a worker would run, and return what it returns.
+    """Run a function once where a worker would run, and return what it returns.
 
     Args:
         tell: is told what is waited for, if there is no room for long.
@@ -58,15 +58,15 @@ def call_on_ray(
         options = worker_options(ray, cluster)
         watch, node = Watch(ray), ""
         try:
-            caller = ray.remote(_Caller).options(**options, max_restarts=0).remote()
-            placed = caller.place.remote()
+            runner = ray.remote(_Runner).options(**options, max_restarts=0).remote()
+            placed = runner.place.remote()
             need = worker_need(options)
             _wait_for_room(partial(_is_answered, ray, placed), watch, cluster, need=need, tell=tell)
             node = ray.get(placed)
-            called = caller.call.remote(function)
-            while not _is_answered(ray, called):
+            running = runner.run.remote(function)
+            while not _is_answered(ray, running):
                 watch.view()  # raises if the head is lost
-            result = ray.get(called)
+            result = ray.get(running)
         except ray.exceptions.RuntimeEnvSetupError as error:
             raise runtime_env_error(error) from error
         except ray.exceptions.RayError as error:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from ldm_batch.cluster.attempts import Task, Trouble, count_attempt
+from ldm_batch.cluster.attempts import Pending, Trouble, count_attempt
 from ldm_batch.config.cluster import ClusterConfig
 from ldm_batch.records import Failure, Shard
 
@@ -37,7 +37,7 @@ class Ending(StrEnum):
 
 @dataclass(slots=True)
 class _Run:
-    task: Task
+    pending: Pending
     started_at: float
 
 
@@ -63,8 +63,8 @@ class Schedule:
         self._fresh = range(len(shards))
         """Places of the shards that were never handed out."""
         self._is_from_end = False
-        self._first: deque[Task] = deque()
-        self._again: deque[Task] = deque()
+        self._first: deque[Pending] = deque()
+        self._again: deque[Pending] = deque()
         self._num_unfinished = len(shards)
         self._workers: dict[int, _Worker] = {}
         self._usable: dict[int, _Worker] = {}
@@ -123,8 +123,8 @@ class Schedule:
                 break
             for number in list(self._open):
                 worker = self._workers[number]
-                if len(worker.running) == depth and (task := self._take(worker)) is not None:
-                    given.append(self._start(worker, task, now))
+                if len(worker.running) == depth and (pending := self._take(worker)) is not None:
+                    given.append(self._start(worker, pending, now))
         if self._cluster.copy_stragglers and self._open and not self.num_waiting:
             given += self._copy_stragglers(now)
         return given
@@ -132,10 +132,10 @@ class Schedule:
     def finish(self, number: int, shard: int, now: float) -> bool:
         """A worker made a shard; False if a copy of it was finished before."""
         run = self._end_run(number, shard)
-        if run.task.is_finished:
+        if run.pending.is_finished:
             return False
-        self._seconds_per_row.append((now - run.started_at) / run.task.shard.num_rows)
-        self._finish(run.task)
+        self._seconds_per_row.append((now - run.started_at) / run.pending.shard.num_rows)
+        self._finish(run.pending)
         return True
 
     def fail(self, number: int, shard: int, trouble: Trouble) -> Failure | None:
@@ -145,9 +145,9 @@ class Schedule:
             JobError: the trouble is not the shard's but the job's.
         """
         worker = self._workers[number]
-        task = self._end_run(number, shard).task
-        task.last_worker, task.last_node = number, worker.node
-        return self._count(task, trouble)
+        pending = self._end_run(number, shard).pending
+        pending.last_worker, pending.last_node = number, worker.node
+        return self._count(pending, trouble)
 
     def lose_worker(self, number: int, ending: Ending, message: str) -> list[Failure]:
         """A worker is gone; what it had is tried again, or has failed for the last time.
@@ -160,88 +160,88 @@ class Schedule:
         runs = list(worker.running.values())
         failures: list[Failure] = []
         for run in runs:
-            run.task.runners.discard(number)
-            if run.task.is_finished:
+            run.pending.runners.discard(number)
+            if run.pending.is_finished:
                 continue
-            if self._is_excused(run.task, ending, is_alone=len(runs) == 1):
-                self._put_back(run.task, self._first)
+            if self._is_excused(run.pending, ending, is_alone=len(runs) == 1):
+                self._put_back(run.pending, self._first)
                 continue
-            run.task.last_worker, run.task.last_node = number, worker.node
-            if (failure := self._count(run.task, Trouble(message))) is not None:
+            run.pending.last_worker, run.pending.last_node = number, worker.node
+            if (failure := self._count(run.pending, Trouble(message))) is not None:
                 failures.append(failure)
         return failures
 
-    def _take(self, worker: _Worker) -> Task | None:
-        if any(run.task.is_suspect for run in worker.running.values()):
+    def _take(self, worker: _Worker) -> Pending | None:
+        if any(run.pending.is_suspect for run in worker.running.values()):
             return None
         for queue in (self._first, self._again):
             if queue is self._again and self._fresh:
                 place = -1 if self._is_from_end else 0
-                task = Task(self._shards[self._fresh[place]])
+                pending = Pending(self._shards[self._fresh[place]])
                 self._fresh = self._fresh[:-1] if self._is_from_end else self._fresh[1:]
-                return task
-            for position, task in enumerate(queue):
-                if self._suits(task, worker):
+                return pending
+            for position, pending in enumerate(queue):
+                if self._suits(pending, worker):
                     del queue[position]
-                    return task
+                    return pending
         return None
 
-    def _suits(self, task: Task, worker: _Worker) -> bool:
+    def _suits(self, pending: Pending, worker: _Worker) -> bool:
         """After trouble another node is tried if there is one, else another worker."""
-        if task.is_suspect and worker.running:
+        if pending.is_suspect and worker.running:
             return False
         if len(self._nodes) > 1:
-            return task.last_node != worker.node
-        return len(self._usable) == 1 or task.last_worker != worker.number
+            return pending.last_node != worker.node
+        return len(self._usable) == 1 or pending.last_worker != worker.number
 
-    def _start(self, worker: _Worker, task: Task, now: float) -> tuple[int, Shard]:
-        task.runners.add(worker.number)
-        worker.running[task.shard.index] = _Run(task, now)
+    def _start(self, worker: _Worker, pending: Pending, now: float) -> tuple[int, Shard]:
+        pending.runners.add(worker.number)
+        worker.running[pending.shard.index] = _Run(pending, now)
         if len(worker.running) >= self._cluster.shards_in_flight:
             del self._open[worker.number]
-        return worker.number, task.shard
+        return worker.number, pending.shard
 
     def _end_run(self, number: int, shard: int) -> _Run:
         worker = self._workers[number]
         run = worker.running.pop(shard)
-        run.task.runners.discard(number)
+        run.pending.runners.discard(number)
         if not worker.is_retiring:
             self._open[number] = None
         return run
 
-    def _finish(self, task: Task) -> None:
-        task.is_finished = True
+    def _finish(self, pending: Pending) -> None:
+        pending.is_finished = True
         self._num_unfinished -= 1
 
-    def _count(self, task: Task, trouble: Trouble) -> Failure | None:
-        if task.is_finished:
+    def _count(self, pending: Pending, trouble: Trouble) -> Failure | None:
+        if pending.is_finished:
             return None
-        failure = count_attempt(task, trouble, self._cluster.max_attempts)
+        failure = count_attempt(pending, trouble, self._cluster.max_attempts)
         if failure is None:
-            self._put_back(task, self._again)
-        elif task.runners:
+            self._put_back(pending, self._again)
+        elif pending.runners:
             return None  # a copy is still under way and decides
         else:
-            self._finish(task)
+            self._finish(pending)
         return failure
 
     @staticmethod
-    def _put_back(task: Task, queue: deque[Task]) -> None:
-        if not task.runners:
-            queue.append(task)
+    def _put_back(pending: Pending, queue: deque[Pending]) -> None:
+        if not pending.runners:
+            queue.append(pending)
 
     @staticmethod
-    def _is_excused(task: Task, ending: Ending, *, is_alone: bool) -> bool:
-        """Tell whether the end of a worker is no attempt at a task that it had."""
+    def _is_excused(pending: Pending, ending: Ending, *, is_alone: bool) -> bool:
+        """Tell whether the end of a worker is no attempt at a pending that it had."""
         if ending is Ending.PREEMPTED:
-            task.preemptions += 1
-            return task.preemptions <= MAX_PREEMPTIONS
+            pending.preemptions += 1
+            return pending.preemptions <= MAX_PREEMPTIONS
         if ending is Ending.LOST:
-            task.losses += 1
-            return task.losses <= MAX_LOSSES
+            pending.losses += 1
+            return pending.losses <= MAX_LOSSES
         if is_alone:
             return False
-        task.is_suspect = True
+        pending.is_suspect = True
         return True
 
     def _copy_stragglers(self, now: float) -> list[tuple[int, Shard]]:
@@ -250,11 +250,11 @@ class Schedule:
             return []
         given = []
         for run in sorted(self._stragglers(now), key=lambda run: run.started_at)[: len(idle)]:
-            [runner] = run.task.runners
+            [runner] = run.pending.runners
             node = self._workers[runner].node
             worker = next((worker for worker in idle if worker.node != node), idle[0])
             idle.remove(worker)
-            given.append(self._start(worker, run.task, now))
+            given.append(self._start(worker, run.pending, now))
         return given
 
     def _stragglers(self, now: float) -> Iterator[_Run]:
@@ -262,7 +262,7 @@ class Schedule:
         patience = COPY_AFTER * statistics.median(self._seconds_per_row)
         for worker in self._workers.values():
             for place, run in enumerate(worker.running.values()):
-                is_single = len(run.task.runners) == 1 and not run.task.is_finished
-                is_slow = now - run.started_at >= patience * run.task.shard.num_rows
+                is_single = len(run.pending.runners) == 1 and not run.pending.is_finished
+                is_slow = now - run.started_at >= patience * run.pending.shard.num_rows
                 if is_single and (is_slow or place > 0):
                     yield run

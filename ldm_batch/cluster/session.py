@@ -39,7 +39,7 @@ HTTP2_SETTINGS = b"\x04"
 HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + HTTP2_SETTINGS + bytes(5)
 """What a client of gRPC, which Ray speaks, says first: the preface and an empty SETTINGS frame (RFC
 9113, 3.4 and 6.5). The server answers with a frame of that type; its fourth byte says so."""
-PLACEMENTS = {"pack": "DEFAULT", "spread": "SPREAD"}
+RAY_STRATEGIES = {"pack": "DEFAULT", "spread": "SPREAD"}
 
 
 @contextmanager
@@ -192,7 +192,7 @@ def worker_options(ray: Any, cluster: ClusterConfig) -> dict[str, Any]:
     options: dict[str, Any] = {
         "num_cpus": cluster.cpus_per_worker,
         "num_gpus": _gpus_per_worker(ray, cluster),
-        "scheduling_strategy": PLACEMENTS[cluster.placement],
+        "scheduling_strategy": RAY_STRATEGIES[cluster.placement],
     }
     if cluster.memory_per_worker is not None:
         options["memory"] = cluster.memory_per_worker

@@ -30,7 +30,7 @@ class Batch:
     generators: list[torch.Generator]
 
 
-def check_call(call: Call, multiple: int) -> None:
+def check_arguments(call: Call, multiple: int) -> None:
     """Raise a ValueError for call arguments out of range; sizes must be multiples of `multiple`."""
     if call.num_inference_steps < 1:
         raise ValueError(f"num_inference_steps={call.num_inference_steps}: must be at least 1")

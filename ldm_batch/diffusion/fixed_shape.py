@@ -30,11 +30,11 @@ class FixedShape:
     ) -> list[Result]:
         """Return `make`'s results for all items, calling it with exactly `num_rows` each time.
 
-        Padding repeats the last item; see `attempt` for what happens where memory runs out.
+        Padding repeats the last item; see `run_halving` for what happens where memory runs out.
         """
-        return self.attempt(lambda num_rows: self._run_cut(items, make, num_rows))
+        return self.run_halving(lambda num_rows: self._run_cut(items, make, num_rows))
 
-    def attempt(self, make: Callable[[int], Result]) -> Result:
+    def run_halving(self, make: Callable[[int], Result]) -> Result:
         """Return `make(num_rows)`; where memory runs out, halve `num_rows` and start again.
 
         All of one attempt is made again, so that it has one shape.

@@ -12,7 +12,7 @@ from typing import Any
 
 from ldm_batch.config import ModelConfig, SchedulerConfig
 from ldm_batch.diffusion.files import find_model
-from ldm_batch.diffusion.load import DTYPES, Components, load, pick_device
+from ldm_batch.diffusion.load import TORCH_DTYPES, Components, load, pick_device
 from ldm_batch.diffusion.switches import apply_switches, decode_dtype
 from ldm_batch.errors import JobError
 
@@ -36,13 +36,13 @@ def load_model(
     Raises:
         JobError: anything is wrong with it.
     """
-    if model.dtype not in DTYPES:
-        raise JobError(f"model.dtype={model.dtype}: must be one of {', '.join(DTYPES)}")
+    if model.dtype not in TORCH_DTYPES:
+        raise JobError(f"model.dtype={model.dtype}: must be one of {', '.join(TORCH_DTYPES)}")
     if model.compile and scheduler.cache_interval > 1:
         raise JobError("model.compile: cannot be combined with scheduler.cache_interval > 1")
     components = load(
         find_model(model),
-        dtype=DTYPES[model.dtype],
+        dtype=TORCH_DTYPES[model.dtype],
         decode_dtype=decode_dtype(model),
         device=pick_device(model.device),
         lock=lock,

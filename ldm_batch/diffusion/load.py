@@ -20,19 +20,19 @@ from ldm_batch.errors import JobError
 
 os.environ.setdefault("DIFFUSERS_DISABLE_REMOTE_CODE", "1")
 
-CLASSES = {
+COMPONENT_CLASSES = {
     "bert": ("LDMBertModel",),
     "unet": ("UNet2DConditionModel", "UNet2DModel"),
     "vqvae": ("AutoencoderKL", "AutoencoderTiny", "VQModel"),
     "tokenizer": ("BertTokenizer", "BertTokenizerFast"),
 }
-PIPELINES = {
+PIPELINE_COMPONENTS = {
     "LDMTextToImagePipeline": ("bert", "tokenizer", "unet", "vqvae", "scheduler"),
     "LDMSuperResolutionPipeline": ("unet", "vqvae", "scheduler"),
 }
 FORBIDDEN_SETTINGS = ("auto_map", "quantization_config")
 """Keys of a component's config.json that would bring in code from elsewhere."""
-DTYPES = {
+TORCH_DTYPES = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
@@ -80,14 +80,14 @@ def load(
     if lock is not None:
         verify_lock(folder, lock)
     pipeline = str(read_json(folder / "model_index.json").get("_class_name"))
-    if pipeline not in PIPELINES:
-        raise JobError(f"{folder}: pipeline {pipeline} is none of {', '.join(PIPELINES)}")
+    if pipeline not in PIPELINE_COMPONENTS:
+        raise JobError(f"{folder}: pipeline {pipeline} is none of {', '.join(PIPELINE_COMPONENTS)}")
     index = read_index(folder)
-    missing = set(PIPELINES[pipeline]) - set(index)
+    missing = set(PIPELINE_COMPONENTS[pipeline]) - set(index)
     if missing:
         raise JobError(f"{folder}: {pipeline} lacks the component {', '.join(sorted(missing))}")
     modules = dict(shared or {})
-    for name in PIPELINES[pipeline]:
+    for name in PIPELINE_COMPONENTS[pipeline]:
         if name != "scheduler" and name not in modules:
             as_dtype = decode_dtype or dtype if name == "vqvae" else dtype
             modules[name] = _load_component(folder, name, index[name], as_dtype, device)
@@ -98,10 +98,9 @@ def load(
 def _load_component(
     folder: Path, name: str, class_name: str, dtype: torch.dtype, device: torch.device | str
 ) -> Any:
-    if class_name not in CLASSES[name]:
-        raise JobError(
-            f"{folder}: {name} is a {class_name}; supported are {', '.join(CLASSES[name])}"
-        )
+    supported = COMPONENT_CLASSES[name]
+    if class_name not in supported:
+        raise JobError(f"{folder}: {name} is a {class_name}; supported are {', '.join(supported)}")
     try:
         if name == "tokenizer":
             return _load_tokenizer(folder / name)

@@ -22,7 +22,7 @@ from ldm_batch.diffusion.schedulers import find_step_trouble, make_scheduler
 from ldm_batch.errors import JobError
 
 
-class Pipeline:
+class LoadedPipeline:
     """A loaded pipeline; used by one thread at a time, whoever calls."""
 
     def __init__(

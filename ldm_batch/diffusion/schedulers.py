@@ -42,7 +42,7 @@ NAMES: dict[str, tuple[str, dict[str, Any]]] = {
 """Short name -> diffusers class, with the settings that the name stands for. Each is proven on
 Gaussian data, where the right result is known; LCM and TCD are not here because they are right only
 for models distilled for them."""
-CLASSES = tuple(sorted({class_name for class_name, _ in NAMES.values()}))
+SCHEDULER_CLASSES = tuple(sorted({class_name for class_name, _ in NAMES.values()}))
 ROUNDING_CLASSES = ("DDIMScheduler", "DDPMScheduler", "PNDMScheduler")
 TRAINING_SETTINGS = (
     "num_train_timesteps",
@@ -63,7 +63,7 @@ def make_scheduler(
 
     Args:
         model_settings: the model's `scheduler_config.json`.
-        name: `from_model`, a short name of `NAMES` or a class name of `CLASSES`.
+        name: `from_model`, a short name of `NAMES` or a class name of `SCHEDULER_CLASSES`.
         settings: the user's overrides, arguments of the class.
 
     Raises:
@@ -113,9 +113,9 @@ def effective_settings(scheduler: Any) -> dict[str, Any]:
 def _find_class(model_settings: Mapping[str, Any], name: str) -> tuple[str, dict[str, Any]]:
     if name == FROM_MODEL:
         name = str(model_settings.get("_class_name"))
-        if name not in CLASSES:
+        if name not in SCHEDULER_CLASSES:
             raise JobError(f"scheduler.name=from_model: the model ships {name}, not supported")
-    if name in CLASSES:
+    if name in SCHEDULER_CLASSES:
         return name, {}
     if name not in NAMES:
         known = ", ".join([FROM_MODEL, *NAMES])
@@ -133,7 +133,7 @@ def _own_settings(model_settings: Mapping[str, Any], scheduler_class: Any) -> di
     """Select what the model's configuration says to this class, its training facts completed."""
     written = {k: v for k, v in model_settings.items() if not k.startswith("_")}
     model_class = str(model_settings.get("_class_name"))
-    if model_class in CLASSES:
+    if model_class in SCHEDULER_CLASSES:
         defaults = _parameters(_load_class(model_class))
         facts = {k: defaults[k].default for k in TRAINING_SETTINGS if k in defaults}
         written = {**facts, **written}

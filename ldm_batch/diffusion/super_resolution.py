@@ -16,7 +16,7 @@ from ldm_batch.config import ModelConfig, SchedulerConfig
 from ldm_batch.config.bounds import refuse
 from ldm_batch.config.upscale import check_tiles
 from ldm_batch.diffusion.call_arguments import (
-    check_call,
+    check_arguments,
     check_output_type,
     make_generators,
     make_output,
@@ -27,7 +27,7 @@ from ldm_batch.diffusion.describe import describe
 from ldm_batch.diffusion.from_model import check_super_resolution, load_model
 from ldm_batch.diffusion.load import Components, load
 from ldm_batch.diffusion.noise import make_generator
-from ldm_batch.diffusion.pipeline import Pipeline
+from ldm_batch.diffusion.pipeline import LoadedPipeline
 from ldm_batch.diffusion.pixels import judge_enlarged, to_picture, to_unit_range
 from ldm_batch.diffusion.tiling import padded_side
 from ldm_batch.diffusion.upscale import Upscaler
@@ -36,7 +36,7 @@ from ldm_batch.records import Call, Fault, UpscaleRequest
 TILE_SIZE, TILE_OVERLAP = 128, 16
 
 
-class SuperResolution(Pipeline):
+class SuperResolution(LoadedPipeline):
     """One loaded super-resolution pipeline; every model call has the same fixed shape."""
 
     def __init__(
@@ -124,7 +124,7 @@ class SuperResolution(Pipeline):
             raise ValueError("requests of one batch must have the same padded size, steps and eta")
         self._note_steps(requests[0].num_inference_steps)
         with self._lock:
-            results = self._attempt(requests)
+            results = self._make_once(requests)
         doubtful = [i for i, result in enumerate(results) if isinstance(result, Fault)]
         if doubtful and not self.is_float32:
             again = self._in_float32().generate([requests[i] for i in doubtful])
@@ -136,7 +136,7 @@ class SuperResolution(Pipeline):
         height, width, _ = request.pixels.shape
         return *self.padded_size(height, width), request.num_inference_steps, request.eta
 
-    def _attempt(self, requests: Sequence[UpscaleRequest]) -> list[np.ndarray | Fault]:
+    def _make_once(self, requests: Sequence[UpscaleRequest]) -> list[np.ndarray | Fault]:
         first = requests[0]
         images = [to_signed(request.pixels) for request in requests]
 
@@ -153,7 +153,7 @@ class SuperResolution(Pipeline):
                 for decoded, request in zip(made, requests, strict=True)
             ]
 
-        return self._shape.attempt(make)
+        return self._shape.run_halving(make)
 
     def _in_float32(self) -> SuperResolution:
         """Return this pipeline in float32, loaded again from its files when first needed."""
@@ -209,7 +209,7 @@ class SuperResolution(Pipeline):
             ValueError: an argument of the wrong length, shape or range.
         """
         check_output_type(output_type)
-        check_call(Call(num_inference_steps, 1.0, eta, 1, 1), 1)
+        check_arguments(Call(num_inference_steps, 1.0, eta, 1, 1), 1)
         images, alphas = to_images(image)
         sizes = {array.shape for array in images}
         if output_type != "pil" and len(sizes) > 1:

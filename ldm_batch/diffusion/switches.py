@@ -11,7 +11,7 @@ import torch
 
 from ldm_batch.config import ModelConfig
 from ldm_batch.config.model import ATTENTIONS
-from ldm_batch.diffusion.load import DTYPES, Components
+from ldm_batch.diffusion.load import TORCH_DTYPES, Components
 from ldm_batch.errors import JobError
 
 
@@ -21,9 +21,9 @@ def decode_dtype(model: ModelConfig) -> torch.dtype:
     First stages overflow in float16 (diffusers marks them `force_upcast`), not in bfloat16.
     """
     name = model.decode_dtype or ("float32" if model.dtype == "float16" else model.dtype)
-    if name not in DTYPES:
-        raise JobError(f"model.decode_dtype={name}: must be one of {', '.join(DTYPES)}")
-    return DTYPES[name]
+    if name not in TORCH_DTYPES:
+        raise JobError(f"model.decode_dtype={name}: must be one of {', '.join(TORCH_DTYPES)}")
+    return TORCH_DTYPES[name]
 
 
 def apply_switches(components: Components, model: ModelConfig) -> None:

@@ -15,13 +15,18 @@ import numpy as np
 import torch
 
 from ldm_batch.config import SchedulerConfig
-from ldm_batch.diffusion.call_arguments import check_call, check_output_type, make_output, plan_call
+from ldm_batch.diffusion.call_arguments import (
+    check_arguments,
+    check_output_type,
+    make_output,
+    plan_call,
+)
 from ldm_batch.diffusion.describe import describe
 from ldm_batch.diffusion.from_model import check_text_to_image
 from ldm_batch.diffusion.load import Components, load
 from ldm_batch.diffusion.noise import make_generator, make_noise
 from ldm_batch.diffusion.paint import Painter
-from ldm_batch.diffusion.pipeline import Pipeline
+from ldm_batch.diffusion.pipeline import LoadedPipeline
 from ldm_batch.diffusion.pixels import find_faults, to_uint8, to_unit_range
 from ldm_batch.diffusion.text_encoder import TextEncoder
 from ldm_batch.records import Call, Fault, PromptCount, Request
@@ -30,7 +35,7 @@ GUIDED = math.inf
 """Stands in a batch key for any guidance that needs both halves of the batch."""
 
 
-class TextToImage(Pipeline):
+class TextToImage(LoadedPipeline):
     """One loaded text-to-image pipeline; every batch runs at the same fixed shape."""
 
     def __init__(
@@ -98,16 +103,16 @@ class TextToImage(Pipeline):
             return self._shape.run(requests, self._make)
 
     def _make(self, requests: Sequence[Request]) -> list[np.ndarray | Fault]:
-        results = self._attempt(requests)
+        results = self._make_once(requests)
         if self.is_float32 or not any(isinstance(result, Fault) for result in results):
             return results
-        again = self._in_float32()._attempt(requests)
+        again = self._in_float32()._make_once(requests)
         return [
             second if isinstance(first, Fault) else first
             for first, second in zip(results, again, strict=True)
         ]
 
-    def _attempt(self, requests: Sequence[Request]) -> list[np.ndarray | Fault]:
+    def _make_once(self, requests: Sequence[Request]) -> list[np.ndarray | Fault]:
         generators = [make_generator(request.seed) for request in requests]
         decoded = self._painter.paint(
             [request.prompt for request in requests],
@@ -122,7 +127,7 @@ class TextToImage(Pipeline):
         return [fault or image for fault, image in zip(faults, pixels, strict=True)]
 
     def _latent_shape(self, call: Call) -> tuple[int, int, int]:
-        check_call(call, self.size_multiple)
+        check_arguments(call, self.size_multiple)
         factor = self.size_multiple
         channels = int(self._unet.config.in_channels)
         return channels, call.height // factor, call.width // factor

@@ -25,8 +25,8 @@ PIPELINE_CLASSES = {
 }
 
 
-def find_model(job: JobConfig) -> tuple[dict[str, str], tuple[int, int]]:
-    """Find the model's files without loading them.
+def find_models(job: JobConfig) -> tuple[dict[str, str], tuple[int, int]]:
+    """Find the files of a job's models without loading them.
 
     Returns:
         The SHA-256 of every file that loading reads, and the model's own height and width; files

@@ -67,7 +67,7 @@ def look_at(
         ),
         footers.row_group_ends(footer),
         _largest_size(footer, columns, job, native_size),
-        footers.in_words(columns),
+        footers.columns_in_words(columns),
     )
 
 

@@ -32,7 +32,7 @@ CALL_FIELDS = (
     "width",
     "negative_prompt",
 )
-IMAGE_FIELDS = ("format", "mark")
+ENCODING_FIELDS = ("format", "mark")
 """The fields that every fingerprint has held since form 1; see `_section`."""
 
 
@@ -59,7 +59,7 @@ def _images_of_form_1(
         "model": _model_section(job.model, first),
         "scheduler": _section(job.scheduler, SCHEDULER_FIELDS),
         "call": _section(job.call, CALL_FIELDS),
-        "image": _section(job.image, IMAGE_FIELDS),
+        "image": _section(job.image, ENCODING_FIELDS),
         "seed": job.seed,
         "num_images_per_prompt": job.num_images_per_prompt,
         "batch_size": job.batch_size,

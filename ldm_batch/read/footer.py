@@ -304,7 +304,7 @@ def row_group_ends(footer: Footer) -> list[int]:
     return ends
 
 
-def in_words(columns: Mapping[str, str]) -> str:
+def columns_in_words(columns: Mapping[str, str]) -> str:
     """The used columns in words, for the plan's notes."""
     return ", ".join(
         field if field == name else f"{field} (column {name!r})" for field, name in columns.items()

@@ -24,7 +24,7 @@ MAX_IMAGES_PER_ROW = 10**6
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class RowPlace:
     """Where a row stands: in its shard and in its input file, both 0-based, and its key."""
 
     index: int
@@ -41,7 +41,7 @@ class InvalidRow(Exception):
 
 
 def parse_prompt_row(
-    values: Mapping[str, Any], place: Place, source: SourceConfig, call: CallConfig
+    values: Mapping[str, Any], place: RowPlace, source: SourceConfig, call: CallConfig
 ) -> Row:
     """Make the row of a prompt from its raw values; a null takes the job's default.
 
@@ -62,7 +62,7 @@ def parse_prompt_row(
 
 
 def parse_image_row(
-    values: Mapping[str, Any], place: Place, call: CallConfig, images: InputImages
+    values: Mapping[str, Any], place: RowPlace, call: CallConfig, images: InputImages
 ) -> Row:
     """Make the row of an image to enlarge; its pixels are checked and kept in `images`.
 

@@ -20,7 +20,7 @@ from ldm_batch.read.images import InputImages
 from ldm_batch.read.rows import (
     MAX_CARRIED_BYTES,
     InvalidRow,
-    Place,
+    RowPlace,
     parse_image_row,
     parse_key,
     parse_prompt_row,
@@ -77,7 +77,7 @@ def read_shard(
             if key in seen:
                 raise InvalidRow(Reason.DUPLICATE_ID, f"id {key!r} stands twice in this shard")
             seen.add(key)
-            here = Place(number, place, key)
+            here = RowPlace(number, place, key)
             if images is None:
                 found.rows.append(parse_prompt_row(values, here, source, call))
             else:

@@ -267,8 +267,8 @@ class S3Folder:
                 "UploadIdMarker": page["NextUploadIdMarker"],
             }
 
-    def _ask(self, path: str, call: Any) -> Any:
-        return persist(call, self._name(path), self._retry_s)
+    def _ask(self, path: str, request: Any) -> Any:
+        return persist(request, self._name(path), self._retry_s)
 
     def _at(self, path: str) -> dict[str, str]:
         return {"Bucket": self._bucket, "Key": self._key(path)}

@@ -116,13 +116,13 @@ def _connect(options: tuple[Any, ...], _pid: int) -> Any:
 
 
 def persist(
-    call: Callable[[], Answer],
+    request: Callable[[], Answer],
     place: str,
     retry_s: float,
     *,
     pause: Callable[[float], None] = time.sleep,
 ) -> Answer:
-    """Make a call until it succeeds; the one layer of retries.
+    """Make a request until it succeeds; the one layer of retries.
 
     Pauses grow and are drawn at random, so that many workers do not come back at once. No new
     attempt starts after `retry_s` seconds.
@@ -137,7 +137,7 @@ def persist(
     give_up, longest = time.monotonic() + retry_s, FIRST_PAUSE_S
     while True:
         try:
-            return call()
+            return request()
         except (aws.BotoCoreError, aws.ClientError, OSError) as error:
             trouble = _judge(error, place)
             if trouble is not None:

@@ -59,7 +59,7 @@ def commit_shard(
         ShardError: the object is larger than `max_bytes`.
         StorageError: it could not be written; the shard is not committed.
     """
-    size_bytes, digest = measure(content)
+    size_bytes, digest = size_and_digest(content)
     if size_bytes > max_bytes:
         raise ShardError(
             f"shard {shard.id}: its object has {size_bytes} bytes, more than max_object_bytes "
@@ -78,7 +78,7 @@ def commit_shard(
     return Committed(OUTCOMES[store.create(path, content)], size_bytes, digest)
 
 
-def measure(file: BinaryIO) -> tuple[int, str]:
+def size_and_digest(file: BinaryIO) -> tuple[int, str]:
     """Size in bytes and SHA-256 (hexadecimal) of a file, read from its start."""
     file.seek(0)
     sha256, size_bytes = hashlib.sha256(), 0

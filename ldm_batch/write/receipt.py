@@ -21,7 +21,7 @@ from ldm_batch.columns import METADATA_KEY
 from ldm_batch.errors import JobError
 from ldm_batch.records import Failure, Outcome, Receipt
 from ldm_batch.storage import Store
-from ldm_batch.write.commit import Committed, measure
+from ldm_batch.write.commit import Committed, size_and_digest
 
 
 def make_receipt(
@@ -108,7 +108,7 @@ def read_receipt(store: Store, index: int) -> Receipt:
 def _rebuild_receipt(store: Store, index: int) -> Receipt:
     path = identity.data_path(f"{index:05d}")
     with store.open(path) as file:
-        size_bytes, digest = measure(file)
+        size_bytes, digest = size_and_digest(file)
         try:
             metadata = pq.read_metadata(file)
             facts: Mapping[str, Any] = json.loads(metadata.metadata[METADATA_KEY])

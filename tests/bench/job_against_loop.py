@@ -33,7 +33,7 @@ from ldm_batch.config import (
 )
 from ldm_batch.demo.world import caption, draw_specs
 from ldm_batch.generate.batches import plan_images
-from ldm_batch.generate.models import find_model, load_pipeline
+from ldm_batch.generate.models import find_models, load_pipeline
 from ldm_batch.identity import NEWEST_FORM
 from ldm_batch.plan.make import make_plan
 from ldm_batch.plan.stored import plan_document
@@ -83,7 +83,7 @@ def main() -> None:
     theirs.set_progress_bar_config(disable=True)
     with tempfile.TemporaryDirectory() as name:
         job = make_job(Path(name), prompts, options.steps)
-        lock, native_size = find_model(job)
+        lock, native_size = find_models(job)
         ours = load_pipeline(job, lock)
         spec = WorkerSpec(job, "bench", NEWEST_FORM.number, "demo", lock, native_size)
         shards = plan_shards(job, native_size)

@@ -24,7 +24,7 @@ from ldm_batch.config import (
 )
 from ldm_batch.dataset import Dataset
 from ldm_batch.errors import JobError, LdmBatchError
-from ldm_batch.generate.models import find_model
+from ldm_batch.generate.models import find_models
 from ldm_batch.identity import NEWEST_FORM
 from ldm_batch.plan.make import carry_schema, make_plan
 from ldm_batch.plan.stored import load_plan
@@ -66,7 +66,7 @@ def sample_rows(job: JobConfig, num_rows: int) -> list[Row]:
     Raises:
         JobError: the input cannot be read or has no valid row.
     """
-    _, size = find_model(job)
+    _, size = find_models(job)
     document = {"images": {"source": {"carry": carry_schema(job)}}}
     plan = make_plan(job, Store(str(job.sink.uri)), None, document=document, native_size=size)
     call = with_size(job.call, size)

@@ -29,7 +29,7 @@ from ldm_batch.records import Shard
 from ldm_batch.storage import Store
 from ldm_batch.write.encode import sha256
 
-COPY_BYTES = 8 * 1024 * 1024
+FETCH_BYTES = 8 * 1024 * 1024
 MAX_PROBLEMS = 20
 LOSSLESS_FORMATS = ("webp", "png")
 
@@ -98,7 +98,7 @@ def _fetched(store: Store, path: str) -> Iterator[tuple[BinaryIO, str]]:
         with _copying(path):
             file = opened.enter_context(tempfile.TemporaryFile(prefix="ldm_batch-"))
         with store.open(path) as remote:
-            while block := remote.read(COPY_BYTES):
+            while block := remote.read(FETCH_BYTES):
                 digest.update(block)
                 with _copying(path):
                     file.write(block)

@@ -1,4 +1,4 @@
-"""One call where a worker would run: in its environment, with its room, and told of waiting."""
+"""One function run where a worker would: in its environment, with its room, and told of waiting."""
 
 import os
 import signal
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import ray
 
-from ldm_batch.cluster import call, call_on_ray
+from ldm_batch.cluster import once, run_once_on_ray
 from ldm_batch.config.cluster import ClusterConfig
 from ldm_batch.errors import JobError, TryLaterError
 
@@ -21,7 +21,7 @@ JOINED = ClusterConfig(address="auto")
 def holder() -> Iterator[Any]:
     """An actor that has the only CPU of a Ray."""
     ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
-    holder = ray.remote(call._Caller).options(num_cpus=1).remote()
+    holder = ray.remote(once._Runner).options(num_cpus=1).remote()
     ray.get(holder.place.remote())
     yield holder
     ray.shutdown()
@@ -32,21 +32,21 @@ def test_a_function_is_called_where_a_worker_would_run_in_its_environment() -> N
         runtime_env={"env_vars": {"LDM_BATCH_TEST": "seen"}}, resources={"spot": 1}
     )
     told: list[str] = []
-    assert call_on_ray(partial(os.getenv, "LDM_BATCH_TEST"), cluster, told.append) == "seen"
+    assert run_once_on_ray(partial(os.getenv, "LDM_BATCH_TEST"), cluster, told.append) == "seen"
     assert told == []
     assert not ray.is_initialized()
 
 
 def test_who_waits_for_room_is_told_once(holder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(call, "PATIENCE_S", 0)
-    monkeypatch.setattr(call, "POLL_S", 0.1)
+    monkeypatch.setattr(once, "PATIENCE_S", 0)
+    monkeypatch.setattr(once, "POLL_S", 0.1)
     told: list[str] = []
 
     def tell(message: str) -> None:
         told.append(message)
         ray.kill(holder)
 
-    assert call_on_ray(os.getpid, JOINED, tell) != os.getpid()
+    assert run_once_on_ray(os.getpid, JOINED, tell) != os.getpid()
     assert len(told) == 1
     assert told[0].startswith("waiting for a worker: it needs 1 CPU on one node; free are ")
 
@@ -54,12 +54,12 @@ def test_who_waits_for_room_is_told_once(holder: Any, monkeypatch: pytest.Monkey
 def test_without_room_for_long_it_may_be_tried_later(holder: Any) -> None:
     cluster = ClusterConfig(address="auto", start_timeout_s=1)
     with pytest.raises(TryLaterError, match=r"cluster\.start_timeout_s: no room for a worker for"):
-        call_on_ray(os.getpid, cluster, print)
+        run_once_on_ray(os.getpid, cluster, print)
 
 
 def test_a_function_that_fails_is_the_jobs_error() -> None:
     cluster = ClusterConfig(cpus_per_worker=0.5)
     with pytest.raises(JobError, match="ZeroDivisionError"):
-        call_on_ray(partial(divmod, 1, 0), cluster, print)
+        run_once_on_ray(partial(divmod, 1, 0), cluster, print)
     with pytest.raises(JobError, match="a worker died: The actor is dead because"):
-        call_on_ray(partial(signal.raise_signal, signal.SIGKILL), cluster, print)
+        run_once_on_ray(partial(signal.raise_signal, signal.SIGKILL), cluster, print)
