@@ -43,26 +43,39 @@ def check_arguments(call: Call, multiple: int) -> None:
             raise ValueError(f"{name}={value}: must be one of the multiples of {multiple}")
 
 
+@dataclass(frozen=True)
+class NoiseSource:
+    """What a call says of its noise; of seed and generator, one."""
+
+    seed: int | Sequence[int] | None = None
+    """Image i uses seed + i, or one seed per image; None: fresh ones."""
+    generator: torch.Generator | Sequence[torch.Generator] | None = None
+    """One for all, or one per image."""
+    latents: torch.Tensor | None = None
+    """Standard normal, float32 `[images, C, h, w]`, in place of what would be drawn first."""
+
+
 def plan_call(
     prompt: str | Sequence[str],
     negative_prompt: str | Sequence[str] | None,
     num_images_per_prompt: int,
+    source: NoiseSource,
     *,
     shape: tuple[int, int, int],
     batch_size: int,
-    seed: int | Sequence[int] | None,
-    generator: torch.Generator | Sequence[torch.Generator] | None,
-    latents: torch.Tensor | None,
 ) -> list[Batch]:
     """Check a call's arguments and cut its images into batches of `batch_size`.
+
+    Args:
+        shape: `(C, h, w)` of an image's latents.
 
     Raises:
         ValueError: an argument of the wrong length, shape or type.
     """
     prompts = _spread(_texts("prompt", prompt), num_images_per_prompt)
     negatives = _negatives(negative_prompt, len(prompts), num_images_per_prompt)
-    generators = make_generators(seed, generator, len(prompts))
-    noise = _noise(latents, generator, generators, (len(prompts), *shape))
+    generators = make_generators(source.seed, source.generator, len(prompts))
+    noise = _noise(source, generators, (len(prompts), *shape))
     return list(_cut(prompts, negatives, noise, generators, batch_size))
 
 
@@ -137,11 +150,9 @@ def make_generators(
 
 
 def _noise(
-    latents: torch.Tensor | None,
-    generator: torch.Generator | Sequence[torch.Generator] | None,
-    generators: list[torch.Generator],
-    shape: tuple[int, ...],
+    source: NoiseSource, generators: list[torch.Generator], shape: tuple[int, ...]
 ) -> torch.Tensor:
+    latents, generator = source.latents, source.generator
     if latents is not None:
         if tuple(latents.shape) != shape:
             raise ValueError(f"latents: shape {tuple(latents.shape)}, must be {shape}")

@@ -16,6 +16,8 @@ import torch
 
 from ldm_batch.config import SchedulerConfig
 from ldm_batch.diffusion.call_arguments import (
+    Batch,
+    NoiseSource,
     check_arguments,
     check_output_type,
     make_output,
@@ -165,7 +167,7 @@ class TextToImage(LoadedPipeline):
         """Make images from Python, with the arguments of diffusers' pipeline and a few more.
 
         Args:
-            prompt: one text or a list of N; a list of N * num_images_per_prompt images comes back.
+            prompt: one text or a list of N, for N * num_images_per_prompt images.
             negative_prompt: one text for all or one per prompt; None is the null prompt.
             num_inference_steps: steps of the scheduler, 1 or more.
             guidance_scale: 1 is no guidance, 0 the unconditional image.
@@ -186,28 +188,19 @@ class TextToImage(LoadedPipeline):
             ValueError: an argument of the wrong length, shape or range.
         """
         check_output_type(output_type)
-        call = Call(
-            num_inference_steps,
-            float(guidance_scale),
-            float(eta),
-            self.default_height if height is None else height,
-            self.default_width if width is None else width,
-        )
-        batches = plan_call(
-            prompt,
-            negative_prompt,
-            num_images_per_prompt,
-            shape=self._latent_shape(call),
-            batch_size=self.batch_size,
-            seed=seed,
-            generator=generator,
-            latents=latents,
-        )
+        height = self.default_height if height is None else height
+        width = self.default_width if width is None else width
+        call = Call(num_inference_steps, float(guidance_scale), float(eta), height, width)
+        source, shape = NoiseSource(seed, generator, latents), self._latent_shape(call)
+        texts = (prompt, negative_prompt, num_images_per_prompt)
+        batches = plan_call(*texts, source, shape=shape, batch_size=self.batch_size)
         with self._lock:
-            decoded = [
-                self._painter.paint(b.prompts, b.negative_prompts, b.noise, b.generators, call)[
-                    : b.num_images
-                ]
-                for b in batches
-            ]
+            decoded = [self._paint(batch, call) for batch in batches]
         return make_output(to_unit_range(torch.cat(decoded)), output_type, return_dict=return_dict)
+
+    def _paint(self, batch: Batch, call: Call) -> torch.Tensor:
+        """One batch of a call from Python, without its padding: `[num_images, 3, H, W]`."""
+        painted = self._painter.paint(
+            batch.prompts, batch.negative_prompts, batch.noise, batch.generators, call
+        )
+        return painted[: batch.num_images]

@@ -85,13 +85,7 @@ class Upscaler:
             float32 `[3, scale * h, scale * w]`, nominally -1..1, one per image.
         """
         height, width = self._padded_size(images[0])
-        tiling = make_tiling(
-            height,
-            width,
-            tile_size=self._tile_size,
-            overlap=self._tile_overlap,
-            multiple=self.multiple,
-        )
+        tiling = self._tiling(height, width)
         group = num_rows
         if tiling.num_tiles > 1:
             group = max(1, min(num_rows, MAX_GROUP_PIXELS // (height * width)))
@@ -99,10 +93,9 @@ class Upscaler:
         for start in range(0, len(images), group):
             members = slice(start, start + group)
             padded = np.stack([pad(image, height, width) for image in images[members]])
-            conditioning = torch.from_numpy(padded).permute(0, 3, 1, 2).contiguous()
             spare = group - len(padded)
             latents = sample(
-                self._denoiser(conditioning.to(self._unet.device), tiling, group, num_rows),
+                self._denoiser(_to_rows(padded, self._unet.device), tiling, group, num_rows),
                 torch.stack([*noises[members], *[noises[members][-1]] * spare]).to(
                     self._unet.device
                 ),
@@ -114,6 +107,16 @@ class Upscaler:
             decoded = self._decode(latents, tiling, len(padded), num_rows)
             for image, large in zip(images[members], decoded, strict=True):
                 yield large[:, : image.shape[0] * self.scale, : image.shape[1] * self.scale]
+
+    def _tiling(self, height: int, width: int) -> Tiling:
+        """How images of a padded size are cut."""
+        return make_tiling(
+            height,
+            width,
+            tile_size=self._tile_size,
+            overlap=self._tile_overlap,
+            multiple=self.multiple,
+        )
 
     def _padded_size(self, image: np.ndarray) -> tuple[int, int]:
         height, width = image.shape[:2]
@@ -166,3 +169,8 @@ class Upscaler:
 
 def _randn(shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
     return torch.randn(shape, generator=generator, device=generator.device).cpu()
+
+
+def _to_rows(images: np.ndarray, device: torch.device) -> torch.Tensor:
+    """float32 `[N, H, W, 3]` as a tensor `[N, 3, H, W]` on the device."""
+    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous().to(device)

@@ -60,16 +60,16 @@ def make_plan(
     notes += told
     if not planned:
         job, document = settle_rows_per_shard(job, new_files, document)
-    shards = [_moved(s, here.get(s.file.name)) for s in planned.shards] if planned else []
-    new_shards = cut_files(job, new_files, first=len(shards))
+    before = planned or Plan(document, shards=(), num_segments=0)
+    shards = [_moved(shard, here.get(shard.file.name)) for shard in before.shards]
+    new_shards = tuple(cut_files(job, new_files, first=len(shards)))
     if not shards and not new_shards:
         uris = ", ".join(source_uris(job.source))
         raise JobError("\n  ".join([f"source.uri: no rows in {uris}", *notes]))
-    return Plan(
-        document=planned.document if planned else document,
+    return replace(
+        before,
         shards=(*shards, *new_shards),
-        num_segments=planned.num_segments if planned else 0,
-        new_shards=tuple(new_shards),
+        new_shards=new_shards,
         gone_files=gone,
         notes=tuple(notes),
     )
