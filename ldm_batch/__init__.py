@@ -1,9 +1,8 @@
 """Synthetic image datasets with latent diffusion: plan -> read -> generate -> encode -> write.
 
-plan.py cuts the input into shards, read.py turns one shard into rows and rejections,
-generate.py turns rows into pixels, encode.py pixels into bytes, write.py bytes into one object,
-commit.py publishes it whole or not at all; worker.py is that line for one shard, cluster.py
-runs workers, run.py is the command. Importing this package imports nothing else.
+plan/ cuts the input into shards, read/ turns one shard into rows and rejections, generate/ rows
+into pixels, write/ pixels into one object that appears whole or not at all; worker.py is that line
+for one shard, README.md the map of the rest. Importing this package imports nothing else.
 """
 
 from typing import TYPE_CHECKING, Any
