@@ -15,14 +15,15 @@ import torch
 from diffusers import LDMTextToImagePipeline
 
 from ldm_batch.config import ModelConfig, SchedulerConfig
+from ldm_batch.config.bounds import refuse
+from ldm_batch.config.model import check_scheduler
 from ldm_batch.diffusion.files import find_model
 from ldm_batch.diffusion.load import load
 from ldm_batch.diffusion.noise import make_generator, make_noise
 from ldm_batch.diffusion.sampler import sample
 from ldm_batch.diffusion.schedulers import (
-    CLASSES,
     NAMES,
-    check_sampling,
+    SCHEDULER_CLASSES,
     effective_settings,
     make_scheduler,
 )
@@ -197,7 +198,7 @@ def test_scheduler_state_never_leaks(name: str) -> None:
 
 
 def test_every_class_can_be_named() -> None:
-    for name in CLASSES:
+    for name in SCHEDULER_CLASSES:
         assert type(make_scheduler(SETTINGS, name)).__name__ == name
 
 
@@ -258,4 +259,4 @@ def test_ignored_spacing_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
 )
 def test_sampling_options_are_checked(sampling: SchedulerConfig) -> None:
     with pytest.raises(JobError, match=r"scheduler\.(guidance|cache)_"):
-        check_sampling(sampling)
+        refuse(check_scheduler("scheduler", sampling))

@@ -385,8 +385,11 @@ def test_out_of_memory_halves_the_shape(monkeypatch: pytest.MonkeyPatch) -> None
     ("changes", "message"),
     [
         ({"batch_size": 0}, "batch_size"),
-        ({"tile_size": 40}, r"upscale\.tile_size=40"),
-        ({"tile_size": 32, "tile_overlap": 16}, r"upscale\.tile_overlap=16"),
+        ({"tile_size": 40}, r"upscale\.tile_size: 40 is not a multiple of 32"),
+        (
+            {"tile_size": 32, "tile_overlap": 16},
+            r"upscale\.tile_overlap: 16 is not between 0 and 12",
+        ),
     ],
 )
 def test_wrong_settings_are_job_errors(changes: dict[str, int], message: str) -> None:
