@@ -15,7 +15,7 @@ from ldm_batch.errors import JobError
 from ldm_batch.read.deadly_footers import find_deadly
 from ldm_batch.read.footer import (
     carried_fields,
-    in_words,
+    columns_in_words,
     largest_value,
     read_new_footers,
     read_planned_footer,
@@ -147,14 +147,14 @@ def test_columns_of_a_fields_name_are_used(tmp_path: Path, write_parquet: WriteP
     columns = {"seed": [1], "prompt": ["a"], "other": ["b"], "eta": [0.5]}
     resolved = resolve(tmp_path, write_parquet, SourceConfig(), **columns)
     assert resolved == {"prompt": "prompt", "seed": "seed", "eta": "eta"}
-    assert in_words(resolved) == "prompt, seed, eta"
+    assert columns_in_words(resolved) == "prompt, seed, eta"
 
 
 def test_columns_are_mapped_and_ignored(tmp_path: Path, write_parquet: WriteParquet) -> None:
     source = SourceConfig(columns={"prompt": "caption", "id": "caption", "seed": None})
     resolved = resolve(tmp_path, write_parquet, source, caption=["a"], seed=["x"])
     assert resolved == {"prompt": "caption", "id": "caption"}
-    assert in_words(resolved) == "prompt (column 'caption'), id (column 'caption')"
+    assert columns_in_words(resolved) == "prompt (column 'caption'), id (column 'caption')"
 
 
 @pytest.mark.parametrize(
