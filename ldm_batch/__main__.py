@@ -62,7 +62,9 @@ def help_text() -> str:
 
 def _refuse(name: str) -> NoReturn:
     close = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
-    if "=" in name:
+    if name.startswith("-"):
+        message = f"{name}: no such option; options stand behind a command"
+    elif "=" in name:
         message = f"no command; did you mean `{PROGRAM} run {name}`?"
     elif close:
         message = f"{name}: no such command; did you mean {close[0]!r}?"

@@ -1,11 +1,15 @@
-"""The columns of a dataset beside the bytes of its images, and what marks a dataset as ours.
+"""Every column once: what it is called, what it holds, within which bounds, and who brings it.
 
-Must not know where a value comes from.
+What a row may bring, what is recorded of an image, the defaults of a job's call and the checks of
+all of these come from this table. Must not know tasks, files or models.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
 
 METADATA_KEY = b"ldm_batch"
 """Key of a Parquet file's metadata under which an object says what it is (JSON)."""
@@ -13,85 +17,173 @@ IMAGE, LOW_RESOLUTION = "image", "low_resolution"
 IMAGE_COLUMNS = (IMAGE, LOW_RESOLUTION)
 """Columns that hold images; the second one only where a job keeps what its first stage made."""
 
-COLUMNS: Mapping[str, str] = {
-    "key": "string",
-    "prompt": "string",
-    "negative_prompt": "string",
-    "image_index": "int32",
-    "seed": "uint64",
-    "num_inference_steps": "int32",
-    "guidance_scale": "float64",
-    "eta": "float64",
-    "height": "int32",
-    "width": "int32",
-    "prompt_tokens": "int32",
-    "prompt_truncated": "bool",
-    "scheduler": "string",
-    "model": "string",
-    "model_sha256": "string",
-    "image_format": "string",
-    "image_sha256": "string",
-    "pixel_sha256": "string",
-    "input_file": "string",
-    "input_row": "int64",
-    "fingerprint": "string",
-}
-"""Column -> Arrow type, in the order of the output object, after `image`."""
 
-UPSCALE_COLUMNS: Mapping[str, str] = {
-    "key": "string",
-    "image_index": "int32",
-    "seed": "uint64",
-    "num_inference_steps": "int32",
-    "eta": "float64",
-    "height": "int32",
-    "width": "int32",
-    "scheduler": "string",
-    "model": "string",
-    "model_sha256": "string",
-    "image_format": "string",
-    "image_sha256": "string",
-    "pixel_sha256": "string",
-    "input_file": "string",
-    "input_row": "int64",
-    "input_path": "string",
-    "input_sha256": "string",
-    "input_format": "string",
-    "input_mode": "string",
-    "input_height": "int32",
-    "input_width": "int32",
-    "input_conversions": "string",
-    "fingerprint": "string",
-}
-"""The columns of a job that enlarges images, after `image`; what it carries comes after them."""
+class By(StrEnum):
+    """Who brings the value of a column."""
 
-SECOND_STAGE_COLUMNS: Mapping[str, str] = {
-    "upscale_seed": "uint64",
-    "upscale_num_inference_steps": "int32",
-    "upscale_eta": "float64",
-    "upscale_scheduler": "string",
-    "upscale_model": "string",
-    "upscale_model_sha256": "string",
-    "low_resolution_height": "int32",
-    "low_resolution_width": "int32",
-    "low_resolution_pixel_sha256": "string",
-}
-"""What a chained job adds to `COLUMNS`; `height` and `width` are those of the large image."""
+    ROW = "row"
+    """The input alone."""
+    CALL = "call"
+    """The input where it has the column, else the job's `call`."""
+    US = "us"
+    """ldm_batch: provenance."""
 
-REPEATED_COLUMNS = (
-    "prompt",
-    "negative_prompt",
-    "scheduler",
-    "model",
-    "model_sha256",
-    "image_format",
-    "input_file",
-    "input_format",
-    "input_mode",
-    "input_conversions",
-    "upscale_scheduler",
-    "upscale_model",
-    "upscale_model_sha256",
-    "fingerprint",
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of an input, of a dataset, or of both."""
+
+    name: str
+    type: str
+    """Arrow type where it is recorded; `image` for pictures."""
+    by: By
+    meaning: str
+    default: Any = None
+    """Of the job's `call`; None: somebody else says, as the model says its size."""
+    low: float | None = None
+    high: float | None = None
+    """Smallest and largest value, both allowed."""
+    multiple: int | None = None
+    """Of whole numbers: what a value must be a multiple of."""
+    repeats: bool = False
+    """One value stands many times in a shard: worth a dictionary."""
+    is_named: bool = False
+    """Read from the input only where `source.columns` names it: plans from before it was known
+    did not read a column of that name."""
+
+    @property
+    def is_text(self) -> bool:
+        """Tell whether it holds text."""
+        return self.type == "string"
+
+    @property
+    def is_whole(self) -> bool:
+        """Tell whether it holds whole numbers."""
+        return "int" in self.type
+
+
+_ALL = (
+    Column("id", "string", By.ROW, "Name of the row, text or a whole number; becomes `key`."),
+    Column("key", "string", By.US, "Who the row is: its id, else its place in the input."),
+    Column("prompt", "string", By.ROW, "What the image shows.", repeats=True),
+    Column(
+        "negative_prompt",
+        "string",
+        By.CALL,
+        "The text guided away from; empty: the null prompt.",
+        default="",
+        repeats=True,
+    ),
+    Column("image", "image", By.ROW, "The image to enlarge: bytes, {bytes, path}, or a path."),
+    Column("image_index", "int32", By.US, "Number of the image among those of its row, from 0."),
+    Column("seed", "uint64", By.ROW, "Seed of the image's noise: the row's own, or derived."),
+    Column(
+        "num_inference_steps", "int32", By.CALL, "Denoising steps.", default=50, low=1, high=1000
+    ),
+    Column(
+        "guidance_scale",
+        "float64",
+        By.CALL,
+        "Classifier-free guidance weight; 1 is no guidance, 0 the unconditional image.",
+        default=1.0,
+        low=0.0,
+        high=100.0,
+    ),
+    Column(
+        "eta",
+        "float64",
+        By.CALL,
+        "Noise of DDIM steps, 0 (deterministic) to 1 (DDPM); ignored by other schedulers.",
+        default=0.0,
+        low=0.0,
+        high=1.0,
+    ),
+    Column("height", "int32", By.CALL, "Height in pixels.", low=8, high=4096, multiple=8),
+    Column("width", "int32", By.CALL, "Width in pixels.", low=8, high=4096, multiple=8),
+    Column("prompt_tokens", "int32", By.US, "Tokens of the prompt, special ones included."),
+    Column("prompt_truncated", "bool", By.US, "Whether the text encoder cut the prompt."),
+    Column("scheduler", "string", By.US, "diffusers' class of the scheduler.", repeats=True),
+    Column("model", "string", By.US, "The model's folder, or hub repository.", repeats=True),
+    Column("model_sha256", "string", By.US, "SHA-256 of its files' SHA-256.", repeats=True),
+    Column("image_format", "string", By.US, "webp, png or jpeg.", repeats=True),
+    Column("image_sha256", "string", By.US, "SHA-256 of the image's bytes."),
+    Column("pixel_sha256", "string", By.US, "SHA-256 of its pixels, RGB, row by row."),
+    Column("input_file", "string", By.US, "Name of the planned input file.", repeats=True),
+    Column("input_row", "int64", By.US, "Place of the row in that file, from 0."),
+    Column("input_path", "string", By.US, "Path of the low-resolution image, as it was named."),
+    Column("input_sha256", "string", By.US, "SHA-256 of the low-resolution image's bytes."),
+    Column("input_format", "string", By.US, "Its file format.", repeats=True),
+    Column("input_mode", "string", By.US, "Its pixel format, Pillow's name.", repeats=True),
+    Column("input_height", "int32", By.US, "Its height in pixels, upright."),
+    Column("input_width", "int32", By.US, "Its width in pixels, upright."),
+    Column("input_conversions", "string", By.US, "What made it RGB, by name.", repeats=True),
+    Column("upscale_seed", "uint64", By.US, "Seed of the second stage's noise."),
+    Column("upscale_num_inference_steps", "int32", By.US, "The second stage's steps."),
+    Column("upscale_eta", "float64", By.US, "The second stage's eta."),
+    Column("upscale_scheduler", "string", By.US, "The second stage's scheduler.", repeats=True),
+    Column("upscale_model", "string", By.US, "The second stage's model.", repeats=True),
+    Column("upscale_model_sha256", "string", By.US, "The same of its files.", repeats=True),
+    Column("low_resolution_height", "int32", By.US, "Height of what the first stage made."),
+    Column("low_resolution_width", "int32", By.US, "Width of what the first stage made."),
+    Column("low_resolution_pixel_sha256", "string", By.US, "SHA-256 of its pixels."),
+    Column(
+        "fingerprint", "string", By.US, "SHA-256 of all that can change an image.", repeats=True
+    ),
 )
-"""Columns in which one value stands many times in a shard: worth a dictionary."""
+COLUMNS: Mapping[str, Column] = {column.name: column for column in _ALL}
+"""All columns, by name."""
+ARGUMENTS = tuple(c.name for c in _ALL if c.by is By.CALL and not c.is_text)
+"""The arguments of a pipeline call: numbers that a row may bring, and a job has defaults for."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskColumns:
+    """The columns of a task, as data for all who must not know tasks."""
+
+    fields: tuple[str, ...]
+    """What a row may bring; the first one it must."""
+    recorded: tuple[str, ...]
+    """What a dataset has beside images and carried columns, in this order."""
+    images: tuple[str, ...] = (IMAGE,)
+    """Which columns of a dataset hold images, in this order."""
+    scale: int = 1
+    """How many times larger an image is than the height and width of its call."""
+
+    @property
+    def main(self) -> str:
+        """The field that every row must bring."""
+        return self.fields[0]
+
+    @property
+    def has_image(self) -> bool:
+        """Tell whether rows bring images, which then decide the size of what is made of them."""
+        return IMAGE in self.fields
+
+    @property
+    def types(self) -> dict[str, str]:
+        """Name and Arrow type of the recorded columns."""
+        return {name: COLUMNS[name].type for name in self.recorded}
+
+
+def json_schema(fields: Iterable[str]) -> dict[str, Any]:
+    """A JSON schema of rows that bring some columns (draft 2020-12)."""
+    names = list(fields)
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "type": "object",
+        "properties": {name: _property(COLUMNS[name]) for name in names},
+        "required": names[:1],
+    }
+
+
+def _property(column: Column) -> dict[str, Any]:
+    """One column as a property; null takes the job's default, where there may be one."""
+    kind = "string" if column.is_text else "integer" if column.is_whole else "number"
+    kinds = ["string", "integer"] if column.name == "id" else [kind]
+    described: dict[str, Any] = {"description": column.meaning}
+    if column.type != "image":
+        may_be_null = column.by is By.CALL or column.name == "seed"
+        described["type"] = [*kinds, "null"] if may_be_null else kinds
+    bounds = {"minimum": column.low, "maximum": column.high, "default": column.default}
+    described |= {name: value for name, value in bounds.items() if value is not None}
+    return described | ({"multipleOf": column.multiple} if column.multiple else {})

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cached_property, partial
@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from ldm_batch import identity
 from ldm_batch.config import JobConfig
+from ldm_batch.config.older import with_new_names
 from ldm_batch.errors import JobError
 from ldm_batch.plan.stored import Plan, load_plan
 from ldm_batch.records import Receipt, Shard
@@ -72,8 +73,7 @@ class Dataset:
         Fields that this version does not know are left out; those that the plan does not know are
         at their defaults.
         """
-        job: JobConfig = _filled(JobConfig, self.plan.document["config"])
-        return job
+        return with_new_names(_filled(JobConfig, self.plan.document["config"]))
 
     def receipts(self) -> Iterator[Receipt]:
         """The receipts of all shards that are done, rebuilt where they are missing.
@@ -84,9 +84,16 @@ class Dataset:
         indices = (shard.index for shard in self.done)
         return map_in_threads(partial(read_receipt, self.store), indices, RECEIPT_THREADS)
 
-    def rows(self, index: int, columns: Sequence[str] | None = None) -> Iterator[Mapping[str, Any]]:
-        """The rows of a shard's object, a few at a time; see `rows_of`."""
-        yield from rows_of(self.store, index, columns)
+    def rows_at(self, index: int, places: Collection[int]) -> list[Mapping[str, Any]]:
+        """Some rows of a shard's object, in order, by their places in it, from 0."""
+        rows: list[Mapping[str, Any]] = []
+        start, ordered = 0, sorted(places)
+        with self.store.open(identity.data_path(f"{index:05d}")) as file:
+            for batch in open_object(file).iter_batches(ROWS_PER_READ):
+                here = [place - start for place in ordered if 0 <= place - start < len(batch)]
+                rows += batch.take(here).to_pylist() if here else []
+                start += len(batch)
+        return rows
 
     def num_images(self, index: int) -> int:
         """Images of a shard, by its object's footer."""

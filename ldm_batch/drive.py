@@ -16,10 +16,9 @@ from typing import TextIO
 from ldm_batch import identity
 from ldm_batch.cluster import run_on_ray, run_once_on_ray
 from ldm_batch.cluster.attempts import run_in_process, run_once_in_process
-from ldm_batch.config import JobConfig, has_second_stage
-from ldm_batch.config.validate import validate
+from ldm_batch.config import JobConfig
 from ldm_batch.errors import JobError, StorageError
-from ldm_batch.generate.models import check_models, find_models, measure_batch_size
+from ldm_batch.generate.choose import Choice, choose, measure_batch_size, validate_job
 from ldm_batch.identity import NEWEST_FORM
 from ldm_batch.plan.fingerprint import images_document
 from ldm_batch.plan.make import carry_schema, make_plan, select_shards
@@ -36,7 +35,8 @@ from ldm_batch.write.receipt import roll_forward, write_failure
 
 EXIT_DONE, EXIT_SHARDS_FAILED = 0, 1
 MIN_ROWS_TO_JUDGE = 200
-MAX_LISTED = 20
+MAX_NAMED = 20
+"""Failed shards that the command which makes them names; more, and it makes all that is missing."""
 
 
 def run_job(job: JobConfig, *, overrides: Sequence[str] = (), out: TextIO = sys.stdout) -> int:
@@ -53,14 +53,14 @@ def run_job(job: JobConfig, *, overrides: Sequence[str] = (), out: TextIO = sys.
     Raises:
         JobError: the job cannot run or must stop; nothing that was committed is lost.
     """
-    validate(job)
-    job = anchor(job)
-    store = open_sink(job.sink)
-    lock, native_size = find_models(job)
-    command = resume_command(job, overrides)
+    chosen = choose(anchor(validate_job(job).job))
+    store = open_sink(chosen.job.sink)
+    lock, native_size = chosen.find_models()
+    command = resume_command(chosen.job, overrides)
     try:
-        job = _settle_batch_size(job, store, native_size, out)
-        plan = _settle_plan(job, store, lock, native_size, command)
+        chosen = _settle_batch_size(chosen, store, native_size, out)
+        job = chosen.job
+        plan = _settle_plan(chosen, store, lock, native_size, command)
         done = committed_shards(store)
         todo = select_shards(plan, done, named=job.shards, overwrite=job.overwrite)
         _print_plan(plan, todo, done, store, out)
@@ -70,15 +70,13 @@ def run_job(job: JobConfig, *, overrides: Sequence[str] = (), out: TextIO = sys.
         roll_forward(store, done)
     except StorageError as error:
         raise JobError(str(error)) from error
-    second_name = model_name(job.upscale.model) if has_second_stage(job) else ""
     spec = WorkerSpec(
         job,
         plan.fingerprint,
         plan.form.number,
-        model_name(job.model),
         lock,
         native_size,
-        second_name,
+        {stage.section: model_name(stage.model) for stage in chosen.task.stages(job)},
     )
     with turn:
         tally = _make_shards(job, store, spec, todo, out)
@@ -100,29 +98,31 @@ def _claim(store: Store, out: TextIO) -> AbstractContextManager[None]:
 
 
 def _settle_batch_size(
-    job: JobConfig, store: Store, native_size: tuple[int, int], out: TextIO
-) -> JobConfig:
+    chosen: Choice, store: Store, native_size: tuple[int, int], out: TextIO
+) -> Choice:
     """The job with `batch_size: auto` settled: by the plan, or measured where a worker runs."""
+    job = chosen.job
     if job.batch_size != "auto":
-        return job
+        return chosen
     planned = load_document(store)
     if planned is not None:
         size = int(planned["images"]["batch_size"])
     elif job.dry_run:
         size = 1
     else:
-        measure, tell = partial(measure_batch_size, job, native_size), partial(_tell, out)
+        measure = partial(measure_batch_size, job, native_size)
+        tell = partial(_tell, out)
         tell("batch_size: to be measured where a worker runs")
         if job.cluster.executor == "in_process":
             size = int(run_once_in_process(measure))
         else:
             size = int(run_once_on_ray(measure, job.cluster, tell))
         tell(f"batch_size: {size}, measured for this model and machine")
-    return dataclasses.replace(job, batch_size=size)
+    return choose(dataclasses.replace(job, batch_size=size))
 
 
 def _settle_plan(
-    job: JobConfig,
+    chosen: Choice,
     store: Store,
     lock: Mapping[str, str],
     native_size: tuple[int, int],
@@ -133,15 +133,24 @@ def _settle_plan(
     Of two drivers that plan at once one stores first; the other starts again from what it stored.
     """
     environment = {"command": command, "versions": versions()}
-    config, carry = recorded_config(job), carry_schema(job)
+    job, task = chosen.job, chosen.task
+    config, carry = recorded_config(job), carry_schema(job.source, task.columns)
     while True:
         planned = load_plan(store)
         if planned is None:  # a plan that cannot be worked must not be stored
-            check_models(job)
+            chosen.engine.check_models(job, task)
         form = planned.form if planned else NEWEST_FORM
-        images = images_document(job, lock, carry, form)
+        of_task = task.identify(job, lock)
+        images = images_document(job, lock, carry, form, of_task=of_task)
         document = plan_document(images, form, config=config, environment=environment)
-        plan = make_plan(job, store, planned, document=document, native_size=native_size)
+        plan = make_plan(
+            job,
+            store,
+            planned,
+            task=task.columns,
+            document=document,
+            native_size=native_size,
+        )
         if job.dry_run or save_plan(store, plan):
             return plan
 
@@ -234,9 +243,9 @@ def _print_report(tally: Tally, store: Store, command: str, out: TextIO) -> None
         )
     if tally.failures:
         indices = sorted(failure.shard for failure in tally.failures)
-        listed = ",".join(map(str, indices[:MAX_LISTED]))
+        listed = ",".join(map(str, indices[:MAX_NAMED]))
         _tell(out, f"{len(indices)} shards failed; to make them:")
-        rest = "" if len(indices) > MAX_LISTED else f" 'shards=[{listed}]'"
+        rest = "" if len(indices) > MAX_NAMED else f" 'shards=[{listed}]'"
         _tell(out, f"  {command}{rest}")
     _tell(out, f"dataset: {store.uri(identity.DATA_FOLDER)}")
 

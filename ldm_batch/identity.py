@@ -71,7 +71,7 @@ def image_seed(job_seed: int, key: str, image_index: int, row_seed: int | None =
     BLAKE2b hash of (job seed, image index, key).
     """
     if row_seed is not None:
-        return (row_seed + image_index) % 2**64
+        return (row_seed + image_index) % (MAX_SEED + 1)
     return _hashed_seed(b"ldm_batch.seed", job_seed, key, image_index)
 
 
@@ -82,7 +82,7 @@ def upscale_seed(job_seed: int, key: str, image_index: int, row_seed: int | None
     the images of two jobs after each other.
     """
     if row_seed is not None:
-        return (row_seed + image_index) % 2**64
+        return (row_seed + image_index) % (MAX_SEED + 1)
     return _hashed_seed(b"ldm_batch.upscal", job_seed, key, image_index)
 
 

@@ -1,6 +1,6 @@
 """The values that flow through a job: files, shards, rows, requests, images, rejections, receipts.
 
-Frozen, plain, without behaviour beyond their own names; this module imports no third party and
+Frozen, plain, with little behaviour of their own; this module imports no third party and
 must not know where a value came from or where it goes.
 """
 
@@ -62,13 +62,16 @@ class Shard:
         return f"{self.index:05d}"
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """The arguments of a pipeline call; rows with an equal call may share a batch."""
+    """The arguments of a pipeline call; rows with an equal call may share a batch.
+
+    `columns.py` says what each means and may be; height and width are in pixels.
+    """
 
     num_inference_steps: int
-    guidance_scale: float
-    eta: float
+    guidance_scale: float = 1.0
+    eta: float = 0.0
     height: int
     width: int
 
@@ -89,7 +92,7 @@ class InputImage:
     """What was done to make it RGB; see `decode.py`."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
     """One valid input row.
 
@@ -99,25 +102,21 @@ class Row:
     index: int
     input_row: int
     key: str
-    prompt: str
-    negative_prompt: str
+    inputs: Mapping[str, Any]
+    """What its task makes an image of, by field: a prompt, an `InputImage`, ..."""
     call: Call
     seed: int | None
     carry: Mapping[str, Any] = field(default_factory=dict)
-    image: InputImage | None = None
-    """What is to be enlarged; its height and width are those of `call`."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """One image to make: image `image_index` of a row, all that a pipeline may know of it."""
+    """One image to make: all that a pipeline may know of it."""
 
-    prompt: str
-    negative_prompt: str
+    inputs: Mapping[str, Any]
+    """As a row's, but for images, which are pixels here: uint8 `[h, w, 3]`, or 4 with alpha."""
     seed: int
     call: Call
-    image: Any = None
-    """What is to be enlarged: uint8 `[height, width, 3]`, or 4 with alpha."""
     upscale_seed: int | None = None
     """Seed of the second stage of a chained job."""
 
@@ -181,16 +180,25 @@ class PlannedImage:
     seed: int
     upscale_seed: int | None = None
 
-    @property
-    def request(self) -> Request:
-        """What a pipeline needs to make it."""
-        return Request(
-            self.row.prompt,
-            self.row.negative_prompt,
-            self.seed,
-            self.row.call,
-            upscale_seed=self.upscale_seed,
-        )
+
+SECOND_STAGE = "upscale/"
+"""Before the paths of the second model's files in the lock of a job of two stages."""
+
+
+def join_locks(first: Mapping[str, str], second: Mapping[str, str]) -> dict[str, str]:
+    """The lock of a job of two stages; `split_lock` takes it apart."""
+    return {**first, **{f"{SECOND_STAGE}{path}": digest for path, digest in second.items()}}
+
+
+def split_lock(lock: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+    """The files of the job's model, and those of its second stage if it has one."""
+    first = {path: digest for path, digest in lock.items() if not path.startswith(SECOND_STAGE)}
+    second = {
+        path.removeprefix(SECOND_STAGE): digest
+        for path, digest in lock.items()
+        if path.startswith(SECOND_STAGE)
+    }
+    return first, second
 
 
 class Outcome(StrEnum):

@@ -15,14 +15,15 @@ from datetime import UTC, datetime
 from typing import Any, BinaryIO
 
 from ldm_batch.columns import IMAGE, LOW_RESOLUTION
-from ldm_batch.config import UPSCALE, CallConfig, JobConfig, has_second_stage, with_size
-from ldm_batch.config.job import output_columns
+from ldm_batch.config import JobConfig, with_size
 from ldm_batch.errors import LdmBatchError, StorageError
 from ldm_batch.generate.batches import generate_images, plan_images
-from ldm_batch.generate.models import load_pipeline, split_lock
+from ldm_batch.generate.choose import choose
 from ldm_batch.generate.pipeline import Pipeline
+from ldm_batch.generate.task import Task
 from ldm_batch.identity import FORMS, data_path, fingerprint
 from ldm_batch.read.images import InputImages
+from ldm_batch.read.rows import RowContext
 from ldm_batch.read.shard import read_shard
 from ldm_batch.records import (
     Fault,
@@ -35,13 +36,14 @@ from ldm_batch.records import (
     Row,
     Shard,
     Slot,
+    split_lock,
 )
 from ldm_batch.storage import Store, open_sink
 from ldm_batch.write.commit import commit_shard, make_facts
 from ldm_batch.write.encode import Encoders
 from ldm_batch.write.parquet import object_schema, written_object
 from ldm_batch.write.receipt import make_receipt, read_receipt, write_receipt
-from ldm_batch.write.record import Origin, make_record, second_stage_record
+from ldm_batch.write.record import Origin, make_record
 from ldm_batch.write.spool import Spool
 
 
@@ -53,16 +55,11 @@ class WorkerSpec:
     fingerprint: str
     fingerprint_form: int
     """Number of the plan's form: how images are named and seeded."""
-    model_name: str
     model_lock: Mapping[str, str]
     native_size: tuple[int, int]
-    second_model_name: str = ""
-    """The model of the second stage, if the job has one."""
-
-    @property
-    def call(self) -> CallConfig:
-        """The job's call arguments with the image size filled in."""
-        return with_size(self.job.call, self.native_size)
+    """The model's own height and width in pixels."""
+    model_names: Mapping[str, str]
+    """Section of a model -> its name in the dataset: the job's own under nothing."""
 
 
 def load_worker(spec: WorkerSpec) -> Worker:
@@ -71,7 +68,8 @@ def load_worker(spec: WorkerSpec) -> Worker:
     Raises:
         JobError: the model does not load.
     """
-    return Worker(spec, load_pipeline(spec.job, spec.model_lock), open_sink(spec.job.sink))
+    pipeline = choose(spec.job).load(spec.model_lock)
+    return Worker(spec, pipeline, open_sink(spec.job.sink))
 
 
 class Worker:
@@ -79,12 +77,11 @@ class Worker:
 
     def __init__(self, spec: WorkerSpec, pipeline: Pipeline, store: Store) -> None:
         self._spec, self._pipeline, self._store = spec, pipeline, store
+        self._task = choose(spec.job).task
         self._form = FORMS[spec.fingerprint_form]
         self._turn = threading.Lock()
         self._encoders = Encoders(spec.job.image, spec.job.batch_size)
-        self._origin = _make_origin(spec, pipeline)
-        self._enlarges = spec.job.source.kind == "images"
-        self._keeps_low = has_second_stage(spec.job) and spec.job.upscale.keep_low_resolution
+        self._origin = _make_origin(spec, self._task, pipeline)
 
     def make_shard(self, shard: Shard) -> Receipt:
         """Turn one shard into its committed object, unless that stands by now.
@@ -102,18 +99,24 @@ class Worker:
 
     def _make_shard(self, shard: Shard, encoded: Spool, inputs: Spool) -> Receipt:
         """Read, generate and encode, write, commit: what the package's listing says."""
-        job, clock = self._spec.job, Clock()
-        originals = InputImages(job, shard, inputs) if self._enlarges else None
+        job, task, clock = self._spec.job, self._task, Clock()
+        originals = InputImages(job, shard, inputs) if task.columns.has_image else None
+        call = with_size(job.call, self._spec.native_size)
+        context = RowContext(job.source, call, originals)
 
-        found = read_shard(shard, job.source, self._spec.call, originals, form=self._form)
+        found = read_shard(shard, task.columns, task.parse_row, context, form=self._form)
         counts = self._count_tokens(found.rows)
         rows, too_long = self._refuse_long(found.rows, counts)
-        images = plan_images(rows, job, self._form)
+        num_images = job.num_images_per_prompt
+        images = plan_images(task, rows, self._form, job_seed=job.seed, num_images=num_images)
         clock.lap("read_s")
 
         with self._turn:
             clock.lap("wait_s")
-            made = generate_images(self._pipeline, images, originals.load if originals else None)
+            load_image = originals.load if originals else None
+            made = generate_images(
+                self._pipeline, images, lambda image: task.make_request(image, load_image)
+            )
             digests, faults = self._encoders.spool_images(made, encoded)
             notes = tuple(self._pipeline.pop_notes())
             clock.lap("generate_s")
@@ -162,7 +165,7 @@ class Worker:
         return receipt
 
     def _count_tokens(self, rows: Sequence[Row]) -> dict[str, PromptCount]:
-        counts = self._pipeline.count_tokens([row.prompt for row in rows])
+        counts = self._pipeline.count_tokens([row.inputs.get("prompt", "") for row in rows])
         return {row.key: count for row, count in zip(rows, counts, strict=True)}
 
     def _refuse_long(
@@ -197,19 +200,17 @@ class Worker:
             images: those that are stored, by number.
             digests: SHA-256 of bytes and pixels.
         """
-        scale = UPSCALE if self._enlarges or has_second_stage(self._spec.job) else 1
-        records = []
+        task, records = self._task, []
         for number, image in images.items():
+            low = digests.get((number, LOW_RESOLUTION))
             record = make_record(
                 image,
                 origin=self._origin,
                 input_file=shard.file.name,
-                count=counts[image.row.key],
                 digests=digests[number, IMAGE],
-                scale=scale,
+                of_task=task.record(image, counts[image.row.key], low and low[1]),
+                scale=task.columns.scale,
             )
-            if (low := digests.get((number, LOW_RESOLUTION))) is not None:
-                record |= second_stage_record(image, self._origin, low[1])
             records.append((number, record))
         return records
 
@@ -221,31 +222,20 @@ class Worker:
         facts: Mapping[str, Any],
     ) -> AbstractContextManager[BinaryIO]:
         """The object of a shard, on local disk."""
-        job = self._spec.job
-        schema = object_schema(
-            output_columns(job), carried, facts, keep_low_resolution=self._keeps_low
-        )
-        return written_object(records, encoded, schema=schema, extension=job.image.format)
+        schema = object_schema(self._task.columns, carried, facts)
+        extension = self._spec.job.image.format
+        return written_object(records, encoded, schema=schema, extension=extension)
 
 
-def _make_origin(spec: WorkerSpec, pipeline: Pipeline) -> Origin:
-    described, (first, second) = pipeline.describe(), split_lock(spec.model_lock)
-    second_stage: dict[str, object] = {}
-    if has_second_stage(spec.job):
-        second_stage = {
-            "upscale_num_inference_steps": spec.job.upscale.num_inference_steps,
-            "upscale_eta": spec.job.upscale.eta,
-            "upscale_scheduler": str(described["upscale"]["scheduler"]),
-            "upscale_model": spec.second_model_name,
-            "upscale_model_sha256": fingerprint(second),
-        }
+def _make_origin(spec: WorkerSpec, task: Task, pipeline: Pipeline) -> Origin:
+    described = pipeline.describe()
     return Origin(
         scheduler=str(described["scheduler"]),
-        model=spec.model_name,
-        model_sha256=fingerprint(first),
+        model=spec.model_names[""],
+        model_sha256=fingerprint(split_lock(spec.model_lock)[0]),
         image_format=spec.job.image.format,
         fingerprint=spec.fingerprint,
-        second_stage=second_stage,
+        of_task=task.origin(spec.job, spec.model_lock, described, spec.model_names),
     )
 
 

@@ -20,8 +20,8 @@ from ldm_batch.config import (
     SinkConfig,
     SourceConfig,
 )
-from ldm_batch.config.validate import validate
-from ldm_batch.generate.models import find_models
+from ldm_batch.generate.choose import choose
+from ldm_batch.generate.choose import validate_job as validate
 from ldm_batch.identity import NEWEST_FORM
 from ldm_batch.plan.fingerprint import images_document
 from ldm_batch.plan.make import carry_schema, make_plan
@@ -43,7 +43,7 @@ def _write_parquet(path: Path, *, row_group_size: int | None = None, **columns: 
 def _make_job(source: Any, sink: Any, **changes: Any) -> JobConfig:
     uri = [str(place) for place in source] if isinstance(source, list) else str(source)
     job = JobConfig(
-        model=ModelConfig(pipeline="random_pixels"),
+        model=ModelConfig(engine="random_pixels"),
         source=SourceConfig(uri=uri),
         sink=SinkConfig(uri=str(sink)),
         cluster=ClusterConfig(executor="in_process"),
@@ -60,18 +60,21 @@ def _make_job(source: Any, sink: Any, **changes: Any) -> JobConfig:
 
 def _plan_job(job: JobConfig) -> Plan:
     store = Store(str(job.sink.uri))
-    lock, native_size = find_models(job)
-    planned = load_plan(store)
+    chosen = choose(job)
+    lock, native_size = chosen.find_models()
+    planned, task = load_plan(store), chosen.task
     form = planned.form if planned else NEWEST_FORM
-    images = images_document(job, lock, carry_schema(job), form)
+    carry = carry_schema(job.source, task.columns)
+    images = images_document(job, lock, carry, form, of_task=task.identify(job, lock))
     document = plan_document(images, form, config={}, environment={"command": "run"})
-    return make_plan(job, store, planned, document=document, native_size=native_size)
+    sizes = {"document": document, "native_size": native_size}
+    return make_plan(job, store, planned, task=task.columns, **sizes)
 
 
 def _make_worker(job: JobConfig, pipeline: Any = None) -> tuple[Worker, Plan]:
     store, plan = Store(str(job.sink.uri)), _plan_job(job)
     save_plan(store, plan)
-    spec = WorkerSpec(job, plan.fingerprint, plan.form.number, "model", {}, (8, 8))
+    spec = WorkerSpec(job, plan.fingerprint, plan.form.number, {}, (8, 8), {"": "model"})
     return (load_worker(spec) if pipeline is None else Worker(spec, pipeline, store)), plan
 
 

@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 
 from ldm_batch.__main__ import COMMANDS
 from ldm_batch.config import JobConfig
-from ldm_batch.config.validate import validate
+from ldm_batch.generate.choose import validate_job as validate
 from ldm_batch.run import config_folder
 
 PACKAGE = Path(__file__).parent.parent / "ldm_batch"
@@ -257,7 +257,7 @@ def test_the_job_wins_over_the_base() -> None:
     defaults = OmegaConf.load(config_folder() / "config.yaml").defaults
     names = [name if isinstance(name, str) else next(iter(name)) for name in defaults]
     assert names.index("_self_") < names.index("conf")
-    assert ("job_schema", "model") in pairwise(names)
+    assert ("job_schema", "task") in pairwise(names)
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from ldm_batch import identity
-from ldm_batch.columns import COLUMNS
 from ldm_batch.errors import JobError, ShardError, StorageError
+from ldm_batch.generate.text_to_image import COLUMNS
 from ldm_batch.records import (
     Failure,
     InputFile,

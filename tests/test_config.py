@@ -21,8 +21,8 @@ from ldm_batch.config import (
 )
 from ldm_batch.config.bounds import suggest
 from ldm_batch.config.model import is_commit_sha
-from ldm_batch.config.validate import validate
 from ldm_batch.errors import JobError
+from ldm_batch.generate.choose import validate_job as validate
 
 JOB = JobConfig(
     model=ModelConfig(path="demo:text_to_image"),
@@ -45,7 +45,7 @@ def problems(**changes: Any) -> list[str]:
     "changes",
     [
         {},
-        {"model": ModelConfig(pipeline="random_pixels")},
+        {"model": ModelConfig(engine="random_pixels")},
         {"model": ModelConfig(**PINNED)},
         {"source": SourceConfig(uri=["a", "b"], columns={"id": None}, carry=["x", "y"])},
         {"call": CallConfig(height=8, width=4096, eta=1.0, guidance_scale=0)},
@@ -134,7 +134,7 @@ def test_valid_jobs(changes: dict[str, Any]) -> None:
         ),
         (
             {"source": SourceConfig(uri="a", columns={"prompt": None})},
-            "source.columns.prompt: null, but",
+            "source.columns.prompt: null, but every row must have one",
         ),
         (
             {"source": SourceConfig(uri="a", carry=["x", "y", "x"])},

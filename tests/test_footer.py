@@ -12,6 +12,7 @@ import pytest
 
 from ldm_batch.config import SourceConfig
 from ldm_batch.errors import JobError
+from ldm_batch.generate.text_to_image import TEXT_TO_IMAGE
 from ldm_batch.read.deadly_footers import find_deadly
 from ldm_batch.read.footer import (
     carried_fields,
@@ -26,6 +27,8 @@ from ldm_batch.records import InputFile
 from ldm_batch.storage import SourceFile
 
 WriteParquet = Callable[..., str]
+
+TASK = TEXT_TO_IMAGE.columns
 
 
 def footer_of(path: str) -> Any:
@@ -125,7 +128,7 @@ def test_a_column_too_large_to_unpack_is_refused(
     pq.write_table(table, tmp_path / "a.parquet", compression="zstd")
     footer = footer_of(str(tmp_path / "a.parquet"))
     with pytest.raises(JobError, match=f"'{name}' of row group 0 unpacks to 10000.. bytes, at"):
-        resolve_columns(footer, SourceConfig(columns={"prompt": name}), "a.parquet")
+        resolve_columns(footer, TASK, SourceConfig(columns={"prompt": name}), "a.parquet")
 
 
 def test_a_large_column_that_is_not_read_is_no_trouble(
@@ -140,7 +143,7 @@ def test_a_large_column_that_is_not_read_is_no_trouble(
 
 
 def resolve(tmp_path: Path, write: WriteParquet, source: SourceConfig, **columns: Any) -> Any:
-    return resolve_columns(footer_with(tmp_path, write, **columns), source, "x.parquet")
+    return resolve_columns(footer_with(tmp_path, write, **columns), TASK, source, "x.parquet")
 
 
 def test_columns_of_a_fields_name_are_used(tmp_path: Path, write_parquet: WriteParquet) -> None:
@@ -185,7 +188,7 @@ def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
     table = pa.table([pa.array(["a"]), pa.array(["b"])], names=["prompt", "prompt"])
     pq.write_table(table, tmp_path / "x.parquet")
     with pytest.raises(JobError, match="two columns are named 'prompt'"):
-        resolve_columns(footer_of(str(tmp_path / "x.parquet")), SourceConfig(), "x.parquet")
+        resolve_columns(footer_of(str(tmp_path / "x.parquet")), TASK, SourceConfig(), "x.parquet")
 
 
 TEXTS = [pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string()), pa.null()]
@@ -233,7 +236,7 @@ def test_carried_types_are_those_of_the_values(tmp_path: Path, write_parquet: Wr
     carried = {"a": pa.array(["x"]).dictionary_encode(), "b": pa.array([1.5])}
     footer = footer_with(tmp_path, write_parquet, prompt=["a"], **carried)
     source = SourceConfig(carry=["b", "a"])
-    assert carried_fields(footer, source) == [("b", pa.float64()), ("a", pa.string())]
+    assert carried_fields(footer, TASK, source) == [("b", pa.float64()), ("a", pa.string())]
 
 
 @pytest.mark.parametrize(

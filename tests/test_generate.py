@@ -1,7 +1,6 @@
 """Rows to pixels: every image once, in batches of one call; random pixels in place of a model."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,22 +10,43 @@ from hypothesis import strategies as st
 
 from ldm_batch.config import JobConfig, ModelConfig
 from ldm_batch.generate.batches import generate_images, make_batches, plan_images
-from ldm_batch.generate.models import find_models, load_pipeline
+from ldm_batch.generate.choose import choose
 from ldm_batch.generate.pipeline import BatchKey
 from ldm_batch.generate.random_pixels import RandomPixels
+from ldm_batch.generate.text_to_image import TEXT_TO_IMAGE
 from ldm_batch.identity import NEWEST_FORM, image_seed
 from ldm_batch.records import Call, PlannedImage, PromptCount, Request, Row
 
-CALLS = [Call(10, 1.0, 0.0, 8, 8), Call(10, 1.0, 0.0, 8, 16), Call(20, 1.0, 0.0, 8, 8)]
-JOB = JobConfig(model=ModelConfig(pipeline="random_pixels"))
+CALLS = [
+    Call(num_inference_steps=10, guidance_scale=1.0, eta=0.0, height=8, width=8),
+    Call(num_inference_steps=10, guidance_scale=1.0, eta=0.0, height=8, width=16),
+    Call(num_inference_steps=20, guidance_scale=1.0, eta=0.0, height=8, width=8),
+]
+JOB = JobConfig(model=ModelConfig(engine="random_pixels"))
 
 
 def row(number: int, call: Call = CALLS[0], seed: int | None = None) -> Row:
-    return Row(number, number, f"key-{number}", f"prompt {number}", "", call, seed)
+    return Row(
+        index=number,
+        input_row=number,
+        key=f"key-{number}",
+        inputs={"prompt": f"prompt {number}", "negative_prompt": ""},
+        call=call,
+        seed=seed,
+    )
+
+
+def plan(rows: Sequence[Row], job_seed: int = 0, num_images: int = 1) -> list[PlannedImage]:
+    options = {"job_seed": job_seed, "num_images": num_images}
+    return plan_images(TEXT_TO_IMAGE, rows, NEWEST_FORM, **options)
+
+
+def request(image: PlannedImage) -> Request:
+    return TEXT_TO_IMAGE.make_request(image, None)
 
 
 def images(calls: Sequence[int]) -> list[PlannedImage]:
-    return plan_images([row(i, CALLS[call]) for i, call in enumerate(calls)], JOB, NEWEST_FORM)
+    return plan([row(i, CALLS[call]) for i, call in enumerate(calls)])
 
 
 def equal_calls(batch_size: int) -> BatchKey:
@@ -69,7 +89,7 @@ def test_calls_come_as_they_first_appear() -> None:
 
 def test_images_of_a_row_follow_each_other_with_their_seeds() -> None:
     rows = [row(0), row(1, seed=40)]
-    planned = plan_images(rows, replace(JOB, seed=7, num_images_per_prompt=2), NEWEST_FORM)
+    planned = plan(rows, job_seed=7, num_images=2)
     assert [(image.row, image.image_index, image.seed) for image in planned] == [
         (rows[0], 0, image_seed(7, "key-0", 0)),
         (rows[0], 1, image_seed(7, "key-0", 1)),
@@ -79,17 +99,22 @@ def test_images_of_a_row_follow_each_other_with_their_seeds() -> None:
 
 
 def test_a_pipeline_is_told_nothing_but_the_request() -> None:
-    [image] = plan_images([row(3, seed=5)], JOB, NEWEST_FORM)
-    assert image.request == Request("prompt 3", "", 5, CALLS[0])
+    [image] = plan([row(3, seed=5)])
+    assert request(image) == Request(
+        inputs={"prompt": "prompt 3", "negative_prompt": ""}, seed=5, call=CALLS[0]
+    )
 
 
 @given(PLANNED, st.integers(1, 9))
 def test_pixels_go_to_their_own_image(planned: list[PlannedImage], batch_size: int) -> None:
     """Whatever stands beside it in a batch: each picture is that of its own seed."""
-    made = {slot[0]: pixels for slot, pixels in generate_images(RandomPixels(batch_size), planned)}
+    made = {
+        slot[0]: pixels
+        for slot, pixels in generate_images(RandomPixels(batch_size), planned, request)
+    }
     assert sorted(made) == list(range(len(planned)))
     for slot, image in enumerate(planned):
-        [alone] = RandomPixels().generate([image.request])
+        [alone] = RandomPixels().generate([request(image)])
         assert np.array_equal(made[slot], alone)
 
 
@@ -99,13 +124,19 @@ def test_a_pipeline_that_returns_too_few_is_an_error() -> None:
             return super().generate(requests)[1:]
 
     with pytest.raises(ValueError, match="shorter"):
-        list(generate_images(Forgetful(), images([0, 0])))
+        list(generate_images(Forgetful(), images([0, 0]), request))
 
 
 def test_random_pixels() -> None:
     pipeline = RandomPixels()
-    request = Request("a", "", 2**64 - 1, CALLS[1])
-    one, same, other = pipeline.generate([request, request, Request("a", "", 1, CALLS[1])])
+    request = Request(inputs={"prompt": "a", "negative_prompt": ""}, seed=2**64 - 1, call=CALLS[1])
+    one, same, other = pipeline.generate(
+        [
+            request,
+            request,
+            Request(inputs={"prompt": "a", "negative_prompt": ""}, seed=1, call=CALLS[1]),
+        ]
+    )
     assert (one.shape, one.dtype) == ((8, 16, 3), np.uint8)
     assert np.array_equal(one, same)
     assert not np.array_equal(one, other)
@@ -116,5 +147,5 @@ def test_random_pixels() -> None:
 
 
 def test_random_pixels_need_no_model() -> None:
-    assert find_models(JOB) == ({}, (8, 8))
-    assert isinstance(load_pipeline(JOB, {}), RandomPixels)
+    assert choose(JOB).find_models() == ({}, (8, 8))
+    assert isinstance(choose(JOB).load({}), RandomPixels)

@@ -29,7 +29,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from ldm_batch.config import JobConfig
-from ldm_batch.config.validate import validate
+from ldm_batch.generate.choose import validate_job as validate
 from ldm_batch.run import config_folder
 
 ROOT = Path(__file__).parent.parent

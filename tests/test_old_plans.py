@@ -158,7 +158,7 @@ class LaterCall(CallConfig):
 
 def test_a_later_field_enters_only_where_it_is_used() -> None:
     def document(call: CallConfig) -> dict[str, Any]:
-        return images_document(JobConfig(call=call), {}, {}, FORMS[1])
+        return images_document(JobConfig(call=call), {}, {}, FORMS[1], of_task={})
 
     assert document(LaterCall()) == document(CallConfig())
     assert document(LaterCall(sharpness=0.5))["call"] == {

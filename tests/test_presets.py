@@ -56,7 +56,11 @@ def test_find_largest_stops_where_memory_ends() -> None:
 
 def test_batch_size_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, memory = ModelConfig(path="demo:text_to_image"), tmp_path / "cache" / "sizes.json"
-    arguments = (model, SchedulerConfig(), Call(50, 2.0, 0.0, 64, 64))
+    arguments = (
+        model,
+        SchedulerConfig(),
+        Call(num_inference_steps=50, guidance_scale=2.0, eta=0.0, height=64, width=64),
+    )
     size = find_batch_size(*arguments, candidates=(1, 4), memory=memory)
     (key, value), *_ = json.loads(memory.read_text()).items()
     assert value == size
@@ -73,9 +77,18 @@ def test_fast_runs_a_fifth_of_the_references_unet_and_draws_nearly_the_same() ->
     first._unet.register_forward_pre_hook(lambda _, args: rows.append(len(args[0])))
     for name in ("reference", "fast"):
         rows.append(0)
-        call = Call(PRESETS[name].num_inference_steps, 2.0, 0.0, 64, 64)
+        call = Call(
+            num_inference_steps=PRESETS[name].num_inference_steps,
+            guidance_scale=2.0,
+            eta=0.0,
+            height=64,
+            width=64,
+        )
         prompts = ("a red circle on a blue background", "a small blue star on a red background")
-        batch = [Request(prompt, "", 1, call) for prompt in prompts]
+        batch = [
+            Request(inputs={"prompt": prompt, "negative_prompt": ""}, seed=1, call=call)
+            for prompt in prompts
+        ]
         images[name] = np.array(
             first.with_scheduler(PRESETS[name].scheduler).generate(batch), float
         )

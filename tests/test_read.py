@@ -19,20 +19,23 @@ from hypothesis import strategies as st
 
 from ldm_batch.config import CallConfig, SourceConfig
 from ldm_batch.errors import ShardError
+from ldm_batch.generate.text_to_image import TEXT_TO_IMAGE
 from ldm_batch.identity import FORMS
-from ldm_batch.read.rows import MAX_CARRIED_BYTES
+from ldm_batch.read.rows import MAX_CARRIED_BYTES, RowContext
 from ldm_batch.read.shard import ShardRows, read_shard
 from ldm_batch.records import Call, InputFile, Reason, Shard
 
 WriteParquet = Callable[..., str]
 CALL = CallConfig(num_inference_steps=10, guidance_scale=2.0, height=64, width=32)
-DEFAULT = Call(10, 2.0, 0.0, 64, 32)
+DEFAULT = Call(num_inference_steps=10, guidance_scale=2.0, eta=0.0, height=64, width=32)
 BAD_TEXT = b"\xff\xfe"
 MEASURE = """
 import resource, sys
 from ldm_batch.config import CallConfig, SourceConfig
 from ldm_batch.read.footer import read_new_footers
+from ldm_batch.generate.text_to_image import TEXT_TO_IMAGE
 from ldm_batch.identity import FORMS
+from ldm_batch.read.rows import RowContext
 from ldm_batch.read.shard import read_shard
 from ldm_batch.records import InputFile, Shard
 from ldm_batch.storage import SourceFile
@@ -42,7 +45,9 @@ file = InputFile("a.parquet", path, size_bytes, "", footer.num_rows, footer.sha2
 shard = Shard(0, file, 0, min(1000, footer.num_rows))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 CALL = CallConfig(height=8, width=8)
-found = read_shard(shard, SourceConfig(carry=carry), CALL, form=FORMS[1])
+context = RowContext(SourceConfig(carry=carry), CALL)
+task = TEXT_TO_IMAGE
+found = read_shard(shard, task.columns, task.parse_row, context, form=FORMS[1])
 after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 print(len(found.rows), len(found.rejections), (after - before) // 1024)
 """
@@ -57,8 +62,13 @@ def planned(path: str | Path, start: int = 0, num_rows: int | None = None) -> Sh
     return Shard(0, file, start, total - start if num_rows is None else num_rows)
 
 
+def read_rows(shard: Shard, source: SourceConfig) -> ShardRows:
+    context = RowContext(source, CALL)
+    return read_shard(shard, TEXT_TO_IMAGE.columns, TEXT_TO_IMAGE.parse_row, context, form=FORMS[1])
+
+
 def read(path: str | Path, **source: Any) -> ShardRows:
-    return read_shard(planned(path), SourceConfig(**source), CALL, form=FORMS[1])
+    return read_rows(planned(path), SourceConfig(**source))
 
 
 @pytest.fixture
@@ -81,7 +91,11 @@ def reasons(found: ShardRows) -> list[tuple[int, Reason]]:
 
 def test_a_row_has_the_jobs_defaults(read_columns: Callable[..., ShardRows]) -> None:
     [row] = read_columns(prompt=["a cat"]).rows
-    assert (row.key, row.prompt, row.negative_prompt) == ("a.parquet#0", "a cat", "")
+    assert (row.key, row.inputs["prompt"], row.inputs["negative_prompt"]) == (
+        "a.parquet#0",
+        "a cat",
+        "",
+    )
     assert (row.call, row.seed, row.index, row.input_row, dict(row.carry)) == (
         (DEFAULT, None, 0, 0, {})
     )
@@ -99,21 +113,23 @@ def test_a_row_may_say_everything_itself(read_columns: Callable[..., ShardRows])
         "width": [4096],
     }
     [row] = read_columns(**columns).rows
-    assert (row.key, row.negative_prompt, row.seed) == ("cat", "dog", 2**63 - 1)
-    assert row.call == Call(1000, 7.5, 1.0, 8, 4096)
+    assert (row.key, row.inputs["negative_prompt"], row.seed) == ("cat", "dog", 2**63 - 1)
+    assert row.call == Call(
+        num_inference_steps=1000, guidance_scale=7.5, eta=1.0, height=8, width=4096
+    )
     assert isinstance(row.call.height, int)
 
 
 def test_null_cells_are_the_defaults(read_columns: Callable[..., ShardRows]) -> None:
     names = ["negative_prompt", "seed", "num_inference_steps", "guidance_scale", "eta", "height"]
     [row] = read_columns(**{name: pa.nulls(1) for name in names}).rows
-    assert (row.call, row.seed, row.negative_prompt) == (DEFAULT, None, "")
+    assert (row.call, row.seed, row.inputs["negative_prompt"]) == (DEFAULT, None, "")
 
 
 def test_mapped_columns_are_read(read_columns: Callable[..., ShardRows]) -> None:
     source = {"columns": {"prompt": "my.caption", "id": "number", "seed": None}}
     found = read_columns(source, **{"my.caption": ["a", "b"]}, number=[7, -8], seed=[1, 2])
-    assert [(row.key, row.prompt, row.seed) for row in found.rows] == [
+    assert [(row.key, row.inputs["prompt"], row.seed) for row in found.rows] == [
         ("7", "a", None),
         ("-8", "b", None),
     ]
@@ -126,7 +142,7 @@ def test_mapped_columns_are_read(read_columns: Callable[..., ShardRows]) -> None
 def test_text_of_any_arrow_type(read_columns: Callable[..., ShardRows], kind: pa.DataType) -> None:
     prompts = pa.array(["ein Bär", "猫 \u0000 🐈", None, "ein Bär"]).cast(kind)
     found = read_columns(prompt=prompts, id=pa.array(["a", "b", "c", "d"]).cast(kind))
-    assert [(row.key, row.prompt) for row in found.rows] == [
+    assert [(row.key, row.inputs["prompt"]) for row in found.rows] == [
         ("a", "ein Bär"),
         ("b", "猫 \u0000 🐈"),
         ("d", "ein Bär"),
@@ -163,12 +179,12 @@ def test_any_range_of_rows_is_a_plain_slice(
         number=list(range(num_rows)),
     )
     source = SourceConfig(carry=["number"])
-    rows = read_shard(planned(path, start, stop - start), source, CALL, form=FORMS[1]).rows
+    rows = read_rows(planned(path, start, stop - start), source).rows
     expected = pq.read_table(path).slice(start, stop - start).to_pylist()
     assert [row.input_row for row in rows] == list(range(start, stop))
     assert [row.index for row in rows] == list(range(stop - start))
     assert [
-        {"prompt": row.prompt, "number": row.carry["number"][0].as_py()} for row in rows
+        {"prompt": row.inputs["prompt"], "number": row.carry["number"][0].as_py()} for row in rows
     ] == expected
 
 
@@ -217,7 +233,7 @@ def test_every_bad_value_has_its_reason(
 
 @pytest.mark.parametrize("prompt", ["x" * 4096, "ü" * 4096, "🐈" * 4096, "\u0000", "."])
 def test_prompts_at_the_edge_are_valid(read_columns: Callable[..., ShardRows], prompt: str) -> None:
-    assert [row.prompt for row in read_columns(prompt=[prompt]).rows] == [prompt]
+    assert [row.inputs["prompt"] for row in read_columns(prompt=[prompt]).rows] == [prompt]
 
 
 @pytest.mark.parametrize("name", ["prompt", "negative_prompt", "id"])
@@ -233,7 +249,7 @@ def test_bytes_that_are_no_text_reject_only_their_row(
 
 def test_an_id_that_stands_twice_counts_once(read_columns: Callable[..., ShardRows]) -> None:
     found = read_columns(id=["a", "b", "a", "a"], prompt=["w", "x", "y", "z"])
-    assert [(row.key, row.prompt) for row in found.rows] == [("a", "w"), ("b", "x")]
+    assert [(row.key, row.inputs["prompt"]) for row in found.rows] == [("a", "w"), ("b", "x")]
     assert reasons(found) == [(2, Reason.DUPLICATE_ID), (3, Reason.DUPLICATE_ID)]
     assert [rejection.key for rejection in found.rejections] == ["a", "a"]
 
@@ -367,7 +383,7 @@ def test_a_flipped_bit_in_a_page_is_found(tmp_path: Path, codec: str) -> None:
     for bit in range(8):
         path.write_bytes(whole[:middle] + bytes([whole[middle] ^ 1 << bit]) + whole[middle + 1 :])
         with pytest.raises(ShardError, match=r"a.parquet: cannot be read: .*(CRC|checksum)"):
-            read_shard(shard, SourceConfig(), CALL, form=FORMS[1])
+            read_rows(shard, SourceConfig())
 
 
 def test_damage_elsewhere_does_not_matter(tmp_path: Path, write_parquet: WriteParquet) -> None:
@@ -376,9 +392,7 @@ def test_damage_elsewhere_does_not_matter(tmp_path: Path, write_parquet: WritePa
     path = Path(write_parquet(tmp_path / "a.parquet", prompt=prompts, row_group_size=100))
     shard, whole = planned(path, 0, 100), path.read_bytes()
     path.write_bytes(whole.replace(b"prompt 0250", b"prompt 0251"))
-    assert [
-        row.prompt for row in read_shard(shard, SourceConfig(), CALL, form=FORMS[1]).rows
-    ] == prompts[:100]
+    assert [row.inputs["prompt"] for row in read_rows(shard, SourceConfig()).rows] == prompts[:100]
 
 
 @pytest.mark.parametrize("length", [0, 4, 100, -100, -1])
@@ -389,7 +403,7 @@ def test_a_file_cut_after_planning_fails_its_shard(
     shard = planned(path)
     path.write_bytes(path.read_bytes()[:length])
     with pytest.raises(ShardError, match=r"a.parquet: (not a .*Parquet file|changed after)"):
-        read_shard(shard, SourceConfig(), CALL, form=FORMS[1])
+        read_rows(shard, SourceConfig())
 
 
 def test_another_file_in_its_place_fails_its_shard(
@@ -398,20 +412,20 @@ def test_another_file_in_its_place_fails_its_shard(
     shard = planned(path := write_parquet(tmp_path / "a.parquet", prompt=["a", "b"]))
     write_parquet(Path(path), prompt=["a", "c"])
     with pytest.raises(ShardError, match=r"changed after it was planned \(its footer differs\)"):
-        read_shard(shard, SourceConfig(), CALL, form=FORMS[1])
+        read_rows(shard, SourceConfig())
 
 
 def test_a_gone_file_fails_its_shard(tmp_path: Path, write_parquet: WriteParquet) -> None:
     shard = planned(path := write_parquet(tmp_path / "a.parquet", prompt=["a"]))
     Path(path).unlink()
     with pytest.raises(ShardError, match=r"a.parquet: No such file"):
-        read_shard(shard, SourceConfig(), CALL, form=FORMS[1])
+        read_rows(shard, SourceConfig())
 
 
 def test_a_gone_column_fails_its_shard(tmp_path: Path, write_parquet: WriteParquet) -> None:
     shard = planned(write_parquet(tmp_path / "a.parquet", prompt=["a"]))
     with pytest.raises(ShardError, match="no column 'x'"):
-        read_shard(shard, SourceConfig(carry=["x"]), CALL, form=FORMS[1])
+        read_rows(shard, SourceConfig(carry=["x"]))
 
 
 # Small files that unpack to much

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ldm_batch.commands import sheet as contact_sheet
+from ldm_batch.commands import sheet
 from ldm_batch.commands.sheet import draw_sheet, first_images, write_contact_sheet
 from ldm_batch.errors import JobError
 from ldm_batch.storage import Store
@@ -60,7 +60,7 @@ def test_the_command_writes_a_picture(
     sink: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "sheet.png"
-    contact_sheet.main([sink, "--output", str(path), "--images", "3"])
+    sheet.main([sink, "--output", str(path), "--images", "3"])
     assert capsys.readouterr().out == f"{path}\n"
     assert Image.open(path).size == (416, 188)
 
@@ -69,7 +69,7 @@ def test_a_sink_without_images_is_told(tmp_path: Path, capsys: pytest.CaptureFix
     with pytest.raises(JobError, match="no images to show yet"):
         write_contact_sheet(Store(str(tmp_path)), tmp_path / "a.png", 9)
     with pytest.raises(SystemExit, match="2"):
-        contact_sheet.main([str(tmp_path)])
+        sheet.main([str(tmp_path)])
     assert capsys.readouterr().err == f"error: {tmp_path}: no images to show yet\n"
 
 
@@ -78,18 +78,18 @@ def test_a_number_of_images_that_is_none(
     sink: str, arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit, match="2"):
-        contact_sheet.main([sink, *arguments])
+        sheet.main([sink, *arguments])
     assert "--images" in capsys.readouterr().err
 
 
 def test_a_place_that_cannot_be_written(sink: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
-        contact_sheet.main([sink, "--output", "/gone/sheet.png"])
+        sheet.main([sink, "--output", "/gone/sheet.png"])
     assert "error: /gone/sheet.png: No such file or directory" in capsys.readouterr().err
 
 
 def test_a_damaged_object_is_told(sink: str, capsys: pytest.CaptureFixture[str]) -> None:
     Path(sink, "data/00000.parquet").write_bytes(b"PAR1")
     with pytest.raises(SystemExit, match="2"):
-        contact_sheet.main([sink])
+        sheet.main([sink])
     assert "data/00000.parquet: cannot be read" in capsys.readouterr().err

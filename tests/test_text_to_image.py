@@ -54,7 +54,10 @@ def plain_diffusers() -> LDMTextToImagePipeline:
 
 
 def requests(call: Call = CALL, first_seed: int = 0) -> list[Request]:
-    return [Request(p, "", first_seed + i, call) for i, p in enumerate(PROMPTS)]
+    return [
+        Request(inputs={"prompt": p, "negative_prompt": ""}, seed=first_seed + i, call=call)
+        for i, p in enumerate(PROMPTS)
+    ]
 
 
 def test_guidance_is_a_rows_own() -> None:
@@ -103,7 +106,7 @@ def test_same_noise_as_diffusers_from_a_seed() -> None:
 
 @pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
 def test_an_image_does_not_depend_on_its_batch(eta: float) -> None:
-    call = Call(4, 2.0, eta, 64, 64)
+    call = Call(num_inference_steps=4, guidance_scale=2.0, eta=eta, height=64, width=64)
     together = pipeline().generate(requests(call))
     alone = [pipeline().generate([request])[0] for request in requests(call)]
     turned = pipeline().generate(requests(call)[::-1])[::-1]
@@ -114,7 +117,7 @@ def test_an_image_does_not_depend_on_its_batch(eta: float) -> None:
 
 
 def test_global_generator_is_neither_used_nor_moved() -> None:
-    call = Call(4, 2.0, 1.0, 64, 64)
+    call = Call(num_inference_steps=4, guidance_scale=2.0, eta=1.0, height=64, width=64)
     torch.manual_seed(1)
     first = pipeline().generate(requests(call))
     torch.manual_seed(2)
@@ -125,9 +128,14 @@ def test_global_generator_is_neither_used_nor_moved() -> None:
 
 
 def test_seeds_that_share_their_low_32_bits_give_different_images() -> None:
-    call = Call(2, 1.0, 0.0, 64, 64)
+    call = Call(num_inference_steps=2, guidance_scale=1.0, eta=0.0, height=64, width=64)
     seeds = [5, 5 + 2**32, 5 + 2**33]
-    images = pipeline().generate([Request(PROMPTS[0], "", seed, call) for seed in seeds])
+    images = pipeline().generate(
+        [
+            Request(inputs={"prompt": PROMPTS[0], "negative_prompt": ""}, seed=seed, call=call)
+            for seed in seeds
+        ]
+    )
     assert not np.array_equal(images[0], images[1])
     assert not np.array_equal(images[1], images[2])
 
@@ -208,7 +216,11 @@ def test_generate_checks_its_requests() -> None:
         pipeline().generate(requests() + requests()[:1])
     with pytest.raises(ValueError, match="0 requests"):
         pipeline().generate([])
-    other = Request("a", "", 0, Call(5, 2.0, 0.0, 64, 64))
+    other = Request(
+        inputs={"prompt": "a", "negative_prompt": ""},
+        seed=0,
+        call=Call(num_inference_steps=5, guidance_scale=2.0, eta=0.0, height=64, width=64),
+    )
     with pytest.raises(ValueError, match="same call, but"):
         pipeline().generate([requests()[0], other])
 
@@ -229,7 +241,9 @@ def test_faults_are_told_apart_from_images(monkeypatch: pytest.MonkeyPatch) -> N
         return (decoded,)
 
     monkeypatch.setattr(components()["vqvae"], "decode", decode)
-    good, *bad = pipeline().generate(requests(Call(1, 1.0, 0.0, 64, 64)))
+    good, *bad = pipeline().generate(
+        requests(Call(num_inference_steps=1, guidance_scale=1.0, eta=0.0, height=64, width=64))
+    )
     assert isinstance(good, np.ndarray)
     assert all(isinstance(fault, Fault) for fault in bad)
     assert [fault.reason for fault in bad] == ["not_finite", "not_finite", "constant_image"]
@@ -250,8 +264,12 @@ def test_describe_is_complete_and_json() -> None:
 
 @cache
 def alone(scheduler: str, eta: float, seed: int) -> bytes:
-    call = Call(2, 2.0, eta, 64, 64)
-    request = Request(PROMPTS[seed % 3], PROMPTS[2] if seed % 2 else "", seed, call)
+    call = Call(num_inference_steps=2, guidance_scale=2.0, eta=eta, height=64, width=64)
+    request = Request(
+        inputs={"prompt": PROMPTS[seed % 3], "negative_prompt": PROMPTS[2] if seed % 2 else ""},
+        seed=seed,
+        call=call,
+    )
     return pipeline(scheduler).generate([request])[0].tobytes()
 
 
@@ -262,8 +280,15 @@ def alone(scheduler: str, eta: float, seed: int) -> bytes:
 )
 def test_any_grouping_gives_the_same_bytes(kind: tuple[str, float], seeds: list[int]) -> None:
     scheduler, eta = kind
-    call = Call(2, 2.0, eta, 64, 64)
-    batch = [Request(PROMPTS[s % 3], PROMPTS[2] if s % 2 else "", s, call) for s in seeds]
+    call = Call(num_inference_steps=2, guidance_scale=2.0, eta=eta, height=64, width=64)
+    batch = [
+        Request(
+            inputs={"prompt": PROMPTS[s % 3], "negative_prompt": PROMPTS[2] if s % 2 else ""},
+            seed=s,
+            call=call,
+        )
+        for s in seeds
+    ]
     images = pipeline(scheduler).generate(batch)
     assert [image.tobytes() for image in images] == [alone(scheduler, eta, s) for s in seeds]
 
@@ -324,8 +349,11 @@ def test_diffusers_euler_does_not_land_there() -> None:
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision_end_to_end(dtype: str) -> None:
     half = TextToImage.from_config(replace(DEMO, dtype=dtype), SchedulerConfig(), batch_size=2)
-    call = Call(3, 2.0, 0.0, 64, 64)
-    batch = [Request(PROMPTS[0], "", 0, call), Request(PROMPTS[1], "", 1, call)]
+    call = Call(num_inference_steps=3, guidance_scale=2.0, eta=0.0, height=64, width=64)
+    batch = [
+        Request(inputs={"prompt": PROMPTS[0], "negative_prompt": ""}, seed=0, call=call),
+        Request(inputs={"prompt": PROMPTS[1], "negative_prompt": ""}, seed=1, call=call),
+    ]
     images, exact = half.generate(batch), pipeline("from_model", 2).generate(batch)
     for image, right in zip(images, exact, strict=True):
         assert image.dtype == np.uint8
@@ -349,7 +377,11 @@ def test_overflow_in_half_precision_is_made_again_in_float32(tmp_path: Path) -> 
         replace(model, dtype="float32"), SchedulerConfig(), batch_size=1
     )
     half = TextToImage.from_config(replace(model, dtype="float16"), SchedulerConfig(), batch_size=1)
-    request = Request(PROMPTS[0], "", 0, Call(1, 1.0, 0.0, 64, 64))
+    request = Request(
+        inputs={"prompt": PROMPTS[0], "negative_prompt": ""},
+        seed=0,
+        call=Call(num_inference_steps=1, guidance_scale=1.0, eta=0.0, height=64, width=64),
+    )
     right, made = exact.generate([request])[0], half.generate([request])[0]
     assert half._float32 is not None
     assert isinstance(right, np.ndarray)
@@ -430,7 +462,7 @@ def test_two_threads_may_share_a_pipeline() -> None:
 
 def test_each_text_is_encoded_once() -> None:
     fresh = TextToImage(components(), SchedulerConfig(), batch_size=4)
-    call = Call(1, 2.0, 0.0, 64, 64)
+    call = Call(num_inference_steps=1, guidance_scale=2.0, eta=0.0, height=64, width=64)
     texts: list[int] = []
     hook = components()["bert"].register_forward_pre_hook(
         lambda _, args: texts.append(len(args[0]))
@@ -461,7 +493,17 @@ def test_embeddings_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_uneven_steps_are_noted_once() -> None:
     fresh = TextToImage(components(), SchedulerConfig(name="ddim"), batch_size=1)
     for steps in (4, 3, 3):
-        fresh.generate([Request("", "", 0, Call(steps, 1.0, 0.0, 64, 64))])
+        fresh.generate(
+            [
+                Request(
+                    inputs={"prompt": "", "negative_prompt": ""},
+                    seed=0,
+                    call=Call(
+                        num_inference_steps=steps, guidance_scale=1.0, eta=0.0, height=64, width=64
+                    ),
+                )
+            ]
+        )
     assert fresh.pop_notes() == ["DDIMScheduler is exact only for steps that divide 1000, not 3"]
     assert fresh.pop_notes() == []
 
@@ -471,15 +513,23 @@ def test_guidance_interval_saves_model_calls() -> None:
     hook = components()["unet"].register_forward_pre_hook(lambda _, args: rows.append(len(args[0])))
     sampling = SchedulerConfig(guidance_interval=[0.25, 0.75])
     TextToImage(components(), sampling, batch_size=2).generate(
-        [Request("red", "", 0, Call(8, 3.0, 0.0, 64, 64))]
+        [
+            Request(
+                inputs={"prompt": "red", "negative_prompt": ""},
+                seed=0,
+                call=Call(num_inference_steps=8, guidance_scale=3.0, eta=0.0, height=64, width=64),
+            )
+        ]
     )
     hook.remove()
     assert rows == [2, 2, 4, 4, 4, 4, 2, 2]
 
 
 def test_step_cache_stays_near_the_exact_image_and_reproduces() -> None:
-    call = Call(40, 2.0, 0.0, 64, 64)
-    batch = [Request(p, "", 5, call) for p in PROMPTS[:2]]
+    call = Call(num_inference_steps=40, guidance_scale=2.0, eta=0.0, height=64, width=64)
+    batch = [
+        Request(inputs={"prompt": p, "negative_prompt": ""}, seed=5, call=call) for p in PROMPTS[:2]
+    ]
     others = [replace(request, seed=6) for request in batch]
     exact, other = (
         pipeline("from_model", 2).generate(batch),

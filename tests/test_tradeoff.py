@@ -67,16 +67,16 @@ def test_a_planned_dataset_names_its_own_job(prompts: Path, tmp_path: Path) -> N
     job.cluster = ClusterConfig(executor="in_process")
     assert run_job(job, out=io.StringIO()) == 0
     options = tradeoff.make_parser().parse_args([str(sink), "--presets"])
-    planned = tradeoff.job_of(str(sink), options)
+    planned, form = tradeoff.job_of(str(sink), options)
     assert (planned.model, planned.scheduler, planned.call) == (job.model, job.scheduler, job.call)
     assert (planned.seed, planned.batch_size) == (7, 2)
     assert planned.source.columns == job.source.columns
-    rows = tradeoff.sample_rows(planned, 10)
-    assert [row.prompt for row in rows] == [PROMPTS[0], PROMPTS[2]]
+    rows = tradeoff.sample_rows(planned, form, 10)
+    assert [row.inputs["prompt"] for row in rows] == [PROMPTS[0], PROMPTS[2]]
     labels = [setting.label for setting in tradeoff.settings_of(options, planned)]
     assert labels == ["reference", "balanced", "fast"]
     made = pq.read_table(sink / "data" / "00000.parquet").to_pylist()
-    seeds = [request.seed for request in tradeoff.requests_of(rows, planned)]
+    seeds = [request.seed for request in tradeoff.requests_of(rows, planned, form)]
     assert seeds == [row["seed"] for row in made]
 
 

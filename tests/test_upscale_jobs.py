@@ -27,10 +27,10 @@ from ldm_batch.config import (
     SourceConfig,
     UpscaleConfig,
 )
-from ldm_batch.config.validate import validate
 from ldm_batch.drive import run_job
 from ldm_batch.errors import JobError
-from ldm_batch.generate.models import shared_components
+from ldm_batch.generate.choose import validate_job as validate
+from ldm_batch.generate.then_upscale import shared_components
 from ldm_batch.read.images import resolve_path
 from ldm_batch.storage import Store
 
@@ -48,9 +48,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 def make_job(model: str, source: Path, sink: Path, **changes: Any) -> JobConfig:
     """One step of the tiny model; `section__field=value` changes a section."""
     job = JobConfig(
-        model=ModelConfig(pipeline="super_resolution", path=model),
+        task="super_resolution",
+        model=ModelConfig(path=model),
         call=CallConfig(num_inference_steps=1),
-        source=SourceConfig(kind="images", uri=str(source)),
+        source=SourceConfig(uri=str(source)),
         sink=SinkConfig(uri=str(sink)),
         cluster=ClusterConfig(executor="in_process"),
         batch_size=4,
@@ -294,12 +295,13 @@ def two_ways(
     source = write(folder / "p.parquet", prompt=prompts, id=list("abcd"), tags=[1, 2, 3, 4])
     painted = dataclasses.replace(
         make_job(model, source, folder / "small", num_images_per_prompt=2, seed=5),
+        task="text_to_image",
         model=ModelConfig(path="demo:text_to_image"),
         call=CallConfig(num_inference_steps=2, guidance_scale=2.0),
         source=SourceConfig(uri=str(source), carry=["tags"]),
     )
     second = UpscaleConfig(
-        model=ModelConfig(pipeline="super_resolution", path=model),
+        model=ModelConfig(path=model),
         num_inference_steps=3,
         eta=1.0,
         keep_low_resolution=True,
@@ -375,6 +377,7 @@ def test_low_resolution_images_are_dropped_by_default(
     made = do(
         dataclasses.replace(
             job,
+            task="text_to_image",
             model=ModelConfig(path="demo:text_to_image"),
             call=CallConfig(num_inference_steps=2, guidance_scale=2.0),
             source=SourceConfig(uri=str(folder / "p.parquet")),
@@ -389,8 +392,8 @@ def test_components_that_two_models_have_in_common() -> None:
     first = {"unet/a": "1", "vqvae/config.json": "2", "vqvae/w": "3", "scheduler/x": "4"}
     second = {**first, "unet/a": "9"}
     model = ModelConfig(path="x")
-    assert shared_components(first, second, model, ModelConfig(path="y")) == ["vqvae"]
-    assert shared_components(first, second, model, ModelConfig(dtype="float16")) == []
+    assert shared_components((first, second), (model, ModelConfig(path="y"))) == ["vqvae"]
+    assert shared_components((first, second), (model, ModelConfig(dtype="float16"))) == []
 
 
 @pytest.mark.parametrize(
@@ -398,7 +401,7 @@ def test_components_that_two_models_have_in_common() -> None:
     [
         ({"source__kind": "prompts"}, "source.kind: 'prompts' does not go with"),
         ({"source__columns": {"prompt": "x"}}, "source.columns.prompt: unknown field"),
-        ({"source__columns": {"image": None}}, "every job needs images"),
+        ({"source__columns": {"image": None}}, "null, but every row must have one"),
         ({"source__carry": ["input_sha256"]}, "already a column of the output"),
         ({"upscale__tile_size": 50}, "upscale.tile_size: 50 is not a multiple of 32"),
         ({"upscale__tile_overlap": 100}, "upscale.tile_overlap"),
@@ -406,7 +409,7 @@ def test_components_that_two_models_have_in_common() -> None:
         ({"upscale__alpha": "drop"}, "upscale.alpha: unknown value"),
         ({"upscale__alpha": "keep", "image__format": "jpeg"}, "needs an image.format that holds"),
         ({"upscale__eta": 2.0}, "upscale.eta"),
-        ({"upscale__model": ModelConfig(pipeline="super_resolution", path="x")}, "no second stage"),
+        ({"upscale__model": ModelConfig(path="x")}, "no second stage"),
     ],
 )
 def test_wrong_values_are_named(changes: dict[str, Any], message: str) -> None:

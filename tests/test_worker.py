@@ -35,7 +35,7 @@ class Picky(RandomPixels):
         fault = Fault(Reason.NOT_FINITE, "the pixels are not finite")
         made = super().generate(requests)
         return [
-            fault if "bad" in request.prompt and request.seed % 2 == 0 else pixels
+            fault if "bad" in request.inputs["prompt"] and request.seed % 2 == 0 else pixels
             for request, pixels in zip(requests, made, strict=True)
         ]
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ldm_batch.columns import COLUMNS
+from ldm_batch.generate.text_to_image import COLUMNS, TEXT_TO_IMAGE
 from ldm_batch.records import Call, PlannedImage, PromptCount, Reason, Rejection, Row
 from ldm_batch.write.parquet import object_schema, rejections_bytes, written_object
 from ldm_batch.write.record import Origin, make_record
@@ -24,14 +24,23 @@ CARRIED = [("tags", pa.list_(pa.string())), ("at", pa.timestamp("ns"))]
 
 
 def record(number: int, carry: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    call = Call(50, 2.0, 0.0, 64, 64)
-    row = Row(number, number, f"key-{number}", f"prompt {number % 7}", "", call, None, carry or {})
+    call = Call(num_inference_steps=50, guidance_scale=2.0, eta=0.0, height=64, width=64)
+    row = Row(
+        index=number,
+        input_row=number,
+        key=f"key-{number}",
+        inputs={"prompt": f"prompt {number % 7}", "negative_prompt": ""},
+        call=call,
+        seed=None,
+        carry=carry or {},
+    )
+    image = PlannedImage(row, 0, 2**64 - 1 - number)
     return make_record(
-        PlannedImage(row, 0, 2**64 - 1 - number),
+        image,
         origin=ORIGIN,
         input_file="a.parquet",
-        count=PromptCount(5, False),
         digests=("1" * 64, "2" * 64),
+        of_task=TEXT_TO_IMAGE.record(image, PromptCount(5, False), None),
     )
 
 
@@ -67,7 +76,7 @@ def test_an_object_holds_images_and_records_in_order() -> None:
 
 def test_the_image_column_is_what_readers_expect() -> None:
     schema = read(write(1)).schema
-    assert schema.names == ["image", *COLUMNS]
+    assert schema.names == ["image", *COLUMNS.recorded]
     assert schema.field("image").type == pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     assert json.loads(schema.metadata[b"huggingface"]) == {
         "info": {"features": {"image": {"_type": "Image"}}}
@@ -101,7 +110,7 @@ def cells(value: int) -> dict[str, Any]:
 
 def test_carried_columns_follow_with_their_types() -> None:
     table = read(write(3, CARRIED, cells(1767323045678901234)))
-    assert table.schema.names == ["image", *COLUMNS, "tags", "at"]
+    assert table.schema.names == ["image", *COLUMNS.recorded, "tags", "at"]
     assert [table.schema.field(name).type for name, _ in CARRIED] == [kind for _, kind in CARRIED]
     assert table["tags"].to_pylist() == [["x", None]] * 3
     assert table["at"].cast(pa.int64()).to_pylist() == [1767323045678901234] * 3

@@ -232,7 +232,7 @@ class Schedule:
 
     @staticmethod
     def _is_excused(pending: Pending, ending: Ending, *, is_alone: bool) -> bool:
-        """Tell whether the end of a worker is no attempt at a pending that it had."""
+        """Tell whether the end of a worker is no attempt at a shard that it had."""
         if ending is Ending.PREEMPTED:
             pending.preemptions += 1
             return pending.preemptions <= MAX_PREEMPTIONS

@@ -7,6 +7,9 @@ import argparse
 from ldm_batch.config import S3Config
 from ldm_batch.storage import Store
 
+MAX_LISTED = 20
+"""Lines of one kind that a command prints for people; `--json` has all."""
+
 
 def add_sink(parser: argparse.ArgumentParser) -> None:
     """Add the dataset and the options of its store to a command line."""

@@ -15,12 +15,10 @@ from dataclasses import asdict, dataclass
 from typing import TextIO
 
 from ldm_batch import identity
-from ldm_batch.commands.dataset_argument import add_sink, named_sink
+from ldm_batch.commands.dataset_argument import MAX_LISTED, add_sink, named_sink
 from ldm_batch.dataset import open_dataset
 from ldm_batch.errors import LdmBatchError
 from ldm_batch.storage import Store
-
-MAX_LISTED = 20
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ import difflib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from ldm_batch.columns import Column
 from ldm_batch.errors import JobError
 
 
@@ -22,6 +23,16 @@ def within(path: str, value: float | None, low: float, high: float) -> Iterator[
     """Problems of a number within bounds, both allowed; None is no problem."""
     if value is not None and not low <= value <= high:
         yield f"{path}: {value} is not between {low} and {high}"
+
+
+def fits(path: str, value: float | None, column: Column) -> Iterator[str]:
+    """Problems of a value of a column of numbers; None is no problem."""
+    if value is None:
+        return
+    if column.low is not None and column.high is not None:
+        yield from within(path, value, column.low, column.high)
+    if column.multiple is not None and value % column.multiple:
+        yield f"{path}: {value} is not a multiple of {column.multiple}"
 
 
 def whole_or_auto(path: str, value: Any, largest: int) -> Iterator[str]:

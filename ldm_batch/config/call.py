@@ -1,35 +1,29 @@
-"""The arguments of a pipeline call: a job's defaults, their ranges, and the checks of that."""
+"""The arguments of a pipeline call as a job sets them; their ranges stand in `columns.py`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from ldm_batch.config.bounds import within
-
-STEPS_RANGE = (1, 1000)
-GUIDANCE_RANGE = (0.0, 100.0)
-ETA_RANGE = (0.0, 1.0)
-SIDE_RANGE = (8, 4096)
-"""Pixels of height and width."""
-SIDE_MULTIPLE = 8
+from ldm_batch.columns import ARGUMENTS, COLUMNS
+from ldm_batch.config.bounds import fits
 
 
 @dataclass
 class CallConfig:
     """Defaults of the pipeline call; a mapped column of the same name wins per row."""
 
-    num_inference_steps: int = 50
+    num_inference_steps: int = COLUMNS["num_inference_steps"].default
     """Denoising steps, 1 to 1000."""
-    guidance_scale: float = 1.0
+    guidance_scale: float = COLUMNS["guidance_scale"].default
     """Classifier-free guidance weight, 0 to 100; 1 is no guidance, 0 the unconditional image."""
-    eta: float = 0.0
+    eta: float = COLUMNS["eta"].default
     """Noise of DDIM steps, 0 (deterministic) to 1 (DDPM); ignored by other schedulers."""
     height: int | None = None
     """Height in pixels, a multiple of 8; null: the model's own size."""
     width: int | None = None
     """Width in pixels, a multiple of 8; null: the model's own size."""
-    negative_prompt: str = ""
+    negative_prompt: str = COLUMNS["negative_prompt"].default
     """The text guided away from; empty: the null prompt."""
 
 
@@ -42,10 +36,5 @@ def with_size(call: CallConfig, native_size: tuple[int, int]) -> CallConfig:
 
 def check_call(call: CallConfig) -> Iterator[str]:
     """Problems of the fields of `call`, a line each."""
-    yield from within("call.num_inference_steps", call.num_inference_steps, *STEPS_RANGE)
-    yield from within("call.guidance_scale", call.guidance_scale, *GUIDANCE_RANGE)
-    yield from within("call.eta", call.eta, *ETA_RANGE)
-    for name, pixels in (("call.height", call.height), ("call.width", call.width)):
-        yield from within(name, pixels, *SIDE_RANGE)
-        if pixels is not None and pixels % SIDE_MULTIPLE:
-            yield f"{name}: {pixels} is not a multiple of {SIDE_MULTIPLE}"
+    for name in ARGUMENTS:
+        yield from fits(f"call.{name}", getattr(call, name), COLUMNS[name])

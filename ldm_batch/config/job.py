@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from ldm_batch.columns import COLUMNS, SECOND_STAGE_COLUMNS, UPSCALE_COLUMNS
 from ldm_batch.config.bounds import one_of, whole_or_auto, within
 from ldm_batch.config.call import CallConfig
 from ldm_batch.config.cluster import ClusterConfig
@@ -52,6 +51,9 @@ class JobConfig:
 
     name: str = "job"
     """Shown in messages and recorded; letters, digits, `_`, `-` and `.`."""
+    task: str = "text_to_image"
+    """What rows become images by: `text_to_image`, or `super_resolution`: images four times as
+    large."""
     model: ModelConfig = field(default_factory=ModelConfig)
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
     call: CallConfig = field(default_factory=CallConfig)
@@ -105,16 +107,3 @@ def check_own_fields(job: JobConfig) -> Iterator[str]:
         yield "sink.uri: not set; name the folder of the dataset, e.g. sink.uri=out/cats"
     if job.overwrite and not job.shards:
         yield "overwrite: needs the shards to make again, e.g. shards=[17]"
-
-
-def has_second_stage(job: JobConfig) -> bool:
-    """Tell whether the job's images are enlarged by a second model before they are stored."""
-    return job.upscale.model.path is not None or job.upscale.model.repo_id is not None
-
-
-def output_columns(job: JobConfig) -> dict[str, str]:
-    """Name and Arrow type of the columns that a job's dataset has beside images and carried
-    ones."""
-    if job.source.kind == "images":
-        return dict(UPSCALE_COLUMNS)
-    return {**COLUMNS, **SECOND_STAGE_COLUMNS} if has_second_stage(job) else dict(COLUMNS)

@@ -11,7 +11,6 @@ from typing import Any
 
 from ldm_batch.config.bounds import one_of, within
 
-PIPELINES = ("text_to_image", "super_resolution", "random_pixels")
 DTYPES = ("float32", "bfloat16", "float16")
 ATTENTIONS = ("sdpa", "plain")
 DEVICES = ("auto", "cpu", "cuda")
@@ -19,11 +18,13 @@ DEVICES = ("auto", "cpu", "cuda")
 
 @dataclass
 class ModelConfig:
-    """Which pipeline to load, from a local folder or a pinned hub revision."""
+    """Which model draws, from a local folder or a pinned hub revision, and how it computes."""
 
-    pipeline: str = "text_to_image"
-    """`text_to_image`, `super_resolution` (with `source=images`), or `random_pixels`: no model, to
+    engine: str = "ldm"
+    """`ldm`: the paper's pipelines, by our own denoising loop; `random_pixels`: no model, to
     measure everything around one."""
+    pipeline: str | None = None
+    """An older name of `task` and `engine` together; not for new jobs."""
     path: str | None = None
     """Local folder in diffusers' layout; `demo:text_to_image` names a model shipped with us."""
     repo_id: str | None = None
@@ -44,19 +45,18 @@ class ModelConfig:
     """Compile UNet and decoder with torch.compile: minutes at start, faster steps on CUDA."""
 
 
-def check_model(path: str, model: ModelConfig, *, is_used: bool = True) -> Iterator[str]:
+def check_model(path: str, model: ModelConfig, *, is_needed: bool) -> Iterator[str]:
     """Problems of the section at `path`, a line each.
 
     Args:
-        is_used: whether the job has this model; of one that it has not, only names are checked.
+        is_needed: whether the job loads this model; of others only the switches are checked.
     """
-    yield from one_of(f"{path}.pipeline", model.pipeline, PIPELINES)
     yield from one_of(f"{path}.dtype", model.dtype, DTYPES)
     if model.decode_dtype is not None:
         yield from one_of(f"{path}.decode_dtype", model.decode_dtype, DTYPES)
     yield from one_of(f"{path}.attention", model.attention, ATTENTIONS)
     yield from one_of(f"{path}.device", model.device, DEVICES)
-    if is_used and model.pipeline != "random_pixels":
+    if is_needed:
         yield from _check_place(path, model)
 
 

@@ -2,36 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from ldm_batch.columns import IMAGE_COLUMNS
+from ldm_batch.columns import IMAGE_COLUMNS, TaskColumns
 from ldm_batch.config.bounds import one_of, suggest, within
 from ldm_batch.config.s3 import S3Config
 
-SOURCE_KINDS = ("prompts", "images")
 LONG_PROMPT_POLICIES = ("truncate", "reject")
-PROMPT_FIELDS = (
-    "prompt",
-    "id",
-    "seed",
-    "negative_prompt",
-    "num_inference_steps",
-    "guidance_scale",
-    "eta",
-    "height",
-    "width",
-)
-IMAGE_FIELDS = ("image", "id", "image_index", "seed", "num_inference_steps", "eta")
 
 
 @dataclass
 class SourceConfig:
-    """The table of prompts, or of images to enlarge."""
+    """The table whose rows become images: of prompts, of images to enlarge, ..."""
 
-    kind: str = "prompts"
-    """`prompts`, or `images`: a column `image` of bytes, `{bytes, path}` structs, or paths."""
+    kind: str | None = None
+    """An older name of `task`: `prompts` or `images`; not for new jobs."""
     uri: Any = None
     """A Parquet file, a glob, a folder (recursive), or a list of these; paths or URLs."""
     s3: S3Config = field(default_factory=S3Config)
@@ -64,18 +51,8 @@ def source_uris(source: SourceConfig) -> list[Any]:
     return source.uri if isinstance(source.uri, list) else [source.uri]
 
 
-def input_fields(source: SourceConfig) -> tuple[str, ...]:
-    """The fields that columns of the input may stand for; the first one must be there."""
-    return IMAGE_FIELDS if source.kind == "images" else PROMPT_FIELDS
-
-
-def check_source(source: SourceConfig, taken: Collection[str]) -> Iterator[str]:
-    """Problems of the fields of `source`, a line each.
-
-    Args:
-        taken: columns that the output has by itself.
-    """
-    yield from one_of("source.kind", source.kind, SOURCE_KINDS)
+def check_source(source: SourceConfig, task: TaskColumns) -> Iterator[str]:
+    """Problems of the fields of `source`, a line each."""
     yield from one_of("source.long_prompts", source.long_prompts, LONG_PROMPT_POLICIES)
     yield from within("source.max_prompt_chars", source.max_prompt_chars, 1, 1_000_000)
     yield from within("source.max_image_bytes", source.max_image_bytes, 1, 2**30)
@@ -85,18 +62,17 @@ def check_source(source: SourceConfig, taken: Collection[str]) -> Iterator[str]:
         yield "source.uri: not set; name a Parquet file, a glob, a folder, or a list of these"
     elif not all(isinstance(uri, str) and uri for uri in uris):
         yield f"source.uri: {source.uri!r} is not a path or a list of paths"
-    yield from _check_columns(source, taken)
+    yield from _check_columns(source, task)
 
 
-def _check_columns(source: SourceConfig, taken: Collection[str]) -> Iterator[str]:
-    known = input_fields(source)
+def _check_columns(source: SourceConfig, task: TaskColumns) -> Iterator[str]:
     for name in source.columns:
-        if name not in known:
-            yield f"source.columns.{name}: unknown field{suggest(name, known)}"
-    if source.columns.get(known[0], known[0]) is None:
-        yield f"source.columns.{known[0]}: null, but every job needs {source.kind}"
+        if name not in task.fields:
+            yield f"source.columns.{name}: unknown field{suggest(name, task.fields)}"
+    if source.columns.get(task.main, task.main) is None:
+        yield f"source.columns.{task.main}: null, but every row must have one"
     for name in source.carry:
-        if name in IMAGE_COLUMNS or name in taken:
+        if name in IMAGE_COLUMNS or name in task.recorded:
             yield f"source.carry: {name!r} is already a column of the output"
     repeated = {name for name in source.carry if source.carry.count(name) > 1}
     if repeated:

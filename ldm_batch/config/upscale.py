@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from ldm_batch.config.bounds import one_of, within
-from ldm_batch.config.call import ETA_RANGE, STEPS_RANGE
+from ldm_batch.columns import COLUMNS
+from ldm_batch.config.bounds import fits, one_of, within
 from ldm_batch.config.model import ModelConfig, SchedulerConfig
 
 UPSCALE = 4
@@ -25,13 +25,13 @@ class UpscaleConfig:
     only tiles and alpha.
     """
 
-    model: ModelConfig = field(default_factory=lambda: ModelConfig(pipeline="super_resolution"))
+    model: ModelConfig = field(default_factory=ModelConfig)
     """Enlarges what the job's own model made from text; without a path images stay as they are."""
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
     """The second model's scheduler."""
-    num_inference_steps: int = 50
+    num_inference_steps: int = COLUMNS["num_inference_steps"].default
     """The second model's denoising steps, 1 to 1000."""
-    eta: float = 0.0
+    eta: float = COLUMNS["eta"].default
     """The second model's noise of DDIM steps, 0 to 1."""
     keep_low_resolution: bool = False
     """Keep what the first stage made, in the column `low_resolution`."""
@@ -48,8 +48,8 @@ class UpscaleConfig:
 
 def check_upscale(upscale: UpscaleConfig) -> Iterator[str]:
     """Problems of the fields of `upscale` but its model's, a line each."""
-    yield from within("upscale.num_inference_steps", upscale.num_inference_steps, *STEPS_RANGE)
-    yield from within("upscale.eta", upscale.eta, *ETA_RANGE)
+    for name in ("num_inference_steps", "eta"):
+        yield from fits(f"upscale.{name}", getattr(upscale, name), COLUMNS[name])
     yield from check_tiles(upscale.tile_size, upscale.tile_overlap)
     yield from one_of("upscale.alpha", upscale.alpha, ALPHA_POLICIES)
     try:
@@ -58,17 +58,20 @@ def check_upscale(upscale: UpscaleConfig) -> Iterator[str]:
         yield f"upscale.background: {upscale.background!r} is not a colour such as '#ffffff'"
 
 
-def check_tiles(tile_size: int, overlap: int, multiple: int = 1) -> Iterator[str]:
+def check_tiles(tile_size: int, overlap: int, multiple: int = 0) -> Iterator[str]:
     """Problems of the settings of tiles, in low-resolution pixels, a line each.
 
     Args:
-        multiple: pixels at whose multiples tiles may start; a loaded model says.
+        multiple: pixels at whose multiples tiles may start; a loaded model says, and may take less
+            overlap than half a tile.
     """
     granule = max(TILE_GRANULE, multiple)
-    yield from within("upscale.tile_size", tile_size, granule, LARGEST_TILE)
     if tile_size % granule:
         yield f"upscale.tile_size: {tile_size} is not a multiple of {granule}"
-    yield from within("upscale.tile_overlap", overlap, 0, max(0, tile_size // 2 - multiple))
+    elif not granule <= tile_size <= LARGEST_TILE:
+        yield from within("upscale.tile_size", tile_size, granule, LARGEST_TILE)
+    else:
+        yield from within("upscale.tile_overlap", overlap, 0, tile_size // 2 - multiple)
 
 
 def parse_colour(text: str) -> tuple[int, int, int]:

@@ -6,69 +6,65 @@ Knows only the configuration's own fields; must not look at files or models.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+from ldm_batch.columns import TaskColumns
 from ldm_batch.config.bounds import refuse
 from ldm_batch.config.call import check_call
 from ldm_batch.config.cluster import check_cluster
-from ldm_batch.config.job import JobConfig, check_own_fields, has_second_stage, output_columns
+from ldm_batch.config.job import JobConfig, check_own_fields
 from ldm_batch.config.model import check_model, check_scheduler, check_switches
 from ldm_batch.config.s3 import check_s3
 from ldm_batch.config.source import check_source
 from ldm_batch.config.upscale import check_upscale
 
+UPSCALE_SECTION = "upscale."
 SECRET_WORDS = ("secret", "password", "token", "credential", "access_key", "api_key")
 SECRET_IN_URL = re.compile(r"\w+://[^/@\s]*:[^/@\s]*@|[?&](X-Amz-Signature|Signature|sig)=", re.I)
 
 
-def validate(job: JobConfig) -> None:
+def validate(
+    job: JobConfig, columns: TaskColumns, *, models: Collection[str], more: Iterable[str] = ()
+) -> None:
     """Check every value of a job.
+
+    Args:
+        columns: of its task.
+        models: sections of the models that it needs: nothing, `upscale.`, or both.
+        more: problems that its task and its engine found.
 
     Raises:
         JobError: names every field with a bad value, one line each, and what it may be.
     """
-    upscale, has_second = job.upscale, has_second_stage(job)
-    problems = [
-        *check_own_fields(job),
-        *check_model("model", job.model),
-        *check_scheduler("scheduler", job.scheduler),
-        *check_switches("model", job.model, job.scheduler),
-        *check_call(job.call),
-        *check_upscale(upscale),
-        *check_model("upscale.model", upscale.model, is_used=has_second),
-        *(check_scheduler("upscale.scheduler", upscale.scheduler) if has_second else ()),
-        *check_switches("upscale.model", upscale.model, upscale.scheduler),
-        *check_source(job.source, output_columns(job)),
-        *check_s3("source.s3", job.source.s3),
-        *check_s3("sink.s3", job.sink.s3),
-        *check_cluster(job.cluster),
-        *_check_together(job),
-        *(f"{path}: refused, {why}" for path, why in _find_forbidden(job)),
-    ]
-    refuse(problems)
+    upscale, has_second = job.upscale, UPSCALE_SECTION in models
+    refuse(
+        [
+            *check_own_fields(job),
+            *check_model("model", job.model, is_needed="" in models),
+            *check_scheduler("scheduler", job.scheduler),
+            *check_switches("model", job.model, job.scheduler),
+            *check_call(job.call),
+            *check_upscale(upscale),
+            *check_model("upscale.model", upscale.model, is_needed=has_second),
+            *(check_scheduler("upscale.scheduler", upscale.scheduler) if has_second else ()),
+            *check_switches("upscale.model", upscale.model, upscale.scheduler),
+            *check_source(job.source, columns),
+            *check_s3("source.s3", job.source.s3),
+            *check_s3("sink.s3", job.sink.s3),
+            *check_cluster(job.cluster),
+            *_check_together(job),
+            *more,
+            *(f"{path}: refused, {why}" for path, why in _find_forbidden(job)),
+        ]
+    )
 
 
 def _check_together(job: JobConfig) -> Iterator[str]:
     """Problems of sections that do not go with each other."""
-    pipeline, kind, upscale = job.model.pipeline, job.source.kind, job.upscale
-    if (pipeline == "super_resolution") != (kind == "images"):
-        fitting = "images" if kind == "prompts" else "prompts"
-        yield (
-            f"source.kind: {kind!r} does not go with model.pipeline={pipeline}; "
-            f"choose source={fitting} or another model"
-        )
-    if job.batch_size == "auto" and pipeline == "super_resolution":
-        yield "batch_size: 'auto' measures text to image only; give a number, e.g. 16"
-    if upscale.alpha == "keep" and job.image.format == "jpeg":
+    if job.upscale.alpha == "keep" and job.image.format == "jpeg":
         yield "upscale.alpha: 'keep' needs an image.format that holds alpha: webp or png"
-    if not has_second_stage(job):
-        return
-    if pipeline != "text_to_image":
-        yield f"upscale.model: set, but model.pipeline={pipeline} has no second stage"
-    if upscale.model.pipeline != "super_resolution":
-        yield f"upscale.model.pipeline: {upscale.model.pipeline!r} is not 'super_resolution'"
 
 
 def _find_forbidden(value: Any, path: str = "") -> Iterator[tuple[str, str]]:

@@ -101,8 +101,17 @@ def find_quickest(measure: Callable[[int], float], candidates: Iterable[int]) ->
 
 def _measure(pipeline: TextToImage, call: Call) -> float:
     """Seconds per image of a short call; ShardError where its shape does not fit into memory."""
-    short = Call(NUM_STEPS, call.guidance_scale, call.eta, call.height, call.width)
-    requests = [Request(f"text {i}", "", i, short) for i in range(pipeline.batch_size)]
+    short = Call(
+        num_inference_steps=NUM_STEPS,
+        guidance_scale=call.guidance_scale,
+        eta=call.eta,
+        height=call.height,
+        width=call.width,
+    )
+    requests = [
+        Request(inputs={"prompt": f"text {i}", "negative_prompt": ""}, seed=i, call=short)
+        for i in range(pipeline.batch_size)
+    ]
     clock = time.perf_counter if pipeline.device.type == "cuda" else time.process_time
     times = []
     for _ in range(3):  # the first one warms up

@@ -5,10 +5,10 @@ Must not know what goes in or comes out.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from threading import Lock
-from typing import Self
+from typing import Any, Self
 
 import torch
 
@@ -108,6 +108,10 @@ class LoadedPipeline:
     def is_float32(self) -> bool:
         """Whether every part computes in float32."""
         return bool(self.dtype == torch.float32 == self._vqvae.dtype)
+
+    def modules(self, names: Sequence[str]) -> dict[str, Any]:
+        """Return loaded components by name, for a second pipeline to share."""
+        return {name: self._components[name] for name in names}
 
     def pop_notes(self) -> list[str]:
         """Return what happened since the last call that a receipt should tell."""

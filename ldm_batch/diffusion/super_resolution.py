@@ -209,7 +209,16 @@ class SuperResolution(LoadedPipeline):
             ValueError: an argument of the wrong length, shape or range.
         """
         check_output_type(output_type)
-        check_arguments(Call(num_inference_steps, 1.0, eta, 1, 1), 1)
+        check_arguments(
+            Call(
+                num_inference_steps=num_inference_steps,
+                guidance_scale=1.0,
+                eta=eta,
+                height=1,
+                width=1,
+            ),
+            1,
+        )
         images, alphas = to_images(image)
         sizes = {array.shape for array in images}
         if output_type != "pil" and len(sizes) > 1:

@@ -68,10 +68,6 @@ class TextToImage(LoadedPipeline):
         """Return another pipeline on the same weights that samples by another scheduler."""
         return TextToImage(self._components, scheduler, batch_size=self.batch_size)
 
-    def modules(self, names: Sequence[str]) -> dict[str, Any]:
-        """Return loaded components by name, for a second pipeline to share."""
-        return {name: self._components[name] for name in names}
-
     def count_tokens(self, prompts: Sequence[str]) -> list[PromptCount]:
         """Count the tokens of prompts, special ones included; safe from any thread."""
         return self._text.count(prompts)
@@ -117,8 +113,8 @@ class TextToImage(LoadedPipeline):
     def _make_once(self, requests: Sequence[Request]) -> list[np.ndarray | Fault]:
         generators = [make_generator(request.seed) for request in requests]
         decoded = self._painter.paint(
-            [request.prompt for request in requests],
-            [request.negative_prompt for request in requests],
+            [request.inputs["prompt"] for request in requests],
+            [request.inputs["negative_prompt"] for request in requests],
             make_noise(generators, self._latent_shape(requests[0].call)),
             generators,
             requests[0].call,
@@ -190,7 +186,13 @@ class TextToImage(LoadedPipeline):
         check_output_type(output_type)
         height = self.default_height if height is None else height
         width = self.default_width if width is None else width
-        call = Call(num_inference_steps, float(guidance_scale), float(eta), height, width)
+        call = Call(
+            num_inference_steps=num_inference_steps,
+            guidance_scale=float(guidance_scale),
+            eta=float(eta),
+            height=height,
+            width=width,
+        )
         source, shape = NoiseSource(seed, generator, latents), self._latent_shape(call)
         texts = (prompt, negative_prompt, num_images_per_prompt)
         batches = plan_call(*texts, source, shape=shape, batch_size=self.batch_size)

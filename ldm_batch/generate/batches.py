@@ -7,31 +7,23 @@ know who draws.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ldm_batch.columns import IMAGE, LOW_RESOLUTION
-from ldm_batch.config import JobConfig, has_second_stage
 from ldm_batch.generate.pipeline import BatchKey, Pipeline
+from ldm_batch.generate.task import Task
 from ldm_batch.identity import Form
-from ldm_batch.records import Call, Fault, Made, PlannedImage, Row, Slot
+from ldm_batch.records import Call, Fault, Made, PlannedImage, Request, Row, Slot
 
 
-def plan_images(rows: Sequence[Row], job: JobConfig, form: Form) -> list[PlannedImage]:
-    """All images of some rows, in the order of the rows, with their seeds."""
-    enlarges, has_second = job.source.kind == "images", has_second_stage(job)
-    seed_of = form.upscale_seed if enlarges else form.image_seed
+def plan_images(
+    task: Task, rows: Sequence[Row], form: Form, *, job_seed: int, num_images: int
+) -> list[PlannedImage]:
+    """All images of some rows, `num_images` each, in the order of the rows, with their seeds."""
     return [
-        PlannedImage(
-            row,
-            k,
-            seed_of(job.seed, row.key, k, row.seed),
-            form.upscale_seed(job.seed, form.image_key(row.key, k), 0) if has_second else None,
-        )
-        for row in rows
-        for k in range(job.num_images_per_prompt)
+        task.plan_image(row, number, job_seed, form) for row in rows for number in range(num_images)
     ]
 
 
@@ -56,22 +48,17 @@ def make_batches(images: Sequence[PlannedImage], batch_key: BatchKey) -> list[li
 def generate_images(
     pipeline: Pipeline,
     images: Sequence[PlannedImage],
-    load_image: Callable[[int], NDArray[np.uint8]] | None = None,
+    make_request: Callable[[PlannedImage], Request],
 ) -> Iterator[tuple[Slot, NDArray[np.uint8] | Fault]]:
     """Make images batch by batch; yields where each belongs, and its pixels or its fault.
 
     Of a job of two stages, what the first one made follows the image that was made of it.
 
     Args:
-        load_image: place of a row in the shard -> the image to be enlarged, if rows have some.
+        make_request: what the pipeline is told of an image.
     """
     for numbers in make_batches(images, pipeline.batch_key):
-        requests = [images[number].request for number in numbers]
-        if load_image is not None:
-            requests = [
-                replace(request, image=load_image(images[number].row.index))
-                for number, request in zip(numbers, requests, strict=True)
-            ]
+        requests = [make_request(images[number]) for number in numbers]
         for number, made in zip(numbers, pipeline.generate(requests), strict=True):
             if isinstance(made, Made):
                 yield (number, IMAGE), made.pixels

@@ -1,22 +1,26 @@
-"""Random pixels in place of a model's images, to measure everything around a model."""
+"""Engine `random_pixels`: noise in place of a model's images, to measure everything around one."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ldm_batch.config import JobConfig
+from ldm_batch.generate.task import Engine, Lock, Task
 from ldm_batch.records import Call, Fault, PromptCount, Request
 
-RANDOM_PIXELS_SIDE, RANDOM_PIXELS_BATCH = 8, 16
+SIDE = 8
+"""Pixels of height and width where a job does not say."""
+BATCH_SIZE = 16
 
 
 class RandomPixels:
-    """Pictures of random pixels without a model, to measure everything around one."""
+    """Pictures of random pixels, uint8 `[height, width, 3]`, from each request's seed."""
 
-    def __init__(self, batch_size: int = RANDOM_PIXELS_BATCH) -> None:
+    def __init__(self, batch_size: int = BATCH_SIZE) -> None:
         self._batch_size = batch_size
 
     def count_tokens(self, prompts: Sequence[str]) -> list[PromptCount]:
@@ -28,7 +32,7 @@ class RandomPixels:
         return call, self._batch_size
 
     def generate(self, requests: Sequence[Request]) -> list[NDArray[np.uint8] | Fault]:
-        """Random pixels from each request's seed."""
+        """Draw one picture per request."""
         return [self._draw(request) for request in requests]
 
     def describe(self) -> dict[str, Any]:
@@ -44,3 +48,38 @@ class RandomPixels:
         bits = np.random.Generator(np.random.Philox(request.seed))
         shape = (request.call.height, request.call.width, 3)
         return bits.integers(0, 256, shape, dtype=np.uint8)
+
+
+def check(_job: JobConfig, task: Task) -> Iterator[str]:
+    """It enlarges nothing."""
+    if task.columns.scale > 1:
+        yield f"model.engine: random_pixels enlarges nothing; task={task.name} needs engine ldm"
+
+
+def find(_job: JobConfig, _task: Task) -> tuple[dict[str, str], tuple[int, int]]:
+    """No files."""
+    return {}, (SIDE, SIDE)
+
+
+def check_models(_job: JobConfig, _task: Task) -> None:
+    """No models."""
+
+
+def load(job: JobConfig, _task: Task, _lock: Lock) -> RandomPixels:
+    """Nothing to load."""
+    return RandomPixels(job.batch_size)
+
+
+def measure_batch_size(_job: JobConfig, _native_size: tuple[int, int]) -> int:
+    """Any would do."""
+    return BATCH_SIZE
+
+
+RANDOM_PIXELS = Engine(
+    name="random_pixels",
+    check=check,
+    find=find,
+    check_models=check_models,
+    load=load,
+    measure_batch_size=measure_batch_size,
+)

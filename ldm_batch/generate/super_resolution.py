@@ -1,24 +1,168 @@
-"""Images -> images four times as large: every request brings its own.
+"""Task: an image becomes one four times as large (Rombach et al. 2022, section 4.4).
 
 Joins a loaded model to what jobs ask of a pipeline; torch comes in only with the model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ldm_batch.config import UPSCALE
+from ldm_batch.columns import IMAGE, TaskColumns
+from ldm_batch.config import UPSCALE, JobConfig
 from ldm_batch.errors import JobError
+from ldm_batch.generate.pipeline import Pipeline
+from ldm_batch.generate.task import LoadImage, Lock, Stage, Task
+from ldm_batch.identity import Form
 from ldm_batch.read.colour import enlarge_alpha
-from ldm_batch.records import Call, Fault, PromptCount, Request, UpscaleRequest
+from ldm_batch.read.rows import (
+    InvalidRow,
+    RowContext,
+    RowPlace,
+    parse_all_carried,
+    parse_arguments,
+    parse_seed,
+)
+from ldm_batch.records import (
+    Call,
+    Fault,
+    PlannedImage,
+    PromptCount,
+    Request,
+    Row,
+    UpscaleRequest,
+)
 
 MAX_OUTPUT_PIXELS = 2**26
 """Pixels of the large images of one call: bounds memory, not results."""
+MODEL_CLASS = "LDMSuperResolutionPipeline"
+ARGUMENTS = ("num_inference_steps", "eta")
+COLUMNS = TaskColumns(
+    fields=(IMAGE, "id", "image_index", "seed", *ARGUMENTS),
+    recorded=(
+        "key",
+        "image_index",
+        "seed",
+        *ARGUMENTS,
+        "height",
+        "width",
+        "scheduler",
+        "model",
+        "model_sha256",
+        "image_format",
+        "image_sha256",
+        "pixel_sha256",
+        "input_file",
+        "input_row",
+        "input_path",
+        "input_sha256",
+        "input_format",
+        "input_mode",
+        "input_height",
+        "input_width",
+        "input_conversions",
+        "fingerprint",
+    ),
+    scale=UPSCALE,
+)
+
+
+def check(job: JobConfig) -> Iterator[str]:
+    """Problems of a job's fields, a line each."""
+    if job.batch_size == "auto":
+        yield "batch_size: 'auto' measures text to image only; give a number, e.g. 16"
+
+
+def parse_row(values: Mapping[str, Any], place: RowPlace, context: RowContext) -> Row:
+    """Make the row of an image to enlarge; its file is checked and kept.
+
+    Raises:
+        InvalidRow: a value is missing, of the wrong type or out of range, or is no usable image.
+    """
+    arguments = parse_arguments(values, context.call, ARGUMENTS)
+    seed, carry = parse_seed(values), parse_all_carried(values)
+    assert context.images is not None
+    image = context.images.keep(place.index, values[IMAGE])
+    if isinstance(image, Fault):
+        raise InvalidRow(image.reason, image.message)
+    call = Call(**arguments, height=image.height, width=image.width)
+    return place.row({IMAGE: image}, call, seed=seed, carry=carry)
+
+
+def plan_image(row: Row, image_index: int, job_seed: int, form: Form) -> PlannedImage:
+    """Image `image_index` of a row, with its seed."""
+    seed = form.upscale_seed(job_seed, row.key, image_index, row.seed)
+    return PlannedImage(row, image_index, seed)
+
+
+def make_request(image: PlannedImage, load_image: LoadImage | None) -> Request:
+    """The pixels of the row's image, and the seed."""
+    assert load_image is not None
+    pixels = load_image(image.row.index)
+    return Request(inputs={IMAGE: pixels}, seed=image.seed, call=image.row.call)
+
+
+def stages(job: JobConfig) -> list[Stage]:
+    """One model."""
+    return [Stage("", job.model, job.scheduler, MODEL_CLASS)]
+
+
+def load(job: JobConfig, lock: Lock) -> Pipeline:
+    """Load the model; a JobError where it does not, or is not that of the lock."""
+    from ldm_batch.diffusion.super_resolution import SuperResolution
+
+    return ImagesLarger(
+        SuperResolution.from_config(
+            job.model,
+            job.scheduler,
+            batch_size=job.batch_size,
+            lock=lock,
+            tile_size=job.upscale.tile_size,
+            tile_overlap=job.upscale.tile_overlap,
+        )
+    )
+
+
+def identify(job: JobConfig, _lock: Lock) -> dict[str, Any]:
+    """How images are read, and the tiles in which large ones are made."""
+    source, upscale = job.source, job.upscale
+    return {
+        "input_images": {
+            "max_image_bytes": source.max_image_bytes,
+            "max_image_pixels": source.max_image_pixels,
+            "alpha": upscale.alpha,
+            "background": upscale.background,
+        },
+        "tiles": identify_tiles(job),
+    }
+
+
+def identify_tiles(job: JobConfig) -> dict[str, Any]:
+    """The tiles in which large images are made."""
+    return {"size": job.upscale.tile_size, "overlap": job.upscale.tile_overlap}
+
+
+def record(image: PlannedImage, _count: PromptCount, _low: str | None) -> dict[str, Any]:
+    """What the image that the row brought was."""
+    original = image.row.inputs[IMAGE]
+    return {
+        "input_path": original.path,
+        "input_sha256": original.sha256,
+        "input_format": original.format,
+        "input_mode": original.mode,
+        "input_height": original.height,
+        "input_width": original.width,
+        "input_conversions": " ".join(original.conversions),
+    }
+
+
+def origin(*_: object) -> dict[str, Any]:
+    """What every task has is enough."""
+    return {}
 
 
 class Enlarger(Protocol):
@@ -62,7 +206,7 @@ class ImagesLarger:
         made = self._upscaler.generate(
             [
                 UpscaleRequest(
-                    request.image[..., :3],
+                    request.inputs[IMAGE][..., :3],
                     request.seed,
                     request.call.num_inference_steps,
                     request.call.eta,
@@ -71,7 +215,7 @@ class ImagesLarger:
             ]
         )
         return [
-            large if isinstance(large, Fault) else _with_alpha(large, request.image)
+            large if isinstance(large, Fault) else _with_alpha(large, request.inputs[IMAGE])
             for large, request in zip(made, requests, strict=True)
         ]
 
@@ -85,6 +229,7 @@ class ImagesLarger:
 
 
 def check_scale(upscaler: Enlarger) -> Enlarger:
+    """Refuse a model that enlarges otherwise than jobs expect."""
     if upscaler.scale != UPSCALE:
         raise JobError(
             f"model: enlarges {upscaler.scale} times; jobs take models that do {UPSCALE} times"
@@ -96,3 +241,20 @@ def _with_alpha(large: NDArray[np.uint8], small: NDArray[np.uint8]) -> NDArray[n
     if small.shape[2] == 3:
         return large
     return np.dstack([large, enlarge_alpha(small[..., 3], UPSCALE)])
+
+
+SUPER_RESOLUTION = Task(
+    name="super_resolution",
+    columns=COLUMNS,
+    check=check,
+    stages=stages,
+    identify=identify,
+    parse_row=parse_row,
+    plan_image=plan_image,
+    seed_of=lambda form: form.upscale_seed,
+    make_request=make_request,
+    request_again=None,
+    load=load,
+    origin=origin,
+    record=record,
+)

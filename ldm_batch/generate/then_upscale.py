@@ -1,18 +1,177 @@
-"""Two stages in one worker: images from text, enlarged before they are stored."""
+"""Two stages in one worker: what a task makes is enlarged before it is stored.
+
+A function over any task whose images are RGB; what that task does is its own.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from ldm_batch.config import UPSCALE
+from ldm_batch.columns import IMAGE, IMAGE_COLUMNS
+from ldm_batch.config import UPSCALE, JobConfig, ModelConfig
+from ldm_batch.config.identified import identify_model, identify_scheduler
 from ldm_batch.generate.pipeline import Pipeline
-from ldm_batch.generate.super_resolution import MAX_OUTPUT_PIXELS, Enlarger, check_scale
-from ldm_batch.records import Call, Fault, Made, PromptCount, Request, UpscaleRequest
+from ldm_batch.generate.super_resolution import (
+    MAX_OUTPUT_PIXELS,
+    MODEL_CLASS,
+    SUPER_RESOLUTION,
+    Enlarger,
+    check_scale,
+    identify_tiles,
+)
+from ldm_batch.generate.task import Lock, Stage, Task
+from ldm_batch.identity import Form, fingerprint
+from ldm_batch.records import (
+    Call,
+    Fault,
+    Made,
+    PlannedImage,
+    PromptCount,
+    Request,
+    Row,
+    UpscaleRequest,
+    split_lock,
+)
+
+SECTION = "upscale."
+RECORDED = (
+    "upscale_seed",
+    "upscale_num_inference_steps",
+    "upscale_eta",
+    "upscale_scheduler",
+    "upscale_model",
+    "upscale_model_sha256",
+    "low_resolution_height",
+    "low_resolution_width",
+    "low_resolution_pixel_sha256",
+)
+"""What a second stage adds to the columns of a task; height and width are the large image's."""
 
 
-class TextToLargeImages:
-    """A chained job: images from text, enlarged before they leave the worker."""
+def then_upscale(task: Task, *, keep_low_resolution: bool) -> Task:
+    """The task whose images are made four times as large in the same worker.
+
+    Args:
+        keep_low_resolution: store what the first stage made, too.
+    """
+
+    def stages(job: JobConfig) -> list[Stage]:
+        second = Stage(SECTION, job.upscale.model, job.upscale.scheduler, MODEL_CLASS)
+        return [*task.stages(job), second]
+
+    def identify(job: JobConfig, lock: Lock) -> dict[str, Any]:
+        first, second = split_lock(lock)
+        return task.identify(job, first) | _identify_second(job, second)
+
+    def plan_image(row: Row, image_index: int, job_seed: int, form: Form) -> PlannedImage:
+        image = task.plan_image(row, image_index, job_seed, form)
+        key = form.image_key(row.key, image_index)
+        return replace(image, upscale_seed=form.upscale_seed(job_seed, key, 0))
+
+    def load(job: JobConfig, lock: Lock) -> Pipeline:
+        return load_both(task, job, lock)
+
+    def record(image: PlannedImage, count: PromptCount, low: str | None) -> dict[str, Any]:
+        return task.record(image, count, None) | {
+            "upscale_seed": image.upscale_seed,
+            "low_resolution_height": image.row.call.height,
+            "low_resolution_width": image.row.call.width,
+            "low_resolution_pixel_sha256": low,
+        }
+
+    images = IMAGE_COLUMNS if keep_low_resolution else (IMAGE,)
+    columns = replace(
+        task.columns,
+        recorded=(*task.columns.recorded, *RECORDED),
+        images=images,
+        scale=task.columns.scale * UPSCALE,
+    )
+    return replace(
+        task,
+        columns=columns,
+        check=lambda job: _check(task, job),
+        stages=stages,
+        identify=identify,
+        plan_image=plan_image,
+        load=load,
+        origin=_origin,
+        record=record,
+    )
+
+
+def _check(task: Task, job: JobConfig) -> Iterator[str]:
+    yield from task.check(job)
+    if task.columns.has_image:
+        yield f"upscale.model: set, but task={task.name} has no second stage"
+
+
+def _identify_second(job: JobConfig, lock: Lock) -> dict[str, Any]:
+    upscale = job.upscale
+    return {
+        "second_stage": {
+            "model": identify_model(upscale.model, lock, SUPER_RESOLUTION.name),
+            "scheduler": identify_scheduler(upscale.scheduler),
+            "num_inference_steps": upscale.num_inference_steps,
+            "eta": upscale.eta,
+            "keep_low_resolution": upscale.keep_low_resolution,
+        },
+        "tiles": identify_tiles(job),
+    }
+
+
+def _origin(
+    job: JobConfig, lock: Lock, described: Mapping[str, Any], model_names: Mapping[str, str]
+) -> dict[str, Any]:
+    return {
+        "upscale_num_inference_steps": job.upscale.num_inference_steps,
+        "upscale_eta": job.upscale.eta,
+        "upscale_scheduler": str(described["upscale"]["scheduler"]),
+        "upscale_model": model_names[SECTION],
+        "upscale_model_sha256": fingerprint(split_lock(lock)[1]),
+    }
+
+
+def load_both(task: Task, job: JobConfig, lock: Lock) -> Pipeline:
+    """Load the models of both stages; what they have in common is loaded once."""
+    from ldm_batch.diffusion.pipeline import LoadedPipeline
+    from ldm_batch.diffusion.super_resolution import SuperResolution
+
+    locks = split_lock(lock)
+    first = task.load(job, locks[0])
+    models = (job.model, job.upscale.model)
+    names = shared_components(locks, models) if isinstance(first, LoadedPipeline) else []
+    upscaler = SuperResolution.from_config(
+        job.upscale.model,
+        job.upscale.scheduler,
+        batch_size=job.batch_size,
+        lock=locks[1],
+        shared=first.modules(names) if isinstance(first, LoadedPipeline) else {},
+        tile_size=job.upscale.tile_size,
+        tile_overlap=job.upscale.tile_overlap,
+    )
+    steps, eta = job.upscale.num_inference_steps, job.upscale.eta
+    return ThenLarger(first, upscaler, num_inference_steps=steps, eta=eta)
+
+
+def shared_components(
+    locks: tuple[Lock, Lock], models: tuple[ModelConfig, ModelConfig]
+) -> list[str]:
+    """Names of the components that two models have in common, file by file, and load alike."""
+    first, second = (replace(m, path=None, repo_id=None, revision=None) for m in models)
+    if first != second:
+        return []
+
+    def of(name: str, lock: Lock) -> dict[str, str]:
+        return {path: digest for path, digest in lock.items() if path.startswith(f"{name}/")}
+
+    names = {path.split("/")[0] for path in locks[1] if "/" in path} - {"scheduler"}
+    return sorted(name for name in names if of(name, locks[0]) == of(name, locks[1]))
+
+
+class ThenLarger:
+    """A pipeline whose images a second one enlarges before they leave the worker."""
 
     def __init__(
         self, first: Pipeline, upscaler: Enlarger, *, num_inference_steps: int, eta: float

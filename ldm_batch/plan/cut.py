@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ldm_batch.config import UPSCALE, ClusterConfig, JobConfig, has_second_stage, with_size
+from ldm_batch.columns import TaskColumns
+from ldm_batch.config import ClusterConfig, JobConfig, with_size
 from ldm_batch.errors import JobError
 from ldm_batch.read import footer as footers
 from ldm_batch.read.footer import Footer
@@ -49,8 +50,10 @@ class NewFile:
 
 def look_at(
     job: JobConfig,
+    task: TaskColumns,
     file: SourceFile,
     footer: Footer,
+    *,
     document: Mapping[str, Any],
     native_size: tuple[int, int],
 ) -> NewFile:
@@ -59,14 +62,14 @@ def look_at(
     Raises:
         JobError: it lacks a column, or has one of another type than the dataset.
     """
-    columns = footers.resolve_columns(footer, job.source, file.uri)
-    _refuse_other_types(footers.carried_fields(footer, job.source), document, file.uri)
+    columns = footers.resolve_columns(footer, task, job.source, file.uri)
+    _refuse_other_types(footers.carried_fields(footer, task, job.source), document, file.uri)
     return NewFile(
         InputFile(
             file.name, file.uri, file.size_bytes, file.version, footer.num_rows, footer.sha256
         ),
         footers.row_group_ends(footer),
-        _largest_size(footer, columns, job, native_size),
+        _largest_size(footer, task, columns, job, native_size),
         footers.columns_in_words(columns),
     )
 
@@ -137,22 +140,27 @@ def rows_per_shard(job: JobConfig, size: tuple[int, int]) -> int:
 
 
 def _largest_size(
-    footer: Footer, columns: Mapping[str, str], job: JobConfig, native_size: tuple[int, int]
+    footer: Footer,
+    task: TaskColumns,
+    columns: Mapping[str, str],
+    job: JobConfig,
+    native_size: tuple[int, int],
 ) -> tuple[int, int]:
-    if job.source.kind == "images":
-        return _upscaled_size(footer, columns, job)
-    factor = UPSCALE if has_second_stage(job) else 1
+    """Height and width in pixels that no image of a file is likely to exceed."""
+    if task.has_image:
+        side = task.scale * _input_side(footer, columns, job)
+        return side, side
     sides = []
     call = with_size(job.call, native_size)
     for name, default in (("height", call.height), ("width", call.width)):
         largest = footers.largest_value(footer, columns[name]) if name in columns else None
         within = max(0, min(largest or 0, footers.MAX_SIDE))
-        sides.append(factor * max(default or 0, int(within)))
+        sides.append(task.scale * max(default or 0, int(within)))
     return sides[0], sides[1]
 
 
-def _upscaled_size(footer: Footer, columns: Mapping[str, str], job: JobConfig) -> tuple[int, int]:
-    """Sides of a square of as many pixels as a large image may have.
+def _input_side(footer: Footer, columns: Mapping[str, str], job: JobConfig) -> int:
+    """Side of a square of as many pixels as a large image of the input may have.
 
     A dataset of ours tells; of others the bytes per image are taken for two pixels each.
     """
@@ -161,8 +169,7 @@ def _upscaled_size(footer: Footer, columns: Mapping[str, str], job: JobConfig) -
         sides = [footers.largest_value(footer, name) for name in ("height", "width")]
         if None not in sides:
             pixels = math.prod(int(side) for side in sides if side is not None)
-    side = math.isqrt(int(min(max(pixels, 1), job.source.max_image_pixels)) - 1) + 1
-    return UPSCALE * side, UPSCALE * side
+    return math.isqrt(int(min(max(pixels, 1), job.source.max_image_pixels)) - 1) + 1
 
 
 def _refuse_other_types(

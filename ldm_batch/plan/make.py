@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
+from ldm_batch.columns import TaskColumns
 from ldm_batch.config import JobConfig, SourceConfig, source_uris
 from ldm_batch.errors import JobError
 from ldm_batch.plan.cut import NewFile, cut_files, look_at, settle_rows_per_shard
@@ -25,6 +27,7 @@ def make_plan(
     store: Store,
     planned: Plan | None,
     *,
+    task: TaskColumns,
     document: Mapping[str, Any],
     native_size: tuple[int, int],
 ) -> Plan:
@@ -34,6 +37,7 @@ def make_plan(
         job: a validated job.
         store: the sink.
         planned: the plan that the sink holds, if any.
+        task: the columns of the job's task.
         document: the job's own plan document (see `plan_document`).
         native_size: the model's own height and width in pixels.
 
@@ -51,11 +55,10 @@ def make_plan(
     here = _match_known(job.source, listed, known)
     gone = frozenset(known.keys() - here.keys())
     new_files, told = _look_at_new(
-        job,
+        job.source,
         [file for file in listed if file.name not in known],
         _rename_guard([known[name] for name in gone]),
-        document=document,
-        native_size=native_size,
+        look=partial(look_at, job, task, document=document, native_size=native_size),
     )
     notes += told
     if not planned:
@@ -76,22 +79,21 @@ def make_plan(
 
 
 def _look_at_new(
-    job: JobConfig,
+    source: SourceConfig,
     files: Sequence[SourceFile],
     refuse_renamed: Callable[[SourceFile, Footer], None],
     *,
-    document: Mapping[str, Any],
-    native_size: tuple[int, int],
+    look: Callable[[SourceFile, Footer], NewFile],
 ) -> tuple[list[NewFile], list[str]]:
     """What cutting needs of files that are not planned yet, and what to tell of them."""
     new_files: list[NewFile] = []
     notes: list[str] = []
-    for file, footer in zip(files, footers.read_new_footers(files, job.source.s3), strict=True):
+    for file, footer in zip(files, footers.read_new_footers(files, source.s3), strict=True):
         refuse_renamed(file, footer)
         if footer.num_rows == 0:
             notes.append(f"skipped {file.uri}: no rows")
             continue
-        new_files.append(look_at(job, file, footer, document, native_size))
+        new_files.append(look(file, footer))
         if len(new_files) == 1:
             notes.append(f"columns used: {new_files[0].columns}")
     return new_files, notes
@@ -113,16 +115,16 @@ def _as_planned(job: JobConfig, planned: Plan) -> tuple[JobConfig, list[str]]:
     return settled, [note]
 
 
-def carry_schema(job: JobConfig) -> dict[str, str]:
+def carry_schema(source: SourceConfig, task: TaskColumns) -> dict[str, str]:
     """Types of the carried columns in the first input file, as text, by their output name."""
-    if not job.source.carry and job.source.kind == "prompts":
+    if not source.carry and not task.has_image:
         return {}
-    listed, _ = list_source(source_uris(job.source), job.source.s3)
+    listed, _ = list_source(source_uris(source), source.s3)
     if not listed:
         return {}
-    [footer] = footers.read_new_footers(listed[:1], job.source.s3)
-    footers.resolve_columns(footer, job.source, listed[0].uri)
-    return {name: str(kind) for name, kind in footers.carried_fields(footer, job.source)}
+    [footer] = footers.read_new_footers(listed[:1], source.s3)
+    footers.resolve_columns(footer, task, source, listed[0].uri)
+    return {name: str(kind) for name, kind in footers.carried_fields(footer, task, source)}
 
 
 def select_shards(

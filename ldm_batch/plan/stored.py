@@ -58,7 +58,7 @@ class Plan:
     @property
     def form(self) -> identity.Form:
         """How its images are named and seeded."""
-        return form_of(self.document)
+        return identity.FORMS[_form_number(self.document)]
 
     @property
     def num_rows(self) -> int:
@@ -85,13 +85,10 @@ def load_document(store: Store) -> Mapping[str, Any] | None:
     return document
 
 
-def form_of(document: Mapping[str, Any] | None) -> identity.Form:
-    """The form of a stored plan; the newest where there is none yet."""
-    return identity.NEWEST_FORM if document is None else identity.FORMS[_form_number(document)]
-
-
 def _form_number(document: Mapping[str, Any]) -> int:
-    return int(document.get("fingerprint_form", 1))
+    """Number of a document's form; 0, which there is not, where it is no whole number."""
+    number = document.get("fingerprint_form", 1)
+    return number if type(number) is int else 0
 
 
 def load_plan(store: Store) -> Plan | None:
@@ -170,7 +167,7 @@ def save_plan(store: Store, plan: Plan) -> bool:
     raw = json.dumps(plan.document, indent=2, sort_keys=True).encode()
     if plan.num_segments == 0 and not store.publish(identity.PLAN_PATH, raw, exclusive=True):
         stored = load_plan(store)
-        if stored is None or stored.num_segments > 0:
+        if stored is None or stored.num_segments > 0 or stored.form != plan.form:
             return False
         refuse_other_fingerprint(stored.document, plan.document, store)
     if not plan.new_shards:

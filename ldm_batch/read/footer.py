@@ -13,10 +13,9 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 
-from ldm_batch.columns import IMAGE_COLUMNS, METADATA_KEY, UPSCALE_COLUMNS
+from ldm_batch.columns import COLUMNS, IMAGE_COLUMNS, METADATA_KEY, TaskColumns
 from ldm_batch.config import S3Config, SourceConfig
 from ldm_batch.config.bounds import suggest
-from ldm_batch.config.source import input_fields
 from ldm_batch.errors import JobError, StorageError
 from ldm_batch.read.deadly_footers import MAGIC as PARQUET_MAGIC
 from ldm_batch.read.deadly_footers import find_deadly, parse_footer
@@ -31,7 +30,6 @@ MAX_SIDE = 4096
 FOOTER_THREADS = 16
 FILES_AT_ONCE = 500
 """Whose footers are held at once, and for which one process is started to read them first."""
-TEXT_FIELDS = ("prompt", "negative_prompt")
 PARENT = "parent_"
 OWN_COLUMNS = {"image": "image", "id": "key", "image_index": "image_index"}
 """Fields of images to enlarge -> columns of a dataset of ours, whose seeds, steps and eta are those
@@ -138,7 +136,9 @@ def first_line(error: Exception) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
-def resolve_columns(footer: Footer, source: SourceConfig, uri: str) -> dict[str, str]:
+def resolve_columns(
+    footer: Footer, task: TaskColumns, source: SourceConfig, uri: str
+) -> dict[str, str]:
     """Tell which column stands for which field; a field without a column is left out.
 
     Raises:
@@ -147,17 +147,16 @@ def resolve_columns(footer: Footer, source: SourceConfig, uri: str) -> dict[str,
     """
     names = footer.schema.names
     columns: dict[str, str] = {}
-    fields = input_fields(source)
-    for field in fields:
-        wanted = source.columns.get(field, _usual_name(field, footer, source))
+    for field in task.fields:
+        wanted = source.columns.get(field, _usual_name(field, footer, task))
         if wanted in names:
             columns[field] = str(wanted)
-        elif wanted is not None and (field in source.columns or field == fields[0]):
+        elif wanted is not None and (field in source.columns or field == task.main):
             raise JobError(
                 f"{uri}: no column {wanted!r} for {field} (source.columns.{field})"
                 f"{suggest(wanted, names)}"
             )
-    carried = carried_columns(footer, source).values()
+    carried = carried_columns(footer, task, source).values()
     for name in (*columns.values(), *carried):
         if name not in names:
             raise JobError(f"{uri}: no column {name!r} (source.carry){suggest(name, names)}")
@@ -169,9 +168,11 @@ def resolve_columns(footer: Footer, source: SourceConfig, uri: str) -> dict[str,
     return columns
 
 
-def _usual_name(field: str, footer: Footer, source: SourceConfig) -> str | None:
+def _usual_name(field: str, footer: Footer, task: TaskColumns) -> str | None:
     """The column that stands for a field where the job does not say."""
-    if source.kind == "images" and is_own(footer):
+    if COLUMNS[field].is_named:
+        return None
+    if task.has_image and is_own(footer):
         return OWN_COLUMNS.get(field)
     return field
 
@@ -183,12 +184,12 @@ def is_own(footer: Footer) -> bool:
 
 def _check_type(field: str, column: str, declared: Any, uri: str) -> None:
     kind = plain_type(declared)
-    if field == "image":
+    if COLUMNS[field].type == "image":
         fits, wanted = is_image(kind), "bytes, {bytes, path} structs or paths"
-    elif field in TEXT_FIELDS:
-        fits, wanted = is_text(kind), "text"
     elif field == "id":
         fits, wanted = is_text(kind) or pa.types.is_integer(kind), "text or whole numbers"
+    elif COLUMNS[field].is_text:
+        fits, wanted = is_text(kind), "text"
     else:
         fits = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind)
         wanted = "numbers"
@@ -244,28 +245,30 @@ def is_binary(kind: Any) -> bool:
     )
 
 
-def carried_columns(footer: Footer, source: SourceConfig) -> dict[str, str]:
+def carried_columns(footer: Footer, task: TaskColumns, source: SourceConfig) -> dict[str, str]:
     """Which columns are copied to the output, by their name there.
 
     What a job enlarges of a dataset of ours brings along all that is known of it, with `parent_`
     before names that the new dataset has itself, and before those that have it already.
     """
     carried = {name: name for name in source.carry}
-    if source.kind != "images" or not source.carry_parent or not is_own(footer):
+    if not task.has_image or not source.carry_parent or not is_own(footer):
         return carried
     for name in footer.schema.names:
         if name in IMAGE_COLUMNS or name in source.carry:
             continue
-        is_taken = name in UPSCALE_COLUMNS or name.startswith(PARENT)
+        is_taken = name in task.recorded or name.startswith(PARENT)
         carried[f"{PARENT}{name}" if is_taken else name] = name
     return carried
 
 
-def carried_fields(footer: Footer, source: SourceConfig) -> list[tuple[str, Any]]:
+def carried_fields(
+    footer: Footer, task: TaskColumns, source: SourceConfig
+) -> list[tuple[str, Any]]:
     """Name in the output and Arrow type of the carried columns."""
     return [
         (name, plain_type(footer.schema.field(column).type))
-        for name, column in carried_columns(footer, source).items()
+        for name, column in carried_columns(footer, task, source).items()
     ]
 
 

@@ -1,6 +1,7 @@
 """The image cell of a row -> what the image is, with its bytes in a spool until it is enlarged.
 
-Every image is decoded once to know that it can be, and dropped; must not know models or the sink.
+Every image is decoded once to know that it can be, and dropped; must not know models or shards of
+the output.
 """
 
 from __future__ import annotations

@@ -5,18 +5,18 @@ Pure; must not know Parquet files, shards or pipelines.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
+from ldm_batch.columns import COLUMNS
 from ldm_batch.config import CallConfig, SourceConfig
-from ldm_batch.config.call import ETA_RANGE, GUIDANCE_RANGE, SIDE_MULTIPLE, SIDE_RANGE, STEPS_RANGE
 from ldm_batch.identity import MAX_GIVEN_SEED, Form
 from ldm_batch.read import footer as footers
 from ldm_batch.read.images import InputImages
-from ldm_batch.records import Call, Fault, Reason, Row
+from ldm_batch.records import Call, Reason, Row
 
 MAX_ID_CHARS = 512
 MAX_CARRIED_BYTES = 1024 * 1024
@@ -31,6 +31,20 @@ class RowPlace:
     input_row: int
     key: str
 
+    def row(
+        self, inputs: Mapping[str, Any], call: Call, *, seed: int | None, carry: Mapping[str, Any]
+    ) -> Row:
+        """The row that stands there."""
+        return Row(
+            index=self.index,
+            input_row=self.input_row,
+            key=self.key,
+            inputs=inputs,
+            call=call,
+            seed=seed,
+            carry=carry,
+        )
+
 
 class InvalidRow(Exception):
     """A value that makes its row a rejection."""
@@ -40,53 +54,40 @@ class InvalidRow(Exception):
         self.reason = reason
 
 
-def parse_prompt_row(
-    values: Mapping[str, Any], place: RowPlace, source: SourceConfig, call: CallConfig
-) -> Row:
-    """Make the row of a prompt from its raw values; a null takes the job's default.
+@dataclass(frozen=True, slots=True)
+class RowContext:
+    """What the rows of a job are read with."""
+
+    source: SourceConfig
+    """Limits of texts."""
+    call: CallConfig
+    """Defaults of the call's arguments, the size filled in."""
+    images: InputImages | None = None
+    """Where images are checked and kept, if rows bring some."""
+
+
+ParseRow = Callable[[Mapping[str, Any], RowPlace, RowContext], Row]
+"""(raw values by field, place, context) -> the row; raises `InvalidRow`. A task has one."""
+
+
+def parse_arguments(
+    values: Mapping[str, Any], call: CallConfig, names: Iterable[str]
+) -> dict[str, Any]:
+    """Arguments of the call by name; a null takes the job's default.
 
     Raises:
-        InvalidRow: a value is missing, of the wrong type, out of range or too large.
+        InvalidRow: a value is of the wrong type or out of range.
     """
-    negative = _text(values, "negative_prompt", source.max_prompt_chars)
-    return Row(
-        index=place.index,
-        input_row=place.input_row,
-        key=place.key,
-        prompt=_parse_prompt(values, source),
-        negative_prompt=call.negative_prompt if negative is None else negative,
-        call=_parse_call(values, call),
-        seed=_whole(values, "seed", None, 0, MAX_GIVEN_SEED),
-        carry=_parse_all_carried(values),
-    )
+    return {name: _parse_argument(values, name, getattr(call, name)) for name in names}
 
 
-def parse_image_row(
-    values: Mapping[str, Any], place: RowPlace, call: CallConfig, images: InputImages
-) -> Row:
-    """Make the row of an image to enlarge; its pixels are checked and kept in `images`.
+def parse_seed(values: Mapping[str, Any]) -> int | None:
+    """The row's own seed, if it has one.
 
     Raises:
-        InvalidRow: a value is missing, of the wrong type or out of range, or is no usable image.
+        InvalidRow: it is no whole number, or out of range.
     """
-    steps = _required_whole(values, "num_inference_steps", call.num_inference_steps, STEPS_RANGE)
-    eta = _number(values, "eta", call.eta, ETA_RANGE)
-    seed = _whole(values, "seed", None, 0, MAX_GIVEN_SEED)
-    carry = _parse_all_carried(values)
-    image = images.keep(place.index, values["image"])
-    if isinstance(image, Fault):
-        raise InvalidRow(image.reason, image.message)
-    return Row(
-        index=place.index,
-        input_row=place.input_row,
-        key=place.key,
-        prompt="",
-        negative_prompt="",
-        call=Call(steps, 1.0, eta, image.height, image.width),
-        seed=seed,
-        carry=carry,
-        image=image,
-    )
+    return _whole(values, "seed", None, 0, MAX_GIVEN_SEED)
 
 
 def parse_key(values: Mapping[str, Any], derived: str, form: Form) -> str:
@@ -113,16 +114,12 @@ def _parse_id(value: Any) -> str:
     return _decode(value, "id")
 
 
-def _parse_prompt(values: Mapping[str, Any], source: SourceConfig) -> str:
-    prompt = _text(values, "prompt", source.max_prompt_chars)
-    if prompt is None:
-        raise InvalidRow(Reason.NULL_PROMPT, "the prompt is null")
-    if not prompt.strip():
-        raise InvalidRow(Reason.EMPTY_PROMPT, "the prompt is empty or blank")
-    return prompt
+def parse_text(values: Mapping[str, Any], name: str, max_chars: int) -> str | None:
+    """A text of a row; None where it has none.
 
-
-def _text(values: Mapping[str, Any], name: str, max_chars: int) -> str | None:
+    Raises:
+        InvalidRow: it is longer than `max_chars` characters, or no UTF-8.
+    """
     value = values.get(name)
     if value is None:
         return None
@@ -143,33 +140,16 @@ def _decode(value: bytes, name: str) -> str:
         raise InvalidRow(Reason.INVALID_TEXT, f"{name} is not UTF-8: {error.reason}") from None
 
 
-def _parse_call(values: Mapping[str, Any], call: CallConfig) -> Call:
-    return Call(
-        num_inference_steps=_required_whole(
-            values, "num_inference_steps", call.num_inference_steps, STEPS_RANGE
-        ),
-        guidance_scale=_number(values, "guidance_scale", call.guidance_scale, GUIDANCE_RANGE),
-        eta=_number(values, "eta", call.eta, ETA_RANGE),
-        height=_parse_side(values, "height", call.height),
-        width=_parse_side(values, "width", call.width),
-    )
-
-
-def _parse_side(values: Mapping[str, Any], name: str, default: int | None) -> int:
-    assert default is not None
-    pixels = _required_whole(values, name, default, SIDE_RANGE)
-    if pixels % SIDE_MULTIPLE:
-        raise InvalidRow(
-            Reason.OUT_OF_RANGE, f"{name} {pixels} is not a multiple of {SIDE_MULTIPLE}"
-        )
-    return pixels
-
-
-def _required_whole(
-    values: Mapping[str, Any], name: str, default: int, limits: tuple[int, int]
-) -> int:
-    value = _whole(values, name, default, *limits)
-    assert value is not None
+def _parse_argument(values: Mapping[str, Any], name: str, default: Any) -> Any:
+    column = COLUMNS[name]
+    assert column.low is not None
+    assert column.high is not None
+    if not column.is_whole:
+        return _number(values, name, default, (column.low, column.high))
+    value = _whole(values, name, default, int(column.low), int(column.high))
+    if value is not None and column.multiple is not None and value % column.multiple:
+        message = f"{name} {value} is not a multiple of {column.multiple}"
+        raise InvalidRow(Reason.OUT_OF_RANGE, message)
     return value
 
 
@@ -186,8 +166,8 @@ def _whole(
 
 
 def _number(
-    values: Mapping[str, Any], name: str, default: float, limits: tuple[float, float]
-) -> float:
+    values: Mapping[str, Any], name: str, default: float | None, limits: tuple[float, float]
+) -> float | None:
     value = values.get(name)
     if value is None:
         return default
@@ -200,7 +180,12 @@ def _refuse_outside(name: str, value: float, low: float, high: float) -> None:
         raise InvalidRow(Reason.OUT_OF_RANGE, f"{name} {value} is not between {low} and {high}")
 
 
-def _parse_all_carried(values: Mapping[str, Any]) -> dict[str, Any]:
+def parse_all_carried(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The carried columns of a row, each an Arrow array of one.
+
+    Raises:
+        InvalidRow: a value is too large, or damaged.
+    """
     return {
         name.removeprefix("carry."): _parse_carried(value, name.removeprefix("carry."))
         for name, value in values.items()

@@ -12,18 +12,18 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ldm_batch.config import CallConfig, SourceConfig
+from ldm_batch.columns import TaskColumns
+from ldm_batch.config import SourceConfig
 from ldm_batch.errors import AccessError, JobError, ShardError
 from ldm_batch.identity import Form, derive_key
 from ldm_batch.read import footer as footers
-from ldm_batch.read.images import InputImages
 from ldm_batch.read.rows import (
     MAX_CARRIED_BYTES,
     InvalidRow,
+    ParseRow,
+    RowContext,
     RowPlace,
-    parse_image_row,
     parse_key,
-    parse_prompt_row,
 )
 from ldm_batch.records import Reason, Rejection, Row, Shard
 from ldm_batch.storage import open_file
@@ -48,9 +48,9 @@ class ShardRows:
 
 def read_shard(
     shard: Shard,
-    source: SourceConfig,
-    call: CallConfig,
-    images: InputImages | None = None,
+    columns: TaskColumns,
+    parse_row: ParseRow,
+    context: RowContext,
     *,
     form: Form,
 ) -> ShardRows:
@@ -58,9 +58,10 @@ def read_shard(
 
     Args:
         shard: a row range of a planned file.
-        source: column mapping and limits.
-        call: defaults of the call's arguments; for prompts, height and width must be set.
-        images: where the images of a job that enlarges some are checked and kept.
+        columns: of the task.
+        parse_row: the task's.
+        context: what it reads with; height and width of its call must be set, if rows bring no
+            images.
         form: the plan's, which says how images are named.
 
     Raises:
@@ -68,8 +69,10 @@ def read_shard(
     """
     found = ShardRows()
     seen: set[str] = set()
-    rows = _read_values(shard, source, found.carried)
-    for number, values in enumerate(rows if images is None else images.read_ahead(rows)):
+    rows = _read_values(shard, columns, context.source, found.carried)
+    if context.images is not None:
+        rows = context.images.read_ahead(rows)
+    for number, values in enumerate(rows):
         place = shard.row_start + number
         key = derive_key(shard.file.name, place)
         try:
@@ -77,11 +80,7 @@ def read_shard(
             if key in seen:
                 raise InvalidRow(Reason.DUPLICATE_ID, f"id {key!r} stands twice in this shard")
             seen.add(key)
-            here = RowPlace(number, place, key)
-            if images is None:
-                found.rows.append(parse_prompt_row(values, here, source, call))
-            else:
-                found.rows.append(parse_image_row(values, here, call, images))
+            found.rows.append(parse_row(values, RowPlace(number, place, key), context))
         except InvalidRow as invalid:
             found.rejections.append(Rejection(key, place, invalid.reason, str(invalid)))
     if len(found.rows) + len(found.rejections) != shard.num_rows:
@@ -90,17 +89,17 @@ def read_shard(
 
 
 def _read_values(
-    shard: Shard, source: SourceConfig, carried: list[tuple[str, Any]]
+    shard: Shard, task: TaskColumns, source: SourceConfig, carried: list[tuple[str, Any]]
 ) -> Iterator[Mapping[str, Any]]:
     """Raw values of each row by field; carried columns under their own name as arrays of one."""
     uri = shard.file.uri
     try:
         footer = footers.read_planned_footer(shard.file, source.s3)
-        columns = footers.resolve_columns(footer, source, uri)
-        carried += footers.carried_fields(footer, source)
-        carry = footers.carried_columns(footer, source)
+        columns = footers.resolve_columns(footer, task, source, uri)
+        carried += footers.carried_fields(footer, task, source)
+        carry = footers.carried_columns(footer, task, source)
         wanted = list(dict.fromkeys([*columns.values(), *carry.values()]))
-        for batch in _read_batches(shard, footer, wanted, source):
+        for batch in _read_batches(shard, footer, wanted, source, is_image=task.has_image):
             yield from _batch_values(batch, columns, carry)
     except (pa.ArrowException, OSError) as error:
         raise ShardError(f"{uri}: cannot be read: {footers.first_line(error)}") from error
@@ -111,7 +110,12 @@ def _read_values(
 
 
 def _read_batches(
-    shard: Shard, footer: footers.Footer, columns: Sequence[str], source: SourceConfig
+    shard: Shard,
+    footer: footers.Footer,
+    columns: Sequence[str],
+    source: SourceConfig,
+    *,
+    is_image: bool,
 ) -> Iterator[Any]:
     """Record batches of exactly the shard's rows."""
     ends = footers.row_group_ends(footer)
@@ -119,7 +123,6 @@ def _read_batches(
     starts = [0, *ends[:-1]]
     groups = [i for i in range(len(ends)) if starts[i] < last and ends[i] > first]
     position = starts[groups[0]]
-    is_image = source.kind == "images"
     is_large = is_image or any(_is_nested(footer, name) for name in columns)
     repeated = [name for name in columns if _holds_bytes(footer, name)]
     rows_per_read = LARGE_ROWS_PER_READ if is_large else ROWS_PER_READ

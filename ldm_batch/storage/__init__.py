@@ -1,6 +1,6 @@
 """Files and URLs: list, open, and publish whole objects, exclusively where asked.
 
-The seam to storage: what the rest of the program uses of it stands here.
+The seam to storage: what the rest of the program uses of it stands here, but for lease.py.
 """
 
 from ldm_batch.storage.files import absolute

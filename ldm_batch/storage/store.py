@@ -1,7 +1,7 @@
-"""Files and URLs: list, open, and publish whole objects, exclusively where asked.
+"""The store of a dataset and the files of an input, on whatever kind of storage their URLs name.
 
-The seam to storage: all others import this module, which chooses between a local disk, S3 and, for
-input, whatever fsspec knows. Knows URLs and bytes; must not know shards, plans or Parquet.
+Chooses between a local disk, S3 and, for input, whatever fsspec knows. Knows URLs and bytes; must
+not know shards, plans or Parquet.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Images of one shard -> one Parquet object, in memory bounded by a row group.
 
-Encoded images arrive in any order and wait in a spool file without a name, so nothing is left
-behind by a crash; the object is then written in row order. Must not know storage or pipelines.
+Encoded images come from a spool (spool.py); the object is written in row order to a local file
+without a name. Must not know storage or pipelines.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ldm_batch.columns import IMAGE_COLUMNS, METADATA_KEY, REPEATED_COLUMNS
+from ldm_batch.columns import COLUMNS, IMAGE_COLUMNS, METADATA_KEY, TaskColumns
 from ldm_batch.records import Rejection
 from ldm_batch.write.spool import Spool
 
@@ -33,24 +33,18 @@ REJECTION_SCHEMA = pa.schema(
 
 
 def object_schema(
-    columns: Mapping[str, str],
-    carried: Sequence[tuple[str, Any]],
-    metadata: Mapping[str, Any],
-    *,
-    keep_low_resolution: bool = False,
+    task: TaskColumns, carried: Sequence[tuple[str, Any]], metadata: Mapping[str, Any]
 ) -> Any:
-    """Arrow schema of an output object.
+    """Arrow schema of an output object: images, what is recorded of them, what is carried along.
 
     Args:
-        columns: name and Arrow type of the columns between `image` and the carried ones.
+        task: the columns of the job's task.
         carried: name and Arrow type of the columns copied from the input.
         metadata: what the object says of its shard (JSON), under the key `ldm_batch`.
-        keep_low_resolution: a second image column after the first, `low_resolution`.
     """
-    names = IMAGE_COLUMNS if keep_low_resolution else IMAGE_COLUMNS[:1]
-    fields = [(name, IMAGE_TYPE) for name in names]
-    fields += [(name, pa.type_for_alias(alias)) for name, alias in columns.items()]
-    features = {name: {"_type": "Image"} for name in names}
+    fields = [(name, IMAGE_TYPE) for name in task.images]
+    fields += [(name, pa.type_for_alias(alias)) for name, alias in task.types.items()]
+    features = {name: {"_type": "Image"} for name in task.images}
     return pa.schema(
         [*fields, *carried],
         metadata={
@@ -100,7 +94,7 @@ def _writer_options(schema: Any) -> dict[str, Any]:
     """Images as they are, other columns compressed, repeated values once, sums of every page."""
     images = [name for name in schema.names if name in IMAGE_COLUMNS]
     others = [name for name in schema.names if name not in images]
-    repeated = [name for name in others if name in REPEATED_COLUMNS]
+    repeated = [name for name in others if name in COLUMNS and COLUMNS[name].repeats]
     pixels = [f"{name}.bytes" for name in images]
     return {
         "compression": {p: "NONE" if p in pixels else "ZSTD" for p in _leaf_paths(schema)},

@@ -33,7 +33,8 @@ from ldm_batch.config import (
 )
 from ldm_batch.demo.world import caption, draw_specs
 from ldm_batch.generate.batches import plan_images
-from ldm_batch.generate.models import find_models, load_pipeline
+from ldm_batch.generate.choose import choose
+from ldm_batch.generate.text_to_image import TEXT_TO_IMAGE
 from ldm_batch.identity import NEWEST_FORM
 from ldm_batch.plan.make import make_plan
 from ldm_batch.plan.stored import plan_document
@@ -62,7 +63,9 @@ def plan_shards(job: JobConfig, native_size: tuple[int, int]) -> tuple[Shard, ..
     images = {"source": {"carry": {}}}
     document = plan_document(images, NEWEST_FORM, config={}, environment={})
     store = Store(str(job.sink.uri))
-    return make_plan(job, store, None, document=document, native_size=native_size).shards
+    task = TEXT_TO_IMAGE.columns
+    sizes = {"document": document, "native_size": native_size}
+    return make_plan(job, store, None, task=task, **sizes).shards
 
 
 def timed(side: Callable[[], None]) -> tuple[float, float]:
@@ -83,13 +86,27 @@ def main() -> None:
     theirs.set_progress_bar_config(disable=True)
     with tempfile.TemporaryDirectory() as name:
         job = make_job(Path(name), prompts, options.steps)
-        lock, native_size = find_models(job)
-        ours = load_pipeline(job, lock)
-        spec = WorkerSpec(job, "bench", NEWEST_FORM.number, "demo", lock, native_size)
+        lock, native_size = choose(job).find_models()
+        ours = choose(job).load(lock)
+        spec = WorkerSpec(job, "bench", NEWEST_FORM.number, lock, native_size, {"": "demo"})
         shards = plan_shards(job, native_size)
-        call = Call(options.steps, GUIDANCE, 0.0, *native_size)
-        rows = [Row(i, i, str(i), prompt, "", call, None) for i, prompt in enumerate(prompts)]
-        requests = [image.request for image in plan_images(rows, job, NEWEST_FORM)]
+        height, width = native_size
+        call = Call(
+            num_inference_steps=options.steps, guidance_scale=GUIDANCE, height=height, width=width
+        )
+        rows = [
+            Row(
+                index=i,
+                input_row=i,
+                key=str(i),
+                inputs={"prompt": prompt, "negative_prompt": ""},
+                call=call,
+                seed=None,
+            )
+            for i, prompt in enumerate(prompts)
+        ]
+        images = plan_images(TEXT_TO_IMAGE, rows, NEWEST_FORM, job_seed=0, num_images=1)
+        requests = [TEXT_TO_IMAGE.make_request(image, None) for image in images]
         kept: list[object] = []
 
         def loop() -> None:

@@ -33,7 +33,7 @@ def make_diffusers(folder: str, batch_size: int) -> Generate:
     def generate(requests: Sequence[Request]) -> list[np.ndarray]:
         padded = [*requests, *[requests[-1]] * (batch_size - len(requests))]
         images = plain(
-            [request.prompt for request in padded],
+            [request.inputs["prompt"] for request in padded],
             num_inference_steps=50,
             guidance_scale=requests[0].call.guidance_scale,
             generator=[make_generator(request.seed) for request in padded],
@@ -49,8 +49,23 @@ def make_ours(pipeline: TextToImage, num_inference_steps: int) -> Generate:
 
     def generate(requests: Sequence[Request]) -> Sequence[np.ndarray]:
         old = requests[0].call
-        call = Call(num_inference_steps, old.guidance_scale, old.eta, old.height, old.width)
-        return pipeline.generate([Request(r.prompt, "", r.seed, call) for r in requests])
+        call = Call(
+            num_inference_steps=num_inference_steps,
+            guidance_scale=old.guidance_scale,
+            eta=old.eta,
+            height=old.height,
+            width=old.width,
+        )
+        return pipeline.generate(
+            [
+                Request(
+                    inputs={"prompt": r.inputs["prompt"], "negative_prompt": ""},
+                    seed=r.seed,
+                    call=call,
+                )
+                for r in requests
+            ]
+        )
 
     return generate
 
@@ -86,8 +101,13 @@ def main() -> None:
     torch.set_num_threads(1)
     specs = draw_specs(2000, options.num_prompts, split=options.split)
     prompts = [caption(spec) for spec in specs]
-    call = Call(50, options.guidance_scale, 0.0, 64, 64)
-    requests = [Request(prompt, "", 5000 + i, call) for i, prompt in enumerate(prompts)]
+    call = Call(
+        num_inference_steps=50, guidance_scale=options.guidance_scale, eta=0.0, height=64, width=64
+    )
+    requests = [
+        Request(inputs={"prompt": prompt, "negative_prompt": ""}, seed=5000 + i, call=call)
+        for i, prompt in enumerate(prompts)
+    ]
     runs = run_interleaved(ways_to_compare(options), requests, options.batch_size)
     reference, reference_s, _ = next(iter(runs.values()))
     print("| setting | CPU ms/image | speed | distance | right |\n|---|---|---|---|---|")

@@ -166,7 +166,7 @@ class Crashes:
 
 def _job(folder: Path, s3: S3Config, name: str = "") -> JobConfig:
     return JobConfig(
-        model=ModelConfig(pipeline="random_pixels"),
+        model=ModelConfig(engine="random_pixels"),
         source=SourceConfig(uri=str(folder / "in")),
         sink=SinkConfig(uri=f"s3://{BUCKET}/{name}", s3=s3),
         cluster=ClusterConfig(executor="in_process"),

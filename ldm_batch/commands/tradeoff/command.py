@@ -24,10 +24,11 @@ from ldm_batch.config import (
 )
 from ldm_batch.dataset import Dataset
 from ldm_batch.errors import JobError, LdmBatchError
-from ldm_batch.generate.models import find_models
-from ldm_batch.identity import NEWEST_FORM
+from ldm_batch.generate.choose import choose
+from ldm_batch.identity import NEWEST_FORM, Form
 from ldm_batch.plan.make import carry_schema, make_plan
 from ldm_batch.plan.stored import load_plan
+from ldm_batch.read.rows import RowContext
 from ldm_batch.read.shard import read_shard
 from ldm_batch.records import Request, Row
 from ldm_batch.storage import Store
@@ -37,41 +38,45 @@ STEPS = (5, 10, 20, 50)
 MAX_SHARDS_READ = 8
 
 
-def job_of(source: str, options: argparse.Namespace) -> JobConfig:
-    """Return the job of a dataset that has a plan, or one made of the command line.
+def job_of(source: str, options: argparse.Namespace) -> tuple[JobConfig, Form]:
+    """Return the job of a dataset that has a plan, or one made of the command line, and the form
+    by which its images are named and seeded.
 
     Raises:
         JobError: the dataset's plan cannot be read.
     """
     plan = load_plan(Store(source)) if Path(source).is_dir() else None
     if plan is not None:
-        return _job_of_plan(Dataset(Store(source), plan))
+        return _job_of_plan(Dataset(Store(source), plan)), plan.form
     job = JobConfig(source=SourceConfig(uri=source, columns={"prompt": options.column}))
     job.model = ModelConfig(path=options.model)
     job.sink.uri = str(options.output)
     job.call = CallConfig(guidance_scale=options.guidance_scale)
-    return job
+    return job, NEWEST_FORM
 
 
 def _job_of_plan(dataset: Dataset) -> JobConfig:
     job = dataset.job
-    if job.source.kind != "prompts":
+    if choose(job).task.columns.main != "prompt":
         raise JobError("the trade-off is measured on prompts; this dataset was made of images")
     return job
 
 
-def sample_rows(job: JobConfig, num_rows: int) -> list[Row]:
+def sample_rows(job: JobConfig, form: Form, num_rows: int) -> list[Row]:
     """Return valid rows spread evenly over the job's input.
 
     Raises:
         JobError: the input cannot be read or has no valid row.
     """
-    _, size = find_models(job)
-    document = {"images": {"source": {"carry": carry_schema(job)}}}
-    plan = make_plan(job, Store(str(job.sink.uri)), None, document=document, native_size=size)
-    call = with_size(job.call, size)
+    chosen = choose(job)
+    task = chosen.task.columns
+    _, size = chosen.find_models()
+    document = {"images": {"source": {"carry": carry_schema(job.source, task)}}}
+    store = Store(str(job.sink.uri))
+    plan = make_plan(job, store, None, task=task, document=document, native_size=size)
+    context = RowContext(job.source, with_size(job.call, size))
     shards = _spread(plan.shards, MAX_SHARDS_READ)
-    found = [read_shard(shard, job.source, call, form=NEWEST_FORM) for shard in shards]
+    found = [read_shard(shard, task, chosen.task.parse_row, context, form=form) for shard in shards]
     rows = [row for read in found for row in read.rows]
     if not rows:
         raise JobError(f"{job.source.uri}: no valid rows to try")
@@ -108,14 +113,13 @@ def _steps(text: str) -> list[int]:
         raise JobError(f"--steps={text}: must be numbers, e.g. 10,20") from error
 
 
-def requests_of(rows: Sequence[Row], job: JobConfig) -> list[Request]:
+def requests_of(rows: Sequence[Row], job: JobConfig, form: Form) -> list[Request]:
     """Return the first image of each row, with the seed that the job itself would use."""
     return [
         Request(
-            row.prompt,
-            row.negative_prompt,
-            NEWEST_FORM.image_seed(job.seed, row.key, 0, row.seed),
-            row.call,
+            inputs=row.inputs,
+            seed=form.image_seed(job.seed, row.key, 0, row.seed),
+            call=row.call,
         )
         for row in rows
     ]
@@ -130,12 +134,12 @@ def run(options: argparse.Namespace, share_right: ShareRight) -> Path:
     Raises:
         JobError: the input, the model or a setting is wrong.
     """
-    job = job_of(options.source, options)
-    rows = sample_rows(job, options.num_prompts)
+    job, form = job_of(options.source, options)
+    rows = sample_rows(job, form, options.num_prompts)
     settings = settings_of(options, job)
     print(f"{len(rows)} prompts, {len(settings)} settings; the first is the reference")
-    results = measure(job, requests_of(rows, job), settings, share_right)
-    write_results(results, [row.prompt for row in rows], options.output)
+    results = measure(job, requests_of(rows, job, form), settings, share_right)
+    write_results(results, [row.inputs["prompt"] for row in rows], options.output)
     return Path(options.output)
 
 

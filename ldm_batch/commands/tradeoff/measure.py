@@ -81,7 +81,8 @@ def measure(
     first = TextToImage.from_config(job.model, settings[0].scheduler, batch_size=size)
     ways = {s.label: _generate_with(first.with_scheduler(s.scheduler), s) for s in settings}
     runs = run_interleaved(ways, requests, size)
-    reference, prompts = runs[settings[0].label][0], [request.prompt for request in requests]
+    reference = runs[settings[0].label][0]
+    prompts = [request.inputs["prompt"] for request in requests]
     results = [_compare(setting, *runs[setting.label], reference) for setting in settings]
     return [replace(r, share_right=share_right(r.images, prompts)) for r in results]
 

@@ -13,8 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TextIO
 
-from ldm_batch.commands.dataset_argument import add_sink, named_sink
-from ldm_batch.commands.status import MAX_LISTED
+from ldm_batch.commands.dataset_argument import MAX_LISTED, add_sink, named_sink
 from ldm_batch.commands.verify.regenerate import Sample
 from ldm_batch.commands.verify.verification import (
     EXIT_CANNOT_TELL,

@@ -56,8 +56,8 @@ class Expected:
 
     fingerprint: str
     num_images_per_prompt: int
-    seed_of: Callable[[str, int], int]
-    """Key and number of an image -> the seed that is derived for it."""
+    seed_of: Callable[..., int]
+    """(key, number of the image, the row's own seed or nothing) -> the image's seed."""
 
 
 def verify_object(store: Store, shard: Shard, expected: Expected) -> ObjectReport:
@@ -152,11 +152,18 @@ def _check_rows(
     """Check every image; the keys of the rows that have images, by place in the input."""
     keys: dict[int, str] = {}
     last: Mapping[str, Any] = {"input_row": -1, "image_index": -1}
+    first = last
     for row in object_rows(parquet):
         report.num_images += 1
+        first = first if row["image_index"] else row
         name = f"row {row['input_row']}, image {row['image_index']}"
         for problem in (*_row_problems(row, last, shard, expected), *_image_problems(row)):
             _complain(report, f"{name}: {problem}")
+        if not _is_seed_known(row, first, expected):
+            seed = row["seed"]
+            _complain(
+                report, f"{name}: has seed {seed}, which is neither derived nor the row's own"
+            )
         derived = expected.seed_of(row["key"], row["image_index"])
         report.num_own_seeds += row["seed"] != derived
         keys[row["input_row"]] = row["key"]
@@ -184,10 +191,15 @@ def _row_problems(
         return
     if (place, number, row["key"]) != (last["input_row"], last["image_index"] + 1, last.get("key")):
         yield "does not follow the image before it"
-    elif row["seed"] != expected.seed_of(row["key"], number) and (
-        row["seed"] != (last["seed"] + 1) % 2**64
-    ):
-        yield f"has seed {row['seed']}, which is neither derived nor the row's own"
+
+
+def _is_seed_known(row: Mapping[str, Any], first: Mapping[str, Any], expected: Expected) -> bool:
+    """Tell whether an image's seed is derived, or follows from that of its row's first image."""
+    key, number = row["key"], row["image_index"]
+    if number == 0 or first.get("key") != key:  # any seed may be the row's own
+        return True
+    known = (expected.seed_of(key, number), expected.seed_of(key, number, first["seed"]))
+    return row["seed"] in known
 
 
 def _image_problems(row: Mapping[str, Any]) -> Iterator[str]:

@@ -10,7 +10,7 @@ import io
 import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,19 +19,22 @@ from PIL import Image
 
 from ldm_batch import identity
 from ldm_batch.config import JobConfig, with_size
-from ldm_batch.config.call import SIDE_MULTIPLE
 from ldm_batch.dataset import Dataset
 from ldm_batch.generate.batches import generate_images, plan_images
-from ldm_batch.generate.models import join_locks, load_pipeline
+from ldm_batch.generate.choose import Choice, choose
 from ldm_batch.generate.pipeline import Pipeline
+from ldm_batch.plan.stored import Plan
 from ldm_batch.read.images import InputImages
+from ldm_batch.read.rows import RowContext
 from ldm_batch.read.shard import read_shard
-from ldm_batch.records import Call, Fault, Made, Request, Shard
+from ldm_batch.records import Fault, Made, Request, Shard, join_locks
 from ldm_batch.storage import Store
 from ldm_batch.write.encode import encode_image, sha256
 from ldm_batch.write.spool import Spool
 
 MAX_MEAN_LEVELS = 1.0
+NO_SIDE = 8
+"""Pixels, where a call must have some: rows that are read again bring images, and so the size."""
 Alike = NDArray[np.uint8] | Made | Fault
 
 
@@ -70,20 +73,19 @@ def regenerate(dataset: Dataset, sample: Sample) -> Regenerated:
     Raises:
         JobError: the model does not load, or is not the one that was planned.
     """
-    job, plan = _as_here(dataset.job, sample.model_path), dataset.plan
-    pipeline = load_pipeline(job, planned_lock(plan.document["images"]))
+    chosen = choose(_as_here(dataset.job, sample.model_path))
+    pipeline = chosen.load(planned_lock(dataset.plan.document["images"]))
     device = str(pipeline.describe().get("device"))
-    chosen = _choose_shards(dataset, sample)
+    shards = _choose_shards(dataset, sample)
     problems: list[str] = []
     num_equal = num_near = 0
     largest = 0.0
-    for index in sorted(set(chosen)):
-        rows = _choose_rows(dataset, index, chosen.count(index), sample.choice)
+    for index in sorted(set(shards)):
+        rows = _choose_rows(dataset, index, shards.count(index), sample.choice)
         is_same_device = _recorded_device(dataset.store, index) in (None, device)
-        enlarges = job.source.kind == "images"
-        again = _enlarge(pipeline, rows, job, plan.shards[index], plan.form) if enlarges else None
-        for row, made in zip(rows, again or _make(pipeline, rows, job.batch_size), strict=True):
-            levels = _difference(row, made, job)
+        again = _make_again(chosen, pipeline, rows, dataset.plan, index)
+        for row, made in zip(rows, again, strict=True):
+            levels = _difference(row, made, chosen.job)
             largest = max(largest, levels)
             num_equal += levels == 0
             is_near = not is_same_device and levels <= MAX_MEAN_LEVELS
@@ -126,8 +128,8 @@ def planned_lock(images: Mapping[str, Any]) -> dict[str, str]:
 def _choose_rows(dataset: Dataset, index: int, count: int, choice: int) -> list[Mapping[str, Any]]:
     """Random images of one object, fewer where it holds fewer."""
     total = dataset.num_images(index)
-    wanted = set(random.Random(f"{choice}/{index}").sample(range(total), min(count, total)))
-    return [row for place, row in enumerate(dataset.rows(index)) if place in wanted]
+    wanted = random.Random(f"{choice}/{index}").sample(range(total), min(count, total))
+    return dataset.rows_at(index, wanted)
 
 
 def _recorded_device(store: Store, index: int) -> str | None:
@@ -138,11 +140,25 @@ def _recorded_device(store: Store, index: int) -> str | None:
         return None
 
 
-def _make(
-    pipeline: Pipeline, rows: Sequence[Mapping[str, Any]], batch_size: int
+def _make_again(
+    chosen: Choice,
+    pipeline: Pipeline,
+    rows: Sequence[Mapping[str, Any]],
+    plan: Plan,
+    index: int,
 ) -> Iterator[Alike]:
-    """Make the images of some rows from their records, in their order."""
-    requests = [_request(row) for row in rows]
+    """Make the images of some rows of a shard again, in their order."""
+    if (request_again := chosen.task.request_again) is not None:
+        requests = [request_again(row) for row in rows]
+        yield from _generate(pipeline, requests, chosen.job.batch_size)
+        return
+    for row in rows:
+        place = replace(plan.shards[index], row_start=row["input_row"], num_rows=1)
+        yield from _read_and_generate(chosen, pipeline, place, row["image_index"], plan.form)
+
+
+def _generate(pipeline: Pipeline, requests: Sequence[Request], batch_size: int) -> Iterator[Alike]:
+    """Images of requests in their order."""
     made: dict[int, Alike] = {}
     for call in {request.call for request in requests}:
         slots = [slot for slot, request in enumerate(requests) if request.call == call]
@@ -150,39 +166,31 @@ def _make(
             batch = slots[start : start + batch_size]
             images = pipeline.generate([requests[slot] for slot in batch])
             made.update(zip(batch, images, strict=True))
-    yield from (made[slot] for slot in range(len(rows)))
+    yield from (made[slot] for slot in range(len(requests)))
 
 
-def _request(row: Mapping[str, Any]) -> Request:
-    """What was asked of the pipeline; of two stages, the first one's size."""
-    size = {side: row.get(f"low_resolution_{side}") or row[side] for side in ("height", "width")}
-    call = Call(**{field.name: row[field.name] for field in fields(Call)} | size)
-    return Request(
-        row["prompt"],
-        row["negative_prompt"],
-        row["seed"],
-        call,
-        upscale_seed=row.get("upscale_seed"),
-    )
-
-
-def _enlarge(
-    pipeline: Pipeline,
-    rows: Sequence[Mapping[str, Any]],
-    job: JobConfig,
-    shard: Shard,
-    form: identity.Form,
+def _read_and_generate(
+    chosen: Choice, pipeline: Pipeline, row: Shard, image_index: int, form: identity.Form
 ) -> Iterator[Alike]:
-    """Enlarge the input images of some rows again."""
-    call = with_size(job.call, (SIDE_MULTIPLE, SIDE_MULTIPLE))  # images bring their own
-    for row in rows:
-        place = replace(shard, row_start=row["input_row"], num_rows=1)
-        with Spool() as spool:
-            inputs = InputImages(job, place, spool)
-            found = read_shard(place, job.source, call, inputs, form=form)
-            images = plan_images(found.rows, job, form)
-            wanted = [image for image in images if image.image_index == row["image_index"]]
-            yield from (made for _, made in generate_images(pipeline, wanted, inputs.load))
+    """An image of one row, which is read again where the plan says that it is."""
+    job, task = chosen.job, chosen.task
+    call = with_size(job.call, (NO_SIDE, NO_SIDE))
+    with Spool() as spool:
+        inputs = InputImages(job, row, spool)
+        context = RowContext(job.source, call, inputs)
+        found = read_shard(row, task.columns, task.parse_row, context, form=form)
+        images = plan_images(
+            task,
+            found.rows,
+            form,
+            job_seed=job.seed,
+            num_images=job.num_images_per_prompt,
+        )
+        wanted = [image for image in images if image.image_index == image_index]
+        made = generate_images(
+            pipeline, wanted, lambda image: task.make_request(image, inputs.load)
+        )
+        yield from (pixels for _, pixels in made)
 
 
 def _difference(row: Mapping[str, Any], made: Alike, job: JobConfig) -> float:

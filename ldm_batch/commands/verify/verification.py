@@ -17,6 +17,7 @@ from ldm_batch.commands.verify.keys import KeyIndex, describe_shared
 from ldm_batch.commands.verify.object import Expected, ObjectReport, verify_object
 from ldm_batch.commands.verify.regenerate import Regenerated, Sample, regenerate
 from ldm_batch.dataset import Dataset, map_in_threads, open_dataset
+from ldm_batch.generate.choose import choose
 from ldm_batch.plan.stored import Plan
 from ldm_batch.storage import Store
 
@@ -113,8 +114,8 @@ class Totals:
 
 
 def _verify_objects(dataset: Dataset) -> Iterator[ObjectReport]:
-    plan, enlarges = dataset.plan, dataset.job.source.kind == "images"
-    derive = plan.form.upscale_seed if enlarges else plan.form.image_seed
+    plan = dataset.plan
+    derive = choose(dataset.job).task.seed_of(plan.form)
     planned = plan.document["images"]
     expected = Expected(
         plan.fingerprint, planned["num_images_per_prompt"], partial(derive, planned["seed"])

@@ -1,0 +1,116 @@
+"""Engine `ldm`: our own denoising loop on diffusers' models, for the paper's pipelines.
+
+torch and diffusers are imported only where a model is looked into. Must not know rows or shards.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from ldm_batch.config import JobConfig, with_size
+from ldm_batch.errors import JobError
+from ldm_batch.generate.pipeline import Pipeline
+from ldm_batch.generate.task import Engine, Lock, Task
+from ldm_batch.records import Call
+
+
+def check(_job: JobConfig, _task: Task) -> Iterator[str]:
+    """Every task has a loop of ours."""
+    yield from ()
+
+
+def find(job: JobConfig, task: Task) -> tuple[dict[str, str], tuple[int, int]]:
+    """Find the files of a job's models without loading them.
+
+    Returns:
+        The SHA-256 of every file that loading reads, those of a second stage with its section
+        before their paths; and the first model's own height and width in pixels.
+
+    Raises:
+        JobError: a model is not there or not what we load.
+    """
+    from ldm_batch.diffusion import files
+
+    lock: dict[str, str] = {}
+    folders = [(stage, files.find_model(stage.model)) for stage in task.stages(job)]
+    for stage, folder in folders:
+        before = stage.section.replace(".", "/")
+        lock |= {f"{before}{path}": sha for path, sha in files.lock_model(folder).items()}
+    if job.call.height is not None and job.call.width is not None:
+        return lock, (job.call.height, job.call.width)
+    return lock, files.native_size(folders[0][1])
+
+
+def check_models(job: JobConfig, task: Task) -> None:
+    """Check without weights that each model is of the kind that the task needs, and that its
+    scheduler takes the job's settings.
+
+    Raises:
+        JobError: names the field.
+    """
+    from ldm_batch.diffusion import files, schedulers
+
+    for stage in task.stages(job):
+        folder = files.find_model(stage.model)
+        kind, wanted = files.read_kind(folder), stage.model_class
+        if kind != wanted:
+            what = f"task={task.name}" if not stage.section else "a second stage"
+            raise JobError(
+                f"{stage.section}model.path: {folder} holds a {kind}; {what} needs a {wanted}"
+            )
+        try:
+            own = files.read_json(folder / "scheduler" / "scheduler_config.json")
+            schedulers.make_scheduler(own, stage.scheduler.name, stage.scheduler.settings)
+        except JobError as error:
+            raise JobError(f"{stage.section}{error}") from error
+
+
+def load(job: JobConfig, task: Task, lock: Lock) -> Pipeline:
+    """Load the models of a job into this process.
+
+    Raises:
+        JobError: a model does not load, or its files are not those of the lock.
+    """
+    import torch
+
+    torch.set_num_threads(job.num_threads)
+    return task.load(job, lock)
+
+
+def measure_batch_size(job: JobConfig, native_size: tuple[int, int]) -> int:
+    """Find the batch size that suits the job's model on this machine, or remember it.
+
+    Raises:
+        JobError: the model does not load.
+        ShardError: not even one image fits into memory.
+    """
+    import torch
+
+    from ldm_batch.diffusion.batch_size import find_batch_size
+
+    torch.set_num_threads(job.num_threads)
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    call = with_size(job.call, native_size)
+    assert call.height is not None
+    assert call.width is not None
+    usual = Call(
+        num_inference_steps=call.num_inference_steps,
+        guidance_scale=call.guidance_scale,
+        eta=call.eta,
+        height=call.height,
+        width=call.width,
+    )
+    memory = cache / "ldm_batch" / "batch_sizes.json"
+    return find_batch_size(job.model, job.scheduler, usual, memory=memory)
+
+
+LDM = Engine(
+    name="ldm",
+    check=check,
+    find=find,
+    check_models=check_models,
+    load=load,
+    measure_batch_size=measure_batch_size,
+)

@@ -1,0 +1,90 @@
+"""What a task is, and what an engine: one value of each kind for a module of this folder.
+
+A task says what a row is and how it becomes a request; an engine says who draws it. The tables
+stand in choose.py. Must not know any one of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ldm_batch.columns import TaskColumns
+from ldm_batch.config import JobConfig, ModelConfig, SchedulerConfig
+from ldm_batch.generate.pipeline import Pipeline
+from ldm_batch.identity import Form
+from ldm_batch.read.rows import ParseRow
+from ldm_batch.records import PlannedImage, PromptCount, Request, Row
+
+Lock = Mapping[str, str]
+"""Path -> SHA-256 of every file that loading a job's models reads."""
+LoadImage = Callable[[int], NDArray[np.uint8]]
+"""Place of a row in its shard -> its image: uint8 `[h, w, 3]`, or 4 with alpha."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One model of a job."""
+
+    section: str
+    """Before the names of its fields: nothing, or `upscale.`."""
+    model: ModelConfig
+    scheduler: SchedulerConfig
+    model_class: str
+    """diffusers' class of the pipelines that it may be, in `model_index.json`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What a row is, and how it becomes an image."""
+
+    name: str
+    columns: TaskColumns
+    check: Callable[[JobConfig], Iterator[str]]
+    """Problems of a job's fields that only this task knows of, a line each."""
+    stages: Callable[[JobConfig], list[Stage]]
+    """The models that it needs, in the order of their work."""
+    identify: Callable[[JobConfig, Lock], dict[str, Any]]
+    """What of a job identifies its images beside what every task has; enters the fingerprint."""
+    parse_row: ParseRow
+    plan_image: Callable[[Row, int, int, Form], PlannedImage]
+    """(row, number of the image, job seed, form) -> the image with its seeds."""
+    seed_of: Callable[[Form], Callable[..., int]]
+    """How the seed of an image is derived."""
+    make_request: Callable[[PlannedImage, LoadImage | None], Request]
+    """What a pipeline is told of an image."""
+    request_again: Callable[[Mapping[str, Any]], Request] | None
+    """The request of an image from its own record; None: its row must be read again."""
+    load: Callable[[JobConfig, Lock], Pipeline]
+    """The models, by our own loop; see the engine `ldm`."""
+    origin: Callable[[JobConfig, Lock, Mapping[str, Any], Mapping[str, str]], dict[str, Any]]
+    """(job, lock, what the pipeline says of itself, model names by section) -> columns that all
+    images of the job have in common, beside those of every task."""
+    record: Callable[[PlannedImage, PromptCount, str | None], dict[str, Any]]
+    """(image, tokens of its prompt, SHA-256 of the first stage's pixels) -> the columns that only
+    this task has."""
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """Who draws the images of a task."""
+
+    name: str
+    check: Callable[[JobConfig, Task], Iterator[str]]
+    """Problems of a job that it cannot draw, a line each."""
+    find: Callable[[JobConfig, Task], tuple[dict[str, str], tuple[int, int]]]
+    """The lock of the models, and the first one's own height and width in pixels; loads nothing."""
+    check_models: Callable[[JobConfig, Task], None]
+    """Looks into the models, without weights; raises a JobError that names the field."""
+    load: Callable[[JobConfig, Task, Lock], Pipeline]
+    measure_batch_size: Callable[[JobConfig, tuple[int, int]], int]
+    """The batch size that suits the model on this machine."""
+
+
+def nothing_to_check(_job: JobConfig) -> Iterator[str]:
+    """The check of a task, or an engine, that takes every job."""
+    yield from ()
