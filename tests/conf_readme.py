@@ -27,7 +27,7 @@ README = CONF / "README.md"
 WIDTH = 100
 PART = re.compile(r"(<!-- made: (\w+) -->\n).*?(<!-- end -->\n)", re.DOTALL)
 """A part that is made: the comment before it, its name, and the comment after it."""
-GROUPS = ("model", "scheduler", "source", "sink", "cluster", "speed")
+GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name != "conf")
 WORDS = {
     "str": "text",
     "int": "whole number",
