@@ -72,7 +72,7 @@ class DecodedImage:
     mode: str
     """Pillow's name of the pixel format that the file holds."""
     conversions: tuple[str, ...]
-    """Names of what was converted, in order; see the README's table."""
+    """Names of what was converted, in order; see conf/README.md's table."""
 
 
 def decode_image(data: bytes | None, limits: ImageLimits) -> DecodedImage | Fault:
