@@ -1,6 +1,6 @@
 """What conf/README.md says of jobs, groups, fields and columns, made from where they are declared.
 
-    python tests/conf_readme.py    # writes these parts of conf/README.md anew
+    python tests/conf_readme.py    # writes these parts and the schemas in conf/task/ anew
 
 Every part stands between two comments that name it; what stands outside of them is written by hand.
 `test_readmes.py` holds the file to what is made here.
@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from ldm_batch import config
-from ldm_batch.columns import COLUMNS, SECOND_STAGE_COLUMNS, UPSCALE_COLUMNS
+from ldm_batch.columns import COLUMNS, By, Column, json_schema
 from ldm_batch.config import JobConfig, S3Config
 from ldm_batch.diffusion.schedulers import NAMES
+from ldm_batch.generate.choose import TASKS
+from ldm_batch.generate.then_upscale import RECORDED
 from ldm_batch.records import Reason
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -38,6 +40,7 @@ WORDS = {
     "list[int]": "list of whole numbers",
     "list[float]": "list of numbers",
 }
+BROUGHT = {By.ROW: "the row", By.CALL: "the row, or `call`", By.US: "us"}
 OPEN_TYPES = {
     "JobConfig.batch_size": "whole number or auto",
     "JobConfig.rows_per_shard": "whole number or auto",
@@ -89,13 +92,25 @@ def _fields() -> str:
 
 
 def _columns() -> str:
-    """The columns of the three kinds of datasets, in their order."""
-    kinds = {
-        "From text": COLUMNS,
-        "Enlarged images": UPSCALE_COLUMNS,
-        "Both in one job, beside those of text": SECOND_STAGE_COLUMNS,
-    }
-    return "".join(f"{_filled(f'- {kind}: ', columns)}\n" for kind, columns in kinds.items())
+    """A table of every column, and which of them the dataset of each task has, in their order."""
+    told = ["| column | type | brought by | |\n", f"|{' --- |' * 4}\n"]
+    for column in COLUMNS.values():
+        about = f"{column.meaning}{_bounds(column)}"
+        told.append(f"| `{column.name}` | {column.type} | {BROUGHT[column.by]} | {about} |\n")
+    told.append("\n")
+    for name, task in TASKS.items():
+        told.append(f"{_filled(f'- A row of `task={name}` may bring: ', task.columns.fields)}\n")
+        told.append(f"{_filled('  Its dataset has: ', task.columns.recorded)}\n")
+    told.append(f"{_filled('- A second stage adds: ', RECORDED)}\n")
+    return "".join(told)
+
+
+def _bounds(column: Column) -> str:
+    """What a value may be, as the end of what it means."""
+    parts = [f"{column.low:g} to {column.high:g}"] if column.low is not None else []
+    parts += [f"multiples of {column.multiple}"] if column.multiple else []
+    parts += [f"default {column.default}"] if column.default not in (None, "") else []
+    return f" ({', '.join(parts)})" if parts else ""
 
 
 def _reasons() -> str:
@@ -189,6 +204,16 @@ def _filled(start: str, names: Any) -> str:
     return textwrap.fill(text, WIDTH, subsequent_indent=indent, break_on_hyphens=False)
 
 
+def schemas() -> dict[Path, str]:
+    """Path and content of the JSON schema of each task's rows, beside its YAML."""
+    folder, fields = CONF / "task", {n: json_schema(t.columns.fields) for n, t in TASKS.items()}
+    return {
+        folder / f"{name}.schema.json": f"{json.dumps(schema, indent=2)}\n"
+        for name, schema in fields.items()
+    }
+
+
 if __name__ == "__main__":
-    README.write_text(render(README.read_text()))
-    print(f"written: {README}")
+    for path, text in {README: render(README.read_text()), **schemas()}.items():
+        path.write_text(text)
+        print(f"written: {path}")

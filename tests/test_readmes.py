@@ -1,6 +1,7 @@
 """What the READMEs say is there: links and anchors, commands, the parts that are made."""
 
 import importlib.util
+import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import commands
 import conf_readme
+import jsonschema
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -19,7 +21,7 @@ from omegaconf import OmegaConf
 
 from ldm_batch.__main__ import COMMANDS
 from ldm_batch.config import JobConfig
-from ldm_batch.config.validate import validate
+from ldm_batch.generate.choose import validate_job as validate
 from ldm_batch.run import OPEN_FIELDS, config_folder
 
 ROOT = Path(__file__).parents[1]
@@ -201,6 +203,14 @@ def test_what_is_made_of_conf_readme_is_as_made() -> None:
     made = conf_readme.render(text)
     assert made == text, "conf/ or a field has changed: run `python tests/conf_readme.py`"
     assert [found[2] for found in conf_readme.PART.finditer(text)] == [*conf_readme.PARTS]
+
+
+def test_a_schema_stands_beside_every_task() -> None:
+    for path, text in conf_readme.schemas().items():
+        assert path.read_text() == text, "run `python tests/conf_readme.py`"
+        rows = [{"id": 7, "prompt": "a cat", "image": "a.png", "seed": None, "eta": 0.5}, {}]
+        valid = [jsonschema.Draft202012Validator(json.loads(text)).is_valid(row) for row in rows]
+        assert valid == [True, False]
 
 
 def test_a_job_of_ones_own_runs_from_its_own_folder(tmp_path: Path) -> None:
