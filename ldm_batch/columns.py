@@ -48,8 +48,8 @@ class Column:
     repeats: bool = False
     """One value stands many times in a shard: worth a dictionary."""
     is_named: bool = False
-    """Read from the input only where `source.columns` names it: plans from before it was known
-    did not read a column of that name."""
+    """Read from the input only where `source.columns` names it, and recorded only where a job uses
+    it: plans from before it was known had neither."""
 
     @property
     def is_text(self) -> bool:
@@ -100,6 +100,15 @@ _ALL = (
     ),
     Column("height", "int32", By.CALL, "Height in pixels.", low=8, high=4096, multiple=8),
     Column("width", "int32", By.CALL, "Width in pixels.", low=8, high=4096, multiple=8),
+    Column(
+        "guidance_rescale",
+        "float64",
+        By.CALL,
+        "How far guidance's gain in contrast is taken back; null: `scheduler.guidance_rescale`.",
+        low=0.0,
+        high=1.0,
+        is_named=True,
+    ),
     Column("prompt_tokens", "int32", By.US, "Tokens of the prompt, special ones included."),
     Column("prompt_truncated", "bool", By.US, "Whether the text encoder cut the prompt."),
     Column("scheduler", "string", By.US, "diffusers' class of the scheduler.", repeats=True),

@@ -74,6 +74,7 @@ class Call:
     eta: float = 0.0
     height: int
     width: int
+    guidance_rescale: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

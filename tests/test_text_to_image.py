@@ -71,6 +71,22 @@ def test_guidance_is_a_rows_own() -> None:
     assert len({pipeline().batch_key(replace(CALL, guidance_scale=s)) for s in (0, 1, 2)}) == 3
 
 
+def test_rescaling_is_a_rows_own() -> None:
+    """In a mixed batch a row has the bits of a batch like itself, and of a job that says so."""
+    phis = (None, 0.0, 0.3, 0.7)
+    calls = [replace(CALL, guidance_scale=4.0, guidance_rescale=phi) for phi in phis]
+    assert len({pipeline().batch_key(call) for call in calls}) == 1
+    mixed = [replace(requests()[i], call=call) for i, call in enumerate(calls)]
+    together = pipeline().generate(mixed)
+    for i, (call, phi) in enumerate(zip(calls, phis, strict=True)):
+        assert np.array_equal(together[i], pipeline().generate(requests(call))[i])
+        job = pipeline().with_scheduler(SchedulerConfig(guidance_rescale=phi or 0.0))
+        plain = replace(call, guidance_rescale=None)
+        assert np.array_equal(together[i], job.generate(requests(plain))[i])
+    plain = replace(CALL, guidance_scale=4.0)
+    assert not np.array_equal(together[3], pipeline().generate(requests(plain))[3])
+
+
 @pytest.mark.parametrize("guidance_scale", [1.0, 4.0])
 def test_same_pixels_as_diffusers(guidance_scale: float) -> None:
     latents = torch.randn(4, 8, 8, 8, generator=make_generator(2**40))

@@ -23,6 +23,9 @@ class CallConfig:
     """Height in pixels, a multiple of 8; null: the model's own size."""
     width: int | None = None
     """Width in pixels, a multiple of 8; null: the model's own size."""
+    guidance_rescale: float | None = None
+    """How far guidance's gain in contrast is taken back, 0 (not) to 1; null:
+    `scheduler.guidance_rescale`. A column of the input is used where `source.columns` names it."""
     negative_prompt: str = COLUMNS["negative_prompt"].default
     """The text guided away from; empty: the null prompt."""
 

@@ -41,8 +41,7 @@ class Painter:
         negative_prompts: Sequence[str],
         noise: torch.Tensor,
         generators: Sequence[torch.Generator],
-        call: Call,
-        guidance_scales: Sequence[float] | None = None,
+        calls: Sequence[Call],
     ) -> torch.Tensor:
         """Denoise and decode one batch.
 
@@ -50,44 +49,41 @@ class Painter:
             prompts: B texts; `negative_prompts` as many, "" the null prompt.
             noise: standard normal, float32 `[B, C, h, w]`.
             generators: one per row, for the noise that the scheduler draws.
-            call: steps, guidance and eta of the whole batch.
-            guidance_scales: one per row in place of the call's; all 0, all 1, or neither.
+            calls: one per row, equal but for their guidance; its scales are all 0, all 1, or
+                neither.
 
         Returns:
             float32 `[B, 3, H, W]`, nominally -1..1, not clamped.
         """
         latents = sample(
-            self._denoiser(
-                prompts, negative_prompts, guidance_scales or [call.guidance_scale] * len(prompts)
-            ),
+            self._denoiser(prompts, negative_prompts, calls),
             noise.to(self._device),
             self._scheduler,
-            num_inference_steps=call.num_inference_steps,
+            num_inference_steps=calls[0].num_inference_steps,
             generators=generators,
-            eta=call.eta,
+            eta=calls[0].eta,
         )
         latents = 1 / self._vqvae.config.scaling_factor * latents
         decoded = self._vqvae.decode(latents.to(self._vqvae.dtype), return_dict=False)[0]
         return decoded.float()  # type: ignore[no-any-return]
 
     def _denoiser(
-        self,
-        prompts: Sequence[str],
-        negative_prompts: Sequence[str],
-        guidance_scales: Sequence[float],
+        self, prompts: Sequence[str], negative_prompts: Sequence[str], calls: Sequence[Call]
     ) -> Denoiser:
         """Bind the UNet to its texts: one half of the batch at guidance 0 and 1, else both."""
         self._unet.start()
-        if set(guidance_scales) == {1}:
+        scales = [call.guidance_scale for call in calls]
+        if set(scales) == {1}:
             return self._bind(self._text.encode(prompts))
-        if set(guidance_scales) == {0}:
+        if set(scales) == {0}:
             return self._bind(self._text.encode(negative_prompts))
+        usual = self._sampling.guidance_rescale
+        rescales = [usual if (own := call.guidance_rescale) is None else own for call in calls]
         start, stop = self._sampling.guidance_interval
-        scales = torch.tensor(guidance_scales, device=self._device).float()
         guidance = Guidance(
-            scales[:, None, None, None],
+            torch.tensor(scales, device=self._device).float()[:, None, None, None],
             interval=(start, stop),
-            rescale=self._sampling.guidance_rescale,
+            rescale=_per_row(rescales, self._device) if any(rescales) else 0.0,
             num_train_timesteps=self._scheduler.config.num_train_timesteps,
         )
         texts = self._text.encode([*negative_prompts, *prompts])
@@ -104,3 +100,8 @@ class Painter:
             return out[0].float()  # type: ignore[no-any-return]
 
         return denoise
+
+
+def _per_row(values: Sequence[float], device: torch.device) -> torch.Tensor:
+    """float64 `[B, 1, 1, 1]`."""
+    return torch.tensor(values, dtype=torch.float64, device=device)[:, None, None, None]

@@ -77,9 +77,10 @@ class Guidance:
     interval: tuple[float, float] = (0.0, 1.0)
     """Guided part of the way from noise (0) to image (1), start included, stop not unless it is 1;
     outside of it the prediction is the conditional one (Kynkaanniemi et al. 2024, eq. 6)."""
-    rescale: float = 0.0
+    rescale: float | torch.Tensor = 0.0
     """phi, 0 to 1: how far the guided prediction's standard deviation is brought back to the
-    conditional one's (Lin et al. 2023, eq. 15 and 16)."""
+    conditional one's (Lin et al. 2023, eq. 15 and 16); one for all rows, or one each: float64
+    `[B, 1, 1, 1]`. 0.0 for all computes nothing."""
     num_train_timesteps: int = 1000
 
     def is_active(self, timestep: torch.Tensor) -> bool:
@@ -103,16 +104,25 @@ def guide(both: Denoiser, conditional: Denoiser, guidance: Guidance) -> Denoiser
             return conditional(latents, timestep)
         without, with_text = both(torch.cat([latents, latents]), timestep).chunk(2)
         guided = without + guidance.scale * (with_text - without)
-        if guidance.rescale:
+        if isinstance(guidance.rescale, torch.Tensor) or guidance.rescale:
             guided = _rescale(guided, with_text, guidance.rescale)
         return guided
 
     return denoise
 
 
-def _rescale(guided: torch.Tensor, with_text: torch.Tensor, phi: float) -> torch.Tensor:
-    """Lin et al. 2023, eq. 15 and 16, each image by itself; a flat prediction is left alone."""
+def _rescale(
+    guided: torch.Tensor, with_text: torch.Tensor, phi: float | torch.Tensor
+) -> torch.Tensor:
+    """Lin et al. 2023, eq. 15 and 16, each image by itself; a flat prediction is left alone.
+
+    1 - phi is taken in float64 and rounded once, as Python does for a phi of all rows: a row has
+    the same bits whether the others have a phi of their own or not.
+    """
+    rest = 1 - phi
+    if isinstance(phi, torch.Tensor) and isinstance(rest, torch.Tensor):
+        phi, rest = phi.to(guided.dtype), rest.to(guided.dtype)
     std_text = with_text.std(dim=(1, 2, 3), keepdim=True)
     std_guided = guided.std(dim=(1, 2, 3), keepdim=True)
     factor = torch.where(std_guided > 0, std_text / std_guided, 1.0)
-    return guided * (phi * factor + (1 - phi))
+    return guided * (phi * factor + rest)

@@ -75,9 +75,9 @@ class TextToImage(LoadedPipeline):
     def batch_key(self, call: Call) -> tuple[Call, int]:
         """What images of one batch have in common, and how many make one: all of the call but how
         strongly it is guided, where it is guided at all."""
-        if call.guidance_scale in (0, 1):
-            return call, self.batch_size
-        return replace(call, guidance_scale=GUIDED), self.batch_size
+        if call.guidance_scale in (0, 1):  # nothing is rescaled there
+            return replace(call, guidance_rescale=None), self.batch_size
+        return replace(call, guidance_scale=GUIDED, guidance_rescale=None), self.batch_size
 
     def generate(self, requests: Sequence[Request]) -> list[np.ndarray | Fault]:
         """Make one image per request, uint8 `[height, width, 3]`, or say why there is none.
@@ -117,8 +117,7 @@ class TextToImage(LoadedPipeline):
             [request.inputs["negative_prompt"] for request in requests],
             make_noise(generators, self._latent_shape(requests[0].call)),
             generators,
-            requests[0].call,
-            [request.call.guidance_scale for request in requests],
+            [request.call for request in requests],
         )
         pixels = to_uint8(to_unit_range(decoded).nan_to_num())
         faults = find_faults(decoded, pixels)
@@ -202,7 +201,8 @@ class TextToImage(LoadedPipeline):
 
     def _paint(self, batch: Batch, call: Call) -> torch.Tensor:
         """One batch of a call from Python, without its padding: `[num_images, 3, H, W]`."""
+        calls = [call] * len(batch.prompts)
         painted = self._painter.paint(
-            batch.prompts, batch.negative_prompts, batch.noise, batch.generators, call
+            batch.prompts, batch.negative_prompts, batch.noise, batch.generators, calls
         )
         return painted[: batch.num_images]

@@ -5,8 +5,9 @@ A new task is a module, a line here, and a YAML in `conf/task/`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from ldm_batch.columns import ARGUMENTS, COLUMNS
 from ldm_batch.config import JobConfig
 from ldm_batch.config.bounds import one_of, refuse
 from ldm_batch.config.older import with_new_names
@@ -49,10 +50,23 @@ def choose(job: JobConfig) -> Choice:
     job = with_new_names(job)
     refuse(one_of("task", job.task, sorted(TASKS)))
     refuse(one_of("model.engine", job.model.engine, sorted(ENGINES)))
-    task, upscale = TASKS[job.task], job.upscale
+    task, upscale = _with_used_columns(TASKS[job.task], job), job.upscale
     if upscale.model.path is not None or upscale.model.repo_id is not None:
         task = then_upscale(task, keep_low_resolution=upscale.keep_low_resolution)
     return Choice(job, task, ENGINES[job.model.engine])
+
+
+def _with_used_columns(task: Task, job: JobConfig) -> Task:
+    """The task with the columns recorded that only a job which uses them has."""
+    used = tuple(
+        name
+        for name in ARGUMENTS
+        if COLUMNS[name].is_named
+        and name in task.columns.fields
+        and (job.source.columns.get(name) or getattr(job.call, name) is not None)
+    )
+    recorded = (*task.columns.recorded, *used)
+    return replace(task, columns=replace(task.columns, recorded=recorded)) if used else task
 
 
 def measure_batch_size(job: JobConfig, native_size: tuple[int, int]) -> int:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ldm_batch.columns import TaskColumns
+from ldm_batch.columns import ARGUMENTS, TaskColumns
+from ldm_batch.columns import COLUMNS as ALL
 from ldm_batch.config import JobConfig
 from ldm_batch.generate.pipeline import Pipeline
 from ldm_batch.generate.task import LoadImage, Lock, Stage, Task, nothing_to_check
@@ -21,7 +22,6 @@ from ldm_batch.read.rows import (
 )
 from ldm_batch.records import Call, PlannedImage, PromptCount, Reason, Request, Row
 
-ARGUMENTS = ("num_inference_steps", "guidance_scale", "eta", "height", "width")
 COLUMNS = TaskColumns(
     fields=("prompt", "id", "seed", "negative_prompt", *ARGUMENTS),
     recorded=(
@@ -30,7 +30,7 @@ COLUMNS = TaskColumns(
         "negative_prompt",
         "image_index",
         "seed",
-        *ARGUMENTS,
+        *(name for name in ARGUMENTS if not ALL[name].is_named),
         "prompt_tokens",
         "prompt_truncated",
         "scheduler",
@@ -88,7 +88,7 @@ def request_again(record: Mapping[str, Any]) -> Request:
     return Request(
         inputs={name: record[name] for name in ("prompt", "negative_prompt")},
         seed=record["seed"],
-        call=Call(**{name: record[name] for name in ARGUMENTS} | size),
+        call=Call(**{name: record[name] for name in ARGUMENTS if name in record} | size),
         upscale_seed=record.get("upscale_seed"),
     )
 

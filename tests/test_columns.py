@@ -1,0 +1,80 @@
+"""The table of columns, and what is made of it: calls, checks, records, schemas."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from ldm_batch.columns import ARGUMENTS, COLUMNS, By, json_schema
+from ldm_batch.config import CallConfig, JobConfig, SourceConfig
+from ldm_batch.generate.choose import TASKS, choose
+from ldm_batch.generate.then_upscale import RECORDED
+from ldm_batch.records import Call
+
+Make = Callable[..., Any]
+
+
+def test_every_argument_is_in_the_call_and_in_a_jobs_defaults() -> None:
+    """Adding one is a line in the table and one in each of these."""
+    assert {field.name for field in dataclasses.fields(Call)} == set(ARGUMENTS)
+    brought = {column.name for column in COLUMNS.values() if column.by is By.CALL}
+    assert {field.name for field in dataclasses.fields(CallConfig)} == brought
+    for name in brought:
+        assert getattr(CallConfig(), name) == COLUMNS[name].default
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_task_names_columns_that_there_are(name: str) -> None:
+    columns = TASKS[name].columns
+    assert {*columns.fields, *columns.recorded, *columns.images, *RECORDED} <= {
+        *COLUMNS,
+        "low_resolution",
+    }
+    assert all(pa.type_for_alias(kind) for kind in columns.types.values())
+    assert set(json_schema(columns.fields)["properties"]) == set(columns.fields)
+
+
+def test_bounds_are_those_of_the_defaults() -> None:
+    for column in COLUMNS.values():
+        if column.default is not None and column.low is not None:
+            assert column.high is not None
+            assert column.low <= column.default <= column.high
+        assert column.meaning.endswith(".")
+
+
+def recorded(**changes: Any) -> bool:
+    return "guidance_rescale" in choose(JobConfig(**changes)).task.columns.recorded
+
+
+def test_a_later_column_is_recorded_where_it_is_used() -> None:
+    assert not recorded()
+    assert not recorded(source=SourceConfig(columns={"guidance_rescale": None}))
+    assert recorded(source=SourceConfig(columns={"guidance_rescale": "phi"}))
+    assert recorded(call=CallConfig(guidance_rescale=0.0))
+
+
+def make_rows(folder: Path, job: JobConfig, make_worker: Make) -> list[dict[str, Any]]:
+    worker, plan = make_worker(job)
+    worker.make_shard(plan.shards[0])
+    rows: list[dict[str, Any]] = pq.read_table(folder / "data/00000.parquet").to_pylist()
+    return rows
+
+
+def test_a_later_column_is_read_only_where_it_is_named(
+    tmp_path: Path, write_parquet: Make, make_job: Make, make_worker: Make
+) -> None:
+    """Plans from before it was known may stand on inputs that have a column of this name."""
+    phis = [0.5, None, 2.0]
+    source = write_parquet(tmp_path / "a.parquet", prompt=["a"] * 3, guidance_rescale=phis)
+    plain = make_rows(tmp_path / "plain", make_job(source, tmp_path / "plain"), make_worker)
+    assert "guidance_rescale" not in plain[0]
+    assert len(plain) == 3
+    named = make_job(
+        source, tmp_path / "named", source__columns={"guidance_rescale": "guidance_rescale"}
+    )
+    rows = make_rows(tmp_path / "named", named, make_worker)
+    assert [row["guidance_rescale"] for row in rows] == [0.5, None]  # the third is out of range
