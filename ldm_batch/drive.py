@@ -70,13 +70,14 @@ def run_job(job: JobConfig, *, overrides: Sequence[str] = (), out: TextIO = sys.
         roll_forward(store, done)
     except StorageError as error:
         raise JobError(str(error)) from error
+    stages = chosen.task.stages(job)
     spec = WorkerSpec(
         job,
         plan.fingerprint,
         plan.form.number,
         lock,
         native_size,
-        {stage.section: model_name(stage.model) for stage in chosen.task.stages(job)},
+        {"": model_name(job.model), **{s.section: model_name(s.model) for s in stages}},
     )
     with turn:
         tally = _make_shards(job, store, spec, todo, out)

@@ -30,7 +30,7 @@ GAP_PIXELS = 8
 
 
 def first_images(store: Store, num_images: int) -> Iterator[tuple[Image.Image, str]]:
-    """Decode the first images of a dataset, with their prompts, in the order of the shards.
+    """Decode the first images of a dataset, with their prompts or keys, in the order of the shards.
 
     Raises:
         JobError: an object is damaged.
@@ -38,9 +38,10 @@ def first_images(store: Store, num_images: int) -> Iterator[tuple[Image.Image, s
     left = num_images
     for index in sorted(committed_shards(store)):
         try:
-            for row in islice(rows_of(store, index, ["image", "prompt"]), left):
+            for row in islice(rows_of(store, index, ["image", "prompt", "key"]), left):
                 left -= 1
-                yield Image.open(io.BytesIO(row["image"]["bytes"])), row["prompt"]
+                caption = row.get("prompt") or row["key"]  # not every task has prompts
+                yield Image.open(io.BytesIO(row["image"]["bytes"])), caption
         except (pa.ArrowException, OSError) as error:
             path = identity.data_path(f"{index:05d}")
             raise JobError(f"{store.uri(path)}: cannot be read: {error}") from error

@@ -16,9 +16,10 @@ from ldm_batch.generate.task import Engine, Lock, Task
 from ldm_batch.records import Call
 
 
-def check(_job: JobConfig, _task: Task) -> Iterator[str]:
-    """Every task has a loop of ours."""
-    yield from ()
+def check(job: JobConfig, task: Task) -> Iterator[str]:
+    """It draws by models."""
+    if not task.stages(job):
+        yield f"model.engine: task={task.name} has no model that ldm could load"
 
 
 def find(job: JobConfig, task: Task) -> tuple[dict[str, str], tuple[int, int]]:
