@@ -19,8 +19,9 @@ from ldm_batch.generate.super_resolution import SUPER_RESOLUTION
 from ldm_batch.generate.task import Engine, Lock, Task
 from ldm_batch.generate.text_to_image import TEXT_TO_IMAGE
 from ldm_batch.generate.then_upscale import then_upscale
+from ldm_batch.generate.toy import TOY
 
-TASKS = {task.name: task for task in (TEXT_TO_IMAGE, SUPER_RESOLUTION)}
+TASKS = {task.name: task for task in (TEXT_TO_IMAGE, SUPER_RESOLUTION, TOY)}
 ENGINES = {engine.name: engine for engine in (LDM, RANDOM_PIXELS)}
 
 
