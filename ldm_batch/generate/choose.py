@@ -19,9 +19,8 @@ from ldm_batch.generate.super_resolution import SUPER_RESOLUTION
 from ldm_batch.generate.task import Engine, Lock, Task
 from ldm_batch.generate.text_to_image import TEXT_TO_IMAGE
 from ldm_batch.generate.then_upscale import then_upscale
-from ldm_batch.generate.toy import TOY
 
-TASKS = {task.name: task for task in (TEXT_TO_IMAGE, SUPER_RESOLUTION, TOY)}
+TASKS = {task.name: task for task in (TEXT_TO_IMAGE, SUPER_RESOLUTION)}
 ENGINES = {engine.name: engine for engine in (LDM, RANDOM_PIXELS)}
 
 
