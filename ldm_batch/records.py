@@ -165,11 +165,14 @@ Slot = tuple[int, str]
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """An image that was made in two stages, and what the first one made."""
+    """An image and what there is beside it."""
 
     pixels: Any
     """uint8 `[height, width, 3]`."""
-    low_resolution: Any
+    low_resolution: Any = None
+    """What the first of two stages made, uint8 `[h, w, 3]`."""
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    """What was measured of it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,12 +35,11 @@ from ldm_batch.records import (
     Rejection,
     Row,
     Shard,
-    Slot,
     split_lock,
 )
 from ldm_batch.storage import Store, open_sink
 from ldm_batch.write.commit import commit_shard, make_facts
-from ldm_batch.write.encode import Encoders
+from ldm_batch.write.encode import Encoded, Encoders
 from ldm_batch.write.parquet import object_schema, written_object
 from ldm_batch.write.receipt import make_receipt, read_receipt, write_receipt
 from ldm_batch.write.record import Origin, make_record
@@ -117,15 +116,15 @@ class Worker:
             made = generate_images(
                 self._pipeline, images, lambda image: task.make_request(image, load_image)
             )
-            digests, faults = self._encoders.spool_images(made, encoded)
+            pictures = self._encoders.spool_images(made, encoded)
             notes = tuple(self._pipeline.pop_notes())
             clock.lap("generate_s")
 
-        faulty = reject_faulty(images, faults)
+        faulty = reject_faulty(images, pictures.faults)
         rejections = [*found.rejections, *too_long, *faulty.values()]
         facts = make_facts(shard, self._spec.fingerprint, rejections)
         good = {n: image for n, image in enumerate(images) if image.row.key not in faulty}
-        records = self._records(shard, good, counts, digests)
+        records = self._records(shard, good, counts, pictures)
         with self._written(records, encoded, found.carried, facts) as content:
             committed = commit_shard(
                 self._store,
@@ -192,23 +191,23 @@ class Worker:
         shard: Shard,
         images: Mapping[int, PlannedImage],
         counts: Mapping[str, PromptCount],
-        digests: Mapping[Slot, tuple[str, str]],
+        pictures: Encoded,
     ) -> list[tuple[int, dict[str, object]]]:
         """Number and record of each image.
 
         Args:
             images: those that are stored, by number.
-            digests: SHA-256 of bytes and pixels.
         """
         task, records = self._task, []
         for number, image in images.items():
-            low = digests.get((number, LOW_RESOLUTION))
+            low = pictures.digests.get((number, LOW_RESOLUTION))
+            of_task = task.record(image, counts[image.row.key], low and low[1])
             record = make_record(
                 image,
                 origin=self._origin,
                 input_file=shard.file.name,
-                digests=digests[number, IMAGE],
-                of_task=task.record(image, counts[image.row.key], low and low[1]),
+                digests=pictures.digests[number, IMAGE],
+                of_task={**of_task, **pictures.measured.get(number, {})},
                 scale=task.columns.scale,
             )
             records.append((number, record))

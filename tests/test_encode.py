@@ -80,7 +80,7 @@ def test_a_digest_is_of_the_pixels_in_their_order() -> None:
 def test_images_are_spooled_with_their_digests() -> None:
     pictures = {(number, "image"): picture(number) for number in (5, 0, 3)}
     spool = Kept()
-    digests, faults = Encoders(ImageConfig("png"), 2).spool_images(pictures.items(), spool)
+    digests, faults, _ = Encoders(ImageConfig("png"), 2).spool_images(pictures.items(), spool)
     assert {slot: decode(data).tolist() for slot, data in spool.items()} == {
         slot: pixels.tolist() for slot, pixels in pictures.items()
     }
@@ -93,12 +93,12 @@ def test_faults_pass_by() -> None:
     spool = Kept()
     good = {(n, "image"): picture(n) for n in (0, 2)}
     made = [*good.items(), ((1, "image"), fault)]
-    digests, faults = Encoders(ImageConfig(), 2).spool_images(made, spool)
+    digests, faults, _ = Encoders(ImageConfig(), 2).spool_images(made, spool)
     assert (faults, set(digests), set(spool)) == ({1: fault}, good.keys(), good.keys())
 
 
 def test_no_images_are_no_trouble() -> None:
-    assert Encoders(ImageConfig(), 2).spool_images([], Kept()) == ({}, {})
+    assert Encoders(ImageConfig(), 2).spool_images([], Kept()) == ({}, {}, {})
 
 
 def test_few_images_wait_in_memory() -> None:

@@ -34,6 +34,11 @@ class SinkConfig:
     """Accept a store that ignores `If-None-Match`: one driver at a time (by a lease), and the same
     bytes again wherever a shard is made twice are then your promise, not the store's."""
 
+    @property
+    def access(self) -> S3Config:
+        """How its storage is reached, for storage/ alone to read."""
+        return self.s3
+
 
 @dataclass
 class ImageConfig:

@@ -45,6 +45,11 @@ class SourceConfig:
     allow_touched: bool = False
     """Accept planned files whose time stamp changed while size and footer did not."""
 
+    @property
+    def access(self) -> S3Config:
+        """How its storage is reached, for storage/ alone to read."""
+        return self.s3
+
 
 def source_uris(source: SourceConfig) -> list[Any]:
     """The places that a source names, one or several, as a list."""

@@ -28,10 +28,11 @@ from ldm_batch.diffusion.from_model import check_super_resolution, load_model
 from ldm_batch.diffusion.load import Components, load
 from ldm_batch.diffusion.noise import make_generator
 from ldm_batch.diffusion.pipeline import LoadedPipeline
-from ldm_batch.diffusion.pixels import judge_enlarged, to_picture, to_unit_range
+from ldm_batch.diffusion.pixels import to_picture, to_uint8, to_unit_range
+from ldm_batch.diffusion.quality import judge
 from ldm_batch.diffusion.tiling import padded_side
 from ldm_batch.diffusion.upscale import Upscaler
-from ldm_batch.records import Call, Fault, UpscaleRequest
+from ldm_batch.records import Call, Fault, Made, UpscaleRequest
 
 TILE_SIZE, TILE_OVERLAP = 128, 16
 
@@ -104,7 +105,7 @@ class SuperResolution(LoadedPipeline):
         """Size at which an image is computed; images of one padded size share model calls."""
         return padded_side(height, self._multiple), padded_side(width, self._multiple)
 
-    def generate(self, requests: Sequence[UpscaleRequest]) -> list[np.ndarray | Fault]:
+    def generate(self, requests: Sequence[UpscaleRequest]) -> list[np.ndarray | Made | Fault]:
         """Make each image larger, uint8 `[scale * h, scale * w, 3]`, or say why it cannot be.
 
         Model calls always have `batch_size` rows, so a result depends on its request alone. An
@@ -136,11 +137,11 @@ class SuperResolution(LoadedPipeline):
         height, width, _ = request.pixels.shape
         return *self.padded_size(height, width), request.num_inference_steps, request.eta
 
-    def _make_once(self, requests: Sequence[UpscaleRequest]) -> list[np.ndarray | Fault]:
+    def _make_once(self, requests: Sequence[UpscaleRequest]) -> list[np.ndarray | Made | Fault]:
         first = requests[0]
         images = [to_signed(request.pixels) for request in requests]
 
-        def make(num_rows: int) -> list[np.ndarray | Fault]:
+        def make(num_rows: int) -> list[np.ndarray | Made | Fault]:
             made = self._upscaler.run(
                 images,
                 [make_generator(request.seed) for request in requests],
@@ -149,8 +150,7 @@ class SuperResolution(LoadedPipeline):
                 num_rows=num_rows,
             )
             return [
-                judge_enlarged(decoded, request.pixels)
-                for decoded, request in zip(made, requests, strict=True)
+                _judge(decoded, request) for decoded, request in zip(made, requests, strict=True)
             ]
 
         return self._shape.run_halving(make)
@@ -258,3 +258,9 @@ class SuperResolution(LoadedPipeline):
                 (i, to_unit_range(decoded)) for i, decoded in zip(members, run, strict=True)
             )
         return [made[i] for i in range(len(images))]
+
+
+def _judge(decoded: torch.Tensor, request: UpscaleRequest) -> np.ndarray | Made | Fault:
+    """A picture `[3, H, W]` as uint8 `[H, W, 3]`, judged."""
+    (pixels,) = to_uint8(to_unit_range(decoded[None]).nan_to_num())
+    return judge(decoded, pixels, request)

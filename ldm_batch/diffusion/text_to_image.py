@@ -29,9 +29,10 @@ from ldm_batch.diffusion.load import Components, load
 from ldm_batch.diffusion.noise import make_generator, make_noise
 from ldm_batch.diffusion.paint import Painter
 from ldm_batch.diffusion.pipeline import LoadedPipeline
-from ldm_batch.diffusion.pixels import find_faults, to_uint8, to_unit_range
+from ldm_batch.diffusion.pixels import to_uint8, to_unit_range
+from ldm_batch.diffusion.quality import judge
 from ldm_batch.diffusion.text_encoder import TextEncoder
-from ldm_batch.records import Call, Fault, PromptCount, Request
+from ldm_batch.records import Call, Fault, Made, PromptCount, Request
 
 GUIDED = math.inf
 """Stands in a batch key for any guidance that needs both halves of the batch."""
@@ -79,7 +80,7 @@ class TextToImage(LoadedPipeline):
             return replace(call, guidance_rescale=None), self.batch_size
         return replace(call, guidance_scale=GUIDED, guidance_rescale=None), self.batch_size
 
-    def generate(self, requests: Sequence[Request]) -> list[np.ndarray | Fault]:
+    def generate(self, requests: Sequence[Request]) -> list[np.ndarray | Made | Fault]:
         """Make one image per request, uint8 `[height, width, 3]`, or say why there is none.
 
         The batch is padded to `batch_size`, so an image's bytes depend on its request alone. An
@@ -100,7 +101,7 @@ class TextToImage(LoadedPipeline):
             self._note_steps(requests[0].call.num_inference_steps)
             return self._shape.run(requests, self._make)
 
-    def _make(self, requests: Sequence[Request]) -> list[np.ndarray | Fault]:
+    def _make(self, requests: Sequence[Request]) -> list[np.ndarray | Made | Fault]:
         results = self._make_once(requests)
         if self.is_float32 or not any(isinstance(result, Fault) for result in results):
             return results
@@ -110,7 +111,7 @@ class TextToImage(LoadedPipeline):
             for first, second in zip(results, again, strict=True)
         ]
 
-    def _make_once(self, requests: Sequence[Request]) -> list[np.ndarray | Fault]:
+    def _make_once(self, requests: Sequence[Request]) -> list[np.ndarray | Made | Fault]:
         generators = [make_generator(request.seed) for request in requests]
         decoded = self._painter.paint(
             [request.inputs["prompt"] for request in requests],
@@ -120,8 +121,7 @@ class TextToImage(LoadedPipeline):
             [request.call for request in requests],
         )
         pixels = to_uint8(to_unit_range(decoded).nan_to_num())
-        faults = find_faults(decoded, pixels)
-        return [fault or image for fault, image in zip(faults, pixels, strict=True)]
+        return [judge(*judged) for judged in zip(decoded, pixels, requests, strict=True)]
 
     def _latent_shape(self, call: Call) -> tuple[int, int, int]:
         check_arguments(call, self.size_multiple)

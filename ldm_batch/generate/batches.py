@@ -8,14 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ldm_batch.columns import IMAGE, LOW_RESOLUTION
 from ldm_batch.generate.pipeline import BatchKey, Pipeline
 from ldm_batch.generate.task import Task
 from ldm_batch.identity import Form
-from ldm_batch.records import Call, Fault, Made, PlannedImage, Request, Row, Slot
+from ldm_batch.records import Call, Made, PlannedImage, Request, Row, Slot
+from ldm_batch.write.encode import Drawn
 
 
 def plan_images(
@@ -49,10 +47,10 @@ def generate_images(
     pipeline: Pipeline,
     images: Sequence[PlannedImage],
     make_request: Callable[[PlannedImage], Request],
-) -> Iterator[tuple[Slot, NDArray[np.uint8] | Fault]]:
+) -> Iterator[tuple[Slot, Drawn]]:
     """Make images batch by batch; yields where each belongs, and its pixels or its fault.
 
-    Of a job of two stages, what the first one made follows the image that was made of it.
+    What was measured of an image, and what the first of two stages made, follow it.
 
     Args:
         make_request: what the pipeline is told of an image.
@@ -62,6 +60,9 @@ def generate_images(
         for number, made in zip(numbers, pipeline.generate(requests), strict=True):
             if isinstance(made, Made):
                 yield (number, IMAGE), made.pixels
-                yield (number, LOW_RESOLUTION), made.low_resolution
+                if made.low_resolution is not None:
+                    yield (number, LOW_RESOLUTION), made.low_resolution
+                if made.columns:
+                    yield (number, IMAGE), made.columns
             else:
                 yield (number, IMAGE), made

@@ -17,6 +17,11 @@ BatchKey = Callable[[Call], tuple[Call, int]]
 """call -> what calls must share to be in one batch, and how many images one batch may have."""
 
 
+Picture = NDArray[np.uint8] | Made | Fault
+"""What becomes of a request: pixels `[H, W, 3]`, or 4 with alpha; those and more; or why there are
+none."""
+
+
 class Pipeline(Protocol):
     """What the rest of the program knows of a model."""
 
@@ -26,7 +31,7 @@ class Pipeline(Protocol):
     def batch_key(self, call: Call) -> tuple[Call, int]:
         """What images of one batch have in common, and how many make one; see `BatchKey`."""
 
-    def generate(self, requests: Sequence[Request]) -> Sequence[NDArray[np.uint8] | Made | Fault]:
+    def generate(self, requests: Sequence[Request]) -> Sequence[Picture]:
         """One image per request (uint8, height x width x 3), all of one `batch_key`; what an
         image looks like does not depend on the requests beside it."""
 

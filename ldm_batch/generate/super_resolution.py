@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ldm_batch.columns import IMAGE, TaskColumns
 from ldm_batch.config import UPSCALE, JobConfig
 from ldm_batch.errors import JobError
-from ldm_batch.generate.pipeline import Pipeline
+from ldm_batch.generate.pipeline import Picture, Pipeline
 from ldm_batch.generate.task import LoadImage, Lock, Stage, Task
 from ldm_batch.identity import Form
 from ldm_batch.read.colour import enlarge_alpha
@@ -30,6 +30,7 @@ from ldm_batch.read.rows import (
 from ldm_batch.records import (
     Call,
     Fault,
+    Made,
     PlannedImage,
     PromptCount,
     Request,
@@ -174,7 +175,7 @@ class Enlarger(Protocol):
     def padded_size(self, height: int, width: int) -> tuple[int, int]:
         """Size at which an image is computed."""
 
-    def generate(self, requests: Sequence[UpscaleRequest]) -> list[NDArray[np.uint8] | Fault]:
+    def generate(self, requests: Sequence[UpscaleRequest]) -> Sequence[Picture]:
         """The images, larger."""
 
     def pop_notes(self) -> list[str]:
@@ -201,7 +202,7 @@ class ImagesLarger:
         key = replace(call, height=height, width=width)
         return key, min(self._upscaler.batch_size, fitting)
 
-    def generate(self, requests: Sequence[Request]) -> list[NDArray[np.uint8] | Fault]:
+    def generate(self, requests: Sequence[Request]) -> Sequence[Picture]:
         """Enlarge images `[h, w, 3]`; those `[h, w, 4]` with their alpha, bicubic."""
         made = self._upscaler.generate(
             [
@@ -237,9 +238,13 @@ def check_scale(upscaler: Enlarger) -> Enlarger:
     return upscaler
 
 
-def _with_alpha(large: NDArray[np.uint8], small: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _with_alpha(
+    large: NDArray[np.uint8] | Made, small: NDArray[np.uint8]
+) -> NDArray[np.uint8] | Made:
     if small.shape[2] == 3:
         return large
+    if isinstance(large, Made):
+        return replace(large, pixels=_with_alpha(large.pixels, small))
     return np.dstack([large, enlarge_alpha(small[..., 3], UPSCALE)])
 
 

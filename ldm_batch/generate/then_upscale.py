@@ -12,7 +12,7 @@ from typing import Any
 from ldm_batch.columns import IMAGE, IMAGE_COLUMNS
 from ldm_batch.config import UPSCALE, JobConfig, ModelConfig
 from ldm_batch.config.identified import identify_model, identify_scheduler
-from ldm_batch.generate.pipeline import Pipeline
+from ldm_batch.generate.pipeline import Picture, Pipeline
 from ldm_batch.generate.super_resolution import (
     MAX_OUTPUT_PIXELS,
     MODEL_CLASS,
@@ -191,12 +191,12 @@ class ThenLarger:
 
     def generate(self, requests: Sequence[Request]) -> list[Made | Fault]:
         """Make images and enlarge them; a fault of either stage is the image's."""
-        small = self._first.generate(requests)
+        small = [_pixels(image) for image in self._first.generate(requests)]
         good = [i for i, image in enumerate(small) if not isinstance(image, Fault)]
         wanted = [self._request(small[i], requests[i]) for i in good]
         large = self._upscaler.generate(wanted) if wanted else []
         made: dict[int, Made | Fault] = {
-            i: image if isinstance(image, Fault) else Made(image, low_resolution=small[i])
+            i: image if isinstance(image, Fault) else _made(image, small[i])
             for i, image in zip(good, large, strict=True)
         }
         return [image if isinstance(image, Fault) else made[i] for i, image in enumerate(small)]
@@ -212,3 +212,14 @@ class ThenLarger:
     def _request(self, pixels: Any, request: Request) -> UpscaleRequest:
         assert request.upscale_seed is not None
         return UpscaleRequest(pixels, request.upscale_seed, self._steps, self._eta)
+
+
+def _pixels(image: Picture) -> Any:
+    """What a first stage made; what was measured of it is no more true when it is enlarged."""
+    return image.pixels if isinstance(image, Made) else image
+
+
+def _made(image: Picture, small: Any) -> Made:
+    if isinstance(image, Made):
+        return replace(image, low_resolution=small)
+    return Made(image, low_resolution=small)

@@ -45,7 +45,7 @@ def make_plan(
         JobError: the job has another fingerprint than the plan, an input file changed or is gone,
             or the input cannot be read.
     """
-    listed, skipped = list_source(source_uris(job.source), job.source.s3)
+    listed, skipped = list_source(source_uris(job.source), job.source.access)
     notes = [f"skipped {note}" for note in skipped]
     known = {shard.file.name: shard.file for shard in planned.shards} if planned else {}
     if planned:
@@ -88,7 +88,7 @@ def _look_at_new(
     """What cutting needs of files that are not planned yet, and what to tell of them."""
     new_files: list[NewFile] = []
     notes: list[str] = []
-    for file, footer in zip(files, footers.read_new_footers(files, source.s3), strict=True):
+    for file, footer in zip(files, footers.read_new_footers(files, source.access), strict=True):
         refuse_renamed(file, footer)
         if footer.num_rows == 0:
             notes.append(f"skipped {file.uri}: no rows")
@@ -119,10 +119,10 @@ def carry_schema(source: SourceConfig, task: TaskColumns) -> dict[str, str]:
     """Types of the carried columns in the first input file, as text, by their output name."""
     if not source.carry and not task.has_image:
         return {}
-    listed, _ = list_source(source_uris(source), source.s3)
+    listed, _ = list_source(source_uris(source), source.access)
     if not listed:
         return {}
-    [footer] = footers.read_new_footers(listed[:1], source.s3)
+    [footer] = footers.read_new_footers(listed[:1], source.access)
     footers.resolve_columns(footer, task, source, listed[0].uri)
     return {name: str(kind) for name, kind in footers.carried_fields(footer, task, source)}
 
@@ -168,7 +168,7 @@ def _refuse_changed(source: SourceConfig, file: SourceFile, before: InputFile) -
     changes = []
     if file.size_bytes != before.size_bytes:
         changes.append(f"{before.size_bytes} -> {file.size_bytes} bytes")
-    [footer] = footers.read_new_footers([file], source.s3)
+    [footer] = footers.read_new_footers([file], source.access)
     if footer.num_rows != before.num_rows:
         changes.append(f"{before.num_rows} -> {footer.num_rows} rows")
     if footer.sha256 != before.footer_sha256 and not changes:

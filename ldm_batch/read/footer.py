@@ -14,13 +14,13 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 
 from ldm_batch.columns import COLUMNS, IMAGE_COLUMNS, METADATA_KEY, TaskColumns
-from ldm_batch.config import S3Config, SourceConfig
+from ldm_batch.config import SourceConfig
 from ldm_batch.config.bounds import suggest
 from ldm_batch.errors import JobError, StorageError
 from ldm_batch.read.deadly_footers import MAGIC as PARQUET_MAGIC
 from ldm_batch.read.deadly_footers import find_deadly, parse_footer
 from ldm_batch.records import InputFile
-from ldm_batch.storage import SourceFile, open_file
+from ldm_batch.storage import Access, SourceFile, open_file
 
 TAIL_BYTES = 64 * 1024
 MAX_FOOTER_BYTES = 128 * 1024 * 1024
@@ -46,7 +46,7 @@ class Footer:
     sha256: str
 
 
-def read_new_footers(files: Sequence[SourceFile], s3: S3Config | None = None) -> Iterator[Footer]:
+def read_new_footers(files: Sequence[SourceFile], access: Access = None) -> Iterator[Footer]:
     """Read footers that were never read before, in parallel, one or two range reads each.
 
     They are first read to their end in a process of their own: some damage ends the reader's. The
@@ -59,7 +59,7 @@ def read_new_footers(files: Sequence[SourceFile], s3: S3Config | None = None) ->
     for start in range(0, len(files), FILES_AT_ONCE):
         some = files[start : start + FILES_AT_ONCE]
         with ThreadPoolExecutor(FOOTER_THREADS) as pool:
-            raws = list(pool.map(lambda file: _fetch(file.uri, file.size_bytes, s3), some))
+            raws = list(pool.map(lambda file: _fetch(file.uri, file.size_bytes, access), some))
         deadly = find_deadly(raws)
         if deadly is not None:
             raise JobError(f"{some[deadly].uri}: a damaged footer, the Parquet reader dies of it")
@@ -67,21 +67,21 @@ def read_new_footers(files: Sequence[SourceFile], s3: S3Config | None = None) ->
             yield _parse(raw, file.uri)
 
 
-def read_planned_footer(file: InputFile, s3: S3Config | None = None) -> Footer:
+def read_planned_footer(file: InputFile, access: Access = None) -> Footer:
     """Read the footer of a planned file, which must be the one that was planned.
 
     Raises:
         JobError: it is another one, or cannot be read.
     """
-    raw = _fetch(file.uri, file.size_bytes, s3)
+    raw = _fetch(file.uri, file.size_bytes, access)
     if hashlib.sha256(raw).hexdigest() != file.footer_sha256:
         raise JobError(f"{file.uri}: changed after it was planned (its footer differs)")
     return _parse(raw, file.uri)
 
 
-def _fetch(uri: str, size_bytes: int, s3: S3Config | None) -> bytes:
+def _fetch(uri: str, size_bytes: int, access: Access) -> bytes:
     try:
-        with open_file(uri, s3) as file:
+        with open_file(uri, access) as file:
             return _footer_bytes(file, uri, size_bytes)
     except StorageError as error:
         raise JobError(str(error)) from error

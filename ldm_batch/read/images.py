@@ -32,7 +32,7 @@ class InputImages:
     """The images of one shard: checked as rows are read, decoded again when they are enlarged."""
 
     def __init__(self, job: JobConfig, shard: Shard, spool: Spool) -> None:
-        self._spool, self._s3 = spool, job.source.s3
+        self._spool, self._access = spool, job.source.access
         self._root = _plain(job.source.image_root or posixpath.dirname(shard.file.uri))
         self._keeps_alpha = job.upscale.alpha == "keep"
         self._background = parse_colour(job.upscale.background)
@@ -119,7 +119,7 @@ class InputImages:
                 Reason.UNREADABLE_IMAGE,
                 f"its path does not stand below {self._root} (source.image_root)",
             )
-        data = read_file(uri, self._limits.max_bytes + 1, self._s3)
+        data = read_file(uri, self._limits.max_bytes + 1, self._access)
         return Fault(Reason.UNREADABLE_IMAGE, "no file at its path") if data is None else data
 
 

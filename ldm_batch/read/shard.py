@@ -94,7 +94,7 @@ def _read_values(
     """Raw values of each row by field; carried columns under their own name as arrays of one."""
     uri = shard.file.uri
     try:
-        footer = footers.read_planned_footer(shard.file, source.s3)
+        footer = footers.read_planned_footer(shard.file, source.access)
         columns = footers.resolve_columns(footer, task, source, uri)
         carried += footers.carried_fields(footer, task, source)
         carry = footers.carried_columns(footer, task, source)
@@ -126,7 +126,7 @@ def _read_batches(
     is_large = is_image or any(_is_nested(footer, name) for name in columns)
     repeated = [name for name in columns if _holds_bytes(footer, name)]
     rows_per_read = LARGE_ROWS_PER_READ if is_large else ROWS_PER_READ
-    with open_file(shard.file.uri, source.s3) as file:
+    with open_file(shard.file.uri, source.access) as file:
         parquet = pq.ParquetFile(
             file,
             metadata=footer.metadata,

@@ -4,11 +4,12 @@ The seam to storage: what the rest of the program uses of it stands here, but fo
 """
 
 from ldm_batch.storage.files import absolute
-from ldm_batch.storage.place import COPY_BYTES, Creation, Leftover, SourceFile
+from ldm_batch.storage.place import COPY_BYTES, Access, Creation, Leftover, SourceFile
 from ldm_batch.storage.store import Store, list_source, open_file, open_sink, read_file
 
 __all__ = [
     "COPY_BYTES",
+    "Access",
     "Creation",
     "Leftover",
     "SourceFile",

@@ -14,10 +14,10 @@ import fsspec
 from fsspec.core import url_to_fs
 
 from ldm_batch.errors import JobError, StorageError
-from ldm_batch.storage.place import PARQUET_SUFFIXES, SourceFile, translated
+from ldm_batch.storage.place import PARQUET_SUFFIXES, Access, Kind, SourceFile, translated
 
 
-def list_files(uri: str) -> list[SourceFile]:
+def list_files(uri: str, _access: Access = None) -> list[SourceFile]:
     """The files that a path, a glob or a folder (recursive) names; empty where there are none."""
     fs, path = _filesystem(uri)
     with translated(uri):
@@ -37,14 +37,14 @@ def list_files(uri: str) -> list[SourceFile]:
     return []
 
 
-def open_for_reading(uri: str) -> BinaryIO:
+def open_for_reading(uri: str, _access: Access = None) -> BinaryIO:
     """Open a file for random reading."""
     fs, path = _filesystem(uri)
     with translated(uri):
         return cast(BinaryIO, fs.open(path, "rb"))
 
 
-def read_start(uri: str, max_bytes: int) -> bytes | None:
+def read_start(uri: str, max_bytes: int, _access: Access = None) -> bytes | None:
     """The first bytes of a file, or None where there is no such file."""
     fs, path = _filesystem(uri)
     with translated(uri):
@@ -122,3 +122,6 @@ def _source_file(fs: Any, info: Mapping[str, Any], root: str) -> SourceFile:
     if info.get("size") is None:
         raise StorageError(f"{uri}: its size is not known, so it cannot be read in parts")
     return SourceFile(name, uri, int(info["size"]), str(version))
+
+
+FILES = Kind(list_files, open_for_reading, read_start)

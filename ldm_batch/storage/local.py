@@ -10,9 +10,11 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
+from ldm_batch.storage.files import FILES
 from ldm_batch.storage.place import COPY_BYTES, Creation, Leftover, content_digest, translated
 
 SCRATCH_FOLDER = ".ldm_batch/tmp"
@@ -125,3 +127,6 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+LOCAL = replace(FILES, open_place=lambda root, _access: LocalFolder(root))

@@ -6,12 +6,13 @@ The words that the kinds of storage share; must not know any one of them.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import BinaryIO, Protocol
 
+from ldm_batch.config import S3Config
 from ldm_batch.errors import StorageError
 
 PARQUET_SUFFIXES = (".parquet", ".parq", ".pq")
@@ -83,6 +84,25 @@ class Place(Protocol):
 
     def remove_leftover(self, leftover: Leftover) -> None:
         """Remove a leftover; nothing happens where it is gone."""
+
+
+Access = S3Config | None
+"""How a place is reached: opaque to all but the module of its scheme; see `access` of a source or a
+sink."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of storage: what its module offers for URLs of its schemes."""
+
+    list_files: Callable[[str, Access], list[SourceFile]]
+    """The files that a URL, a glob or a folder (recursive) names; empty where there are none."""
+    open_for_reading: Callable[[str, Access], BinaryIO]
+    """A file for random reading."""
+    read_start: Callable[[str, int, Access], bytes | None]
+    """The first so many bytes of a file, or None where there is no such file."""
+    open_place: Callable[[str, Access], Place] | None = None
+    """A folder that can hold a dataset; None: input only."""
 
 
 @contextmanager

@@ -18,14 +18,22 @@ from ldm_batch.config import S3Config
 from ldm_batch.errors import JobError, StorageError
 from ldm_batch.storage.files import fixed_prefix, glob_matcher
 from ldm_batch.storage.local import SCRATCH_FOLDER
-from ldm_batch.storage.place import PARQUET_SUFFIXES, Creation, Leftover, SourceFile, content_digest
+from ldm_batch.storage.place import (
+    PARQUET_SUFFIXES,
+    Access,
+    Creation,
+    Kind,
+    Leftover,
+    SourceFile,
+    content_digest,
+)
 from ldm_batch.storage.s3_client import Missing, Taken, Unsupported, connect, persist
 from ldm_batch.storage.s3_file import RangeFile, read_body
 
 MAX_VANISHED = 5
 
 
-def open_folder(root: str, s3: S3Config | None) -> S3Folder:
+def open_folder(root: str, s3: Access) -> S3Folder:
     """The folder of a URL `s3://bucket/prefix`."""
     s3 = s3 or S3Config()
     bucket, prefix = split_url(root)
@@ -40,19 +48,19 @@ def split_url(url: str) -> tuple[str, str]:
     return bucket, key
 
 
-def open_for_reading(url: str, s3: S3Config | None) -> BinaryIO:
+def open_for_reading(url: str, s3: Access) -> BinaryIO:
     """Open an object for random reading, every read one range request."""
     bucket, key = split_url(url)
     return S3Folder(bucket, "", *_connection(s3)).open(key)
 
 
-def read_start(url: str, max_bytes: int, s3: S3Config | None) -> bytes | None:
+def read_start(url: str, max_bytes: int, s3: Access) -> bytes | None:
     """The first bytes of an object, or None where there is none."""
     bucket, key = split_url(url)
     return S3Folder(bucket, "", *_connection(s3)).read_start(key, max_bytes)
 
 
-def list_files(url: str, s3: S3Config | None) -> list[SourceFile]:
+def list_files(url: str, s3: Access) -> list[SourceFile]:
     """The files that a key, a glob or a prefix names; empty where there are none. One pass."""
     bucket, path = split_url(url)
     root = path.rstrip("/")
@@ -76,7 +84,7 @@ def list_files(url: str, s3: S3Config | None) -> list[SourceFile]:
     ]
 
 
-def _connection(s3: S3Config | None) -> tuple[Any, float]:
+def _connection(s3: Access) -> tuple[Any, float]:
     s3 = s3 or S3Config()
     return connect(s3), s3.retry_s
 
@@ -278,3 +286,6 @@ class S3Folder:
 
     def _name(self, path: str) -> str:
         return f"s3://{self._bucket}/{self._key(path)}"
+
+
+S3 = Kind(list_files, open_for_reading, read_start, open_place=open_folder)

@@ -13,25 +13,31 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import BinaryIO
 
-from ldm_batch.config import S3Config, SinkConfig
+from ldm_batch.config import SinkConfig
 from ldm_batch.errors import JobError, LdmBatchError, StorageError
-from ldm_batch.storage import files as storage_files
-from ldm_batch.storage import s3 as storage_s3
-from ldm_batch.storage.files import absolute
-from ldm_batch.storage.local import SCRATCH_FOLDER, LocalFolder
-from ldm_batch.storage.place import Creation, Leftover, Place, SourceFile
+from ldm_batch.storage.files import FILES, absolute, protocol_of
+from ldm_batch.storage.local import LOCAL, SCRATCH_FOLDER
+from ldm_batch.storage.place import Access, Creation, Kind, Leftover, Place, SourceFile
+from ldm_batch.storage.s3 import S3
 
 LEFTOVER_AGE_S = 24 * 3600
 
 
-def list_source(
-    uris: Sequence[str], s3: S3Config | None = None
-) -> tuple[list[SourceFile], list[str]]:
+KINDS = {"file": LOCAL, "s3": S3}
+"""Scheme of a URL -> its kind of storage; of others files are read through fsspec."""
+
+
+def kind_of(uri: str) -> Kind:
+    """The kind of storage that a URL names."""
+    return KINDS.get(protocol_of(uri), FILES)
+
+
+def list_source(uris: Sequence[str], access: Access = None) -> tuple[list[SourceFile], list[str]]:
     """List the Parquet files of paths, globs and folders (recursive), in order of their names.
 
     Args:
         uris: local paths or URLs.
-        s3: how to reach S3.
+        access: how to reach them.
 
     Returns:
         The files, and a line on each file that was skipped (hidden or empty).
@@ -42,8 +48,7 @@ def list_source(
     found: dict[str, SourceFile] = {}
     skipped: list[str] = []
     for uri in uris:
-        is_s3 = storage_files.protocol_of(uri) == "s3"
-        files = storage_s3.list_files(uri, s3) if is_s3 else storage_files.list_files(uri)
+        files = kind_of(uri).list_files(uri, access)
         if not files:
             raise JobError(f"source.uri: nothing found at {uri}")
         for file in files:
@@ -59,31 +64,27 @@ def list_source(
     return sorted(found.values(), key=lambda file: file.name), sorted(skipped)
 
 
-def open_file(uri: str, s3: S3Config | None = None) -> BinaryIO:
+def open_file(uri: str, access: Access = None) -> BinaryIO:
     """Open a file for random reading; on S3, every read is one range request.
 
     Raises:
         StorageError: it cannot be opened.
     """
-    if storage_files.protocol_of(uri) == "s3":
-        return storage_s3.open_for_reading(uri, s3)
-    return storage_files.open_for_reading(uri)
+    return kind_of(uri).open_for_reading(uri, access)
 
 
-def read_file(uri: str, max_bytes: int, s3: S3Config | None = None) -> bytes | None:
+def read_file(uri: str, max_bytes: int, access: Access = None) -> bytes | None:
     """The first `max_bytes` bytes of a file, or None where there is no such file.
 
     Raises:
         StorageError: it is there but cannot be read.
     """
-    if storage_files.protocol_of(uri) == "s3":
-        return storage_s3.read_start(uri, max_bytes, s3)
-    return storage_files.read_start(uri, max_bytes)
+    return kind_of(uri).read_start(uri, max_bytes, access)
 
 
 def open_sink(sink: SinkConfig) -> Store:
     """The store that a job's configuration names."""
-    return Store(str(sink.uri), sink.s3, allow_unconditional=sink.allow_unconditional)
+    return Store(str(sink.uri), sink.access, allow_unconditional=sink.allow_unconditional)
 
 
 class Store:
@@ -94,13 +95,13 @@ class Store:
     """
 
     def __init__(
-        self, root: str, s3: S3Config | None = None, *, allow_unconditional: bool = False
+        self, root: str, access: Access = None, *, allow_unconditional: bool = False
     ) -> None:
         """Name a folder; nothing is read or written yet.
 
         Args:
             root: a local path, or `s3://bucket/prefix`.
-            s3: how to reach S3.
+            access: how to reach it.
             allow_unconditional: accept a store that lets a second writer replace what the first
                 created; see `prove_exclusive`.
 
@@ -109,7 +110,7 @@ class Store:
         """
         self.root = absolute(root.removeprefix("file://")).rstrip("/") or "/"
         self.allow_unconditional = allow_unconditional
-        self._place = _open_place(self.root, s3)
+        self._place = _open_place(self.root, access)
 
     def uri(self, path: str) -> str:
         """Full address of an object."""
@@ -211,13 +212,12 @@ class Store:
                         self.remove_leftover(leftover)
 
 
-def _open_place(root: str, s3: S3Config | None) -> Place:
-    protocol = storage_files.protocol_of(root)
-    if protocol == "s3":
-        return storage_s3.open_folder(root, s3)
-    if protocol != "file":
-        raise JobError(f"{root}: {protocol}:// is not supported for a dataset; use a path or s3://")
-    return LocalFolder(root)
+def _open_place(root: str, access: Access) -> Place:
+    open_place = kind_of(root).open_place
+    if open_place is None:
+        scheme = protocol_of(root)
+        raise JobError(f"{root}: {scheme}:// is not supported for a dataset; use a path or s3://")
+    return open_place(root, access)
 
 
 def _as_file(content: bytes | BinaryIO) -> BinaryIO:

@@ -8,9 +8,9 @@ from __future__ import annotations
 import hashlib
 import io
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,6 +69,21 @@ def sha256(data: bytes | NDArray[np.uint8]) -> str:
     return hashlib.sha256(raw).hexdigest()
 
 
+Drawn = NDArray[np.uint8] | Fault | Mapping[str, Any]
+"""Pixels `[H, W, 3]`, or why there are none, or columns that were measured of them."""
+
+
+class Encoded(NamedTuple):
+    """What became of the images of a shard, whose bytes are in the spool."""
+
+    digests: dict[Slot, tuple[str, str]]
+    """SHA-256 (hexadecimal) of the bytes and of the pixels."""
+    faults: dict[int, Fault]
+    """By number of the image."""
+    measured: dict[int, Mapping[str, Any]]
+    """Columns, by number of the image."""
+
+
 class Encoders:
     """Threads that encode images while the device makes the next ones."""
 
@@ -77,17 +92,13 @@ class Encoders:
         self._max_pending = MAX_PENDING_BATCHES * batch_size
         self._pool = ThreadPoolExecutor(ENCODE_THREADS, thread_name_prefix="encode")
 
-    def spool_images(
-        self, made: Iterable[tuple[Slot, NDArray[np.uint8] | Fault]], spool: Spool
-    ) -> tuple[dict[Slot, tuple[str, str]], dict[int, Fault]]:
+    def spool_images(self, made: Iterable[tuple[Slot, Drawn]], spool: Spool) -> Encoded:
         """Encode images as they come and spool them; at most two batches, and of large images
         256 MiB, wait in memory.
-
-        Returns:
-            SHA-256 of the bytes and of the pixels by slot, and the faults by number of the image.
         """
         digests: dict[Slot, tuple[str, str]] = {}
         faults: dict[int, Fault] = {}
+        measured: dict[int, Mapping[str, Any]] = {}
         pending: deque[tuple[Slot, int, Future[tuple[bytes, str]]]] = deque()
 
         def drain(limit: int) -> None:
@@ -100,11 +111,13 @@ class Encoders:
         for slot, pixels in made:
             if isinstance(pixels, Fault):
                 faults[slot[0]] = pixels
+            elif isinstance(pixels, Mapping):
+                measured[slot[0]] = pixels
             else:
                 pending.append((slot, pixels.nbytes, self._pool.submit(self._encode, pixels)))
             drain(self._max_pending)
         drain(0)
-        return digests, faults
+        return Encoded(digests, faults, measured)
 
     def _encode(self, pixels: NDArray[np.uint8]) -> tuple[bytes, str]:
         return encode_image(pixels, self._image.format, mark=self._image.mark), sha256(pixels)

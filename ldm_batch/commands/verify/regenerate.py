@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from ldm_batch import identity
@@ -22,7 +21,7 @@ from ldm_batch.config import JobConfig, with_size
 from ldm_batch.dataset import Dataset
 from ldm_batch.generate.batches import generate_images, plan_images
 from ldm_batch.generate.choose import Choice, choose
-from ldm_batch.generate.pipeline import Pipeline
+from ldm_batch.generate.pipeline import Picture, Pipeline
 from ldm_batch.plan.stored import Plan
 from ldm_batch.read.images import InputImages
 from ldm_batch.read.rows import RowContext
@@ -35,7 +34,6 @@ from ldm_batch.write.spool import Spool
 MAX_MEAN_LEVELS = 1.0
 NO_SIDE = 8
 """Pixels, where a call must have some: rows that are read again bring images, and so the size."""
-Alike = NDArray[np.uint8] | Made | Fault
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +144,7 @@ def _make_again(
     rows: Sequence[Mapping[str, Any]],
     plan: Plan,
     index: int,
-) -> Iterator[Alike]:
+) -> Iterator[Picture]:
     """Make the images of some rows of a shard again, in their order."""
     if (request_again := chosen.task.request_again) is not None:
         requests = [request_again(row) for row in rows]
@@ -157,9 +155,11 @@ def _make_again(
         yield from _read_and_generate(chosen, pipeline, place, row["image_index"], plan.form)
 
 
-def _generate(pipeline: Pipeline, requests: Sequence[Request], batch_size: int) -> Iterator[Alike]:
+def _generate(
+    pipeline: Pipeline, requests: Sequence[Request], batch_size: int
+) -> Iterator[Picture]:
     """Images of requests in their order."""
-    made: dict[int, Alike] = {}
+    made: dict[int, Picture] = {}
     for call in {request.call for request in requests}:
         slots = [slot for slot, request in enumerate(requests) if request.call == call]
         for start in range(0, len(slots), batch_size):
@@ -171,7 +171,7 @@ def _generate(pipeline: Pipeline, requests: Sequence[Request], batch_size: int) 
 
 def _read_and_generate(
     chosen: Choice, pipeline: Pipeline, row: Shard, image_index: int, form: identity.Form
-) -> Iterator[Alike]:
+) -> Iterator[Picture]:
     """An image of one row, which is read again where the plan says that it is."""
     job, task = chosen.job, chosen.task
     call = with_size(job.call, (NO_SIDE, NO_SIDE))
@@ -190,10 +190,10 @@ def _read_and_generate(
         made = generate_images(
             pipeline, wanted, lambda image: task.make_request(image, inputs.load)
         )
-        yield from (pixels for _, pixels in made)
+        yield from (pixels for _, pixels in made if not isinstance(pixels, Mapping))
 
 
-def _difference(row: Mapping[str, Any], made: Alike, job: JobConfig) -> float:
+def _difference(row: Mapping[str, Any], made: Picture, job: JobConfig) -> float:
     """Mean difference in levels of 255 between an image and what is stored; 0: the same bytes."""
     if isinstance(made, Fault):
         return 255.0
