@@ -1,0 +1,104 @@
+"""What identifies images: every field of a job is in the fingerprint, or known to change none."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from ldm_batch.config import JobConfig, ModelConfig, UpscaleConfig
+from ldm_batch.generate.choose import choose
+from ldm_batch.identity import FORMS
+from ldm_batch.plan.fingerprint import images_document
+
+JOBS = {
+    "text": JobConfig(),
+    "images": JobConfig(task="super_resolution"),
+    "chained": JobConfig(upscale=UpscaleConfig(model=ModelConfig(path="x"))),
+}
+PLACES = {
+    *(f"{section}.{name}" for section in ("model", "upscale.model") for name in (
+        "path", "repo_id", "revision", "device",
+    )),
+    *(f"{section}.s3.{name}" for section in ("source", "sink") for name in (
+        "endpoint", "region", "anonymous", "path_style", "ca_bundle", "retry_s",
+    )),
+    "source.uri",
+    "sink.uri",
+}  # fmt: skip
+"""Where things are: models and inputs are known by their content."""
+HOW_MUCH = {
+    "name",
+    "rows_per_shard",
+    "max_object_bytes",
+    "max_rejected_fraction",
+    "shards",
+    "overwrite",
+    "dry_run",
+    "source.allow_touched",
+    "sink.allow_unconditional",
+}
+"""How much is made at once, or at all."""
+OLDER_NAMES = {"model.pipeline", "upscale.model.pipeline", "source.kind", "upscale.model.engine"}
+NOT_YET = {"source.image_root", "source.carry", "source.carry_parent"}
+"""The columns that are carried are, by name and type; where images named by path stand is not."""
+
+
+def paths(section: Any, before: str = "") -> Iterator[str]:
+    for field in dataclasses.fields(section):
+        value = getattr(section, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from paths(value, f"{before}{field.name}.")
+        else:
+            yield f"{before}{field.name}"
+
+
+def with_other(section: Any, path: str) -> Any:
+    """A copy with another value in one place."""
+    name, _, rest = path.partition(".")
+    value = getattr(section, name)
+    if rest:
+        return dataclasses.replace(section, **{name: with_other(value, rest)})
+    if isinstance(value, bool):
+        other: Any = not value
+    elif isinstance(value, (int, float)):
+        other = value + 1
+    elif isinstance(value, dict):
+        other = {"a": 1}
+    elif isinstance(value, list):
+        other = [*value, 1]
+    else:
+        other = f"{value}x"
+    return dataclasses.replace(section, **{name: other})
+
+
+def document(job: JobConfig, like: JobConfig) -> dict[str, Any]:
+    """The document of a job, by the task of one that is like it but for a value."""
+    task = choose(like).task
+    of_task = task.identify(job, {})
+    return images_document(job, {}, {}, FORMS[1], of_task=of_task)
+
+
+def identifying() -> set[str]:
+    """Fields that change the document of some kind of job."""
+    return {
+        path
+        for job in JOBS.values()
+        for path in paths(job)
+        if document(with_other(job, path), job) != document(job, job)
+    }
+
+
+def test_every_field_identifies_images_or_changes_none() -> None:
+    """A new field stands in the document, or in one of the lists above: nowhere is no choice."""
+    everything = {path for path in paths(JobConfig()) if not path.startswith("cluster.")}
+    found = identifying()
+    assert everything - found == PLACES | HOW_MUCH | OLDER_NAMES | NOT_YET
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_what_a_kind_of_job_does_not_use_changes_nothing_of_it(name: str) -> None:
+    job = JOBS[name]
+    changed = with_other(job, "upscale.tile_size")
+    is_used = name != "text"
+    assert (document(changed, job) != document(job, job)) == is_used
