@@ -70,14 +70,14 @@ def run_job(job: JobConfig, *, overrides: Sequence[str] = (), out: TextIO = sys.
         roll_forward(store, done)
     except StorageError as error:
         raise JobError(str(error)) from error
-    stages = chosen.task.stages(job)
+    names = {stage.section: model_name(stage.model) for stage in chosen.stages}
     spec = WorkerSpec(
         job,
         plan.fingerprint,
         plan.form.number,
         lock,
         native_size,
-        {"": model_name(job.model), **{s.section: model_name(s.model) for s in stages}},
+        {"": chosen.engine.name, **names},
     )
     with turn:
         tally = _make_shards(job, store, spec, todo, out)

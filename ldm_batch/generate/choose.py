@@ -16,7 +16,7 @@ from ldm_batch.generate.ldm import LDM
 from ldm_batch.generate.pipeline import Pipeline
 from ldm_batch.generate.random_pixels import RANDOM_PIXELS
 from ldm_batch.generate.super_resolution import SUPER_RESOLUTION
-from ldm_batch.generate.task import Engine, Lock, Task
+from ldm_batch.generate.task import Engine, Lock, Stage, Task
 from ldm_batch.generate.text_to_image import TEXT_TO_IMAGE
 from ldm_batch.generate.then_upscale import then_upscale
 
@@ -31,6 +31,11 @@ class Choice:
     job: JobConfig
     task: Task
     engine: Engine
+
+    @property
+    def stages(self) -> list[Stage]:
+        """The models that the engine draws by, in the order of their work."""
+        return self.task.stages(self.job) if self.engine.has_models else []
 
     def find_models(self) -> tuple[dict[str, str], tuple[int, int]]:
         """The lock of the models, and the first one's own height and width in pixels."""
@@ -83,6 +88,6 @@ def validate_job(job: JobConfig) -> Choice:
     chosen = choose(job)
     task, engine = chosen.task, chosen.engine
     problems = [*task.check(chosen.job), *engine.check(chosen.job, task)]
-    needs_model = [stage.section for stage in task.stages(chosen.job)] if engine is LDM else []
-    validate(chosen.job, task.columns, models=needs_model, more=problems)
+    models = [stage.section for stage in chosen.stages]
+    validate(chosen.job, task.columns, models=models, more=problems)
     return chosen

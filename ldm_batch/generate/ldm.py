@@ -109,6 +109,7 @@ def measure_batch_size(job: JobConfig, native_size: tuple[int, int]) -> int:
 
 LDM = Engine(
     name="ldm",
+    has_models=True,
     check=check,
     find=find,
     check_models=check_models,

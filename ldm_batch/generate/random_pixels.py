@@ -77,6 +77,7 @@ def measure_batch_size(_job: JobConfig, _native_size: tuple[int, int]) -> int:
 
 RANDOM_PIXELS = Engine(
     name="random_pixels",
+    has_models=False,
     check=check,
     find=find,
     check_models=check_models,

@@ -74,6 +74,8 @@ class Engine:
     """Who draws the images of a task."""
 
     name: str
+    has_models: bool
+    """Whether it draws by the models that a job names."""
     check: Callable[[JobConfig, Task], Iterator[str]]
     """Problems of a job that it cannot draw, a line each."""
     find: Callable[[JobConfig, Task], tuple[dict[str, str], tuple[int, int]]]

@@ -64,8 +64,6 @@ def _anchor_model(model: ModelConfig) -> ModelConfig:
 
 def model_name(model: ModelConfig) -> str:
     """The model as the column `model` names it."""
-    if model.path is None and model.repo_id is None:
-        return model.engine
     if model.path is None:
         return f"{model.repo_id}@{model.revision}"
     return model.path if model.path.startswith("demo:") else Path(model.path).name
