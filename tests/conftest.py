@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,10 @@ from ldm_batch.plan.make import carry_schema, make_plan
 from ldm_batch.plan.stored import Plan, load_plan, plan_document, save_plan
 from ldm_batch.storage import Store
 from ldm_batch.worker import Worker, WorkerSpec, load_worker
+
+# Two files of tests run at once on two cores: a second thread of torch in each only waits. Set for
+# the commands that tests start too.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 settings.register_profile("ldm_batch", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("ldm_batch")
