@@ -112,6 +112,14 @@ def test_names_that_are_no_utf8_end_in_a_message(
         footer_of(str(path))
 
 
+def test_a_date_that_python_cannot_hold_is_no_damage(
+    tmp_path: Path, write_parquet: WriteParquet
+) -> None:
+    dates = pa.array([10_000_000], pa.int32()).cast(pa.date32())
+    path = write_parquet(tmp_path / "a.parquet", prompt=["a"], far_away=dates)
+    assert read_sized(path, Path(path).stat().st_size).num_rows == 1
+
+
 def test_too_many_columns_are_refused(tmp_path: Path, write_parquet: WriteParquet) -> None:
     columns = {f"c{i}": pa.array([], pa.int8()) for i in range(10_001)}
     with pytest.raises(JobError, match="10001 columns, at most 10000"):

@@ -55,7 +55,7 @@ def _survive(source: BinaryIO, done: BinaryIO) -> None:
     """Read each footer to its last field, and write a byte after each."""
     while length := source.read(LENGTH_BYTES):
         raw = source.read(int.from_bytes(length, "little"))
-        with contextlib.suppress(pa.ArrowException, OSError, ValueError):  # the driver names these
+        with contextlib.suppress(Exception):  # what can be caught is not deadly: the driver says
             _walk(parse_footer(raw))
         done.write(b".")
         done.flush()

@@ -30,6 +30,9 @@ MAX_SIDE = 4096
 FOOTER_THREADS = 16
 FILES_AT_ONCE = 500
 """Whose footers are held at once, and for which one process is started to read them first."""
+UNREADABLE = (pa.ArrowException, OSError, ValueError, LookupError, ArithmeticError, MemoryError)
+"""What pyarrow raises of damaged files: its own exceptions, and Python's where it decodes a name or
+a date late."""
 PARENT = "parent_"
 OWN_COLUMNS = {"image": "image", "id": "key", "image_index": "image_index"}
 """Fields of images to enlarge -> columns of a dataset of ours, whose seeds, steps and eta are those
@@ -85,7 +88,7 @@ def _fetch(uri: str, size_bytes: int, access: Access) -> bytes:
             return _footer_bytes(file, uri, size_bytes)
     except StorageError as error:
         raise JobError(str(error)) from error
-    except OSError as error:
+    except UNREADABLE as error:
         raise JobError(f"{uri}: cannot be read: {first_line(error)}") from error
 
 
@@ -101,7 +104,7 @@ def _parse(raw: bytes, uri: str) -> Footer:
         if footer.metadata.num_columns > MAX_COLUMNS:
             raise JobError(f"{uri}: {footer.metadata.num_columns} columns, at most {MAX_COLUMNS}")
         _decode_names(footer)
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise JobError(f"{uri}: not a readable Parquet file: {first_line(error)}") from error
     return footer
 

@@ -101,7 +101,7 @@ def _read_values(
         wanted = list(dict.fromkeys([*columns.values(), *carry.values()]))
         for batch in _read_batches(shard, footer, wanted, source, is_image=task.has_image):
             yield from _batch_values(batch, columns, carry)
-    except (pa.ArrowException, OSError) as error:
+    except footers.UNREADABLE as error:
         raise ShardError(f"{uri}: cannot be read: {footers.first_line(error)}") from error
     except AccessError:
         raise
