@@ -18,6 +18,7 @@ import pytest
 
 from ldm_batch.errors import JobError, StorageError
 from ldm_batch.storage import Store, absolute, list_source, open_file
+from ldm_batch.storage.files import glob_matcher
 
 RACER = """
 import sys
@@ -294,6 +295,21 @@ def test_other_stores_are_refused_by_name(uri: str) -> None:
     for use in (Store, open_file, lambda uri: list_source([uri])):
         with pytest.raises(JobError, match=f"{protocol}:// is not supported"):
             use(uri)
+
+
+@pytest.mark.parametrize("root", ["", "s3://bucket/"])
+def test_a_pattern_that_is_none_is_refused(root: str, tmp_path: Path) -> None:
+    folder = root or f"{tmp_path}/"
+    with pytest.raises(
+        (JobError, StorageError), match=r"x\*\*: .*'\*\*' can only be an entire path"
+    ):
+        glob_matcher(f"{folder}x**") if root else list_source([f"{folder}x**"])
+
+
+def test_a_home_that_is_not_known_is_named() -> None:
+    for use in (Store, open_file, lambda uri: list_source([uri])):
+        with pytest.raises(JobError, match=r"~nobody-here/a: Could not determine home"):
+            use("~nobody-here/a")
 
 
 def test_other_kinds_of_storage_hold_input_but_no_dataset() -> None:

@@ -5,22 +5,24 @@ The only user of fsspec; S3 has its own module.
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import fsspec
 from fsspec.core import url_to_fs
 
-from ldm_batch.errors import JobError, StorageError
-from ldm_batch.storage.place import PARQUET_SUFFIXES, Access, Kind, SourceFile, translated
+from ldm_batch.errors import JobError, LdmBatchError, StorageError
+from ldm_batch.storage.place import PARQUET_SUFFIXES, Access, Kind, SourceFile, brief, translated
 
 
 def list_files(uri: str, _access: Access = None) -> list[SourceFile]:
     """The files that a path, a glob or a folder (recursive) names; empty where there are none."""
     fs, path = _filesystem(uri)
-    with translated(uri):
+    with _all_translated(uri):
         if fs.isfile(path):
             return [_source_file(fs, fs.info(path), path.rpartition("/")[0])]
         if fs.isdir(path):
@@ -40,14 +42,14 @@ def list_files(uri: str, _access: Access = None) -> list[SourceFile]:
 def open_for_reading(uri: str, _access: Access = None) -> BinaryIO:
     """Open a file for random reading."""
     fs, path = _filesystem(uri)
-    with translated(uri):
-        return cast(BinaryIO, fs.open(path, "rb"))
+    with _all_translated(uri):
+        return cast(BinaryIO, _ForeignFile(fs.open(path, "rb"), uri))
 
 
 def read_start(uri: str, max_bytes: int, _access: Access = None) -> bytes | None:
     """The first bytes of a file, or None where there is no such file."""
     fs, path = _filesystem(uri)
-    with translated(uri):
+    with _all_translated(uri):
         try:
             if not fs.isfile(path):
                 return None
@@ -59,7 +61,12 @@ def read_start(uri: str, max_bytes: int, _access: Access = None) -> bytes | None
 
 def absolute(uri: str) -> str:
     """The same place, independent of the working directory."""
-    return uri if "://" in uri else str(Path(uri).expanduser().absolute())
+    if "://" in uri:
+        return uri
+    try:
+        return str(Path(uri).expanduser().absolute())
+    except RuntimeError as error:  # `~name` of a user that is not known here
+        raise JobError(f"{uri}: {brief(error)}") from error
 
 
 def fixed_prefix(pattern: str) -> str:
@@ -74,18 +81,83 @@ def fixed_prefix(pattern: str) -> str:
 
 def glob_matcher(pattern: str) -> Callable[[str], object]:
     """Tell of a path whether a glob pattern names it."""
-    return re.compile(fsspec.utils.glob_translate(pattern)).match
+    try:
+        return re.compile(fsspec.utils.glob_translate(pattern)).match
+    except (ValueError, re.error) as error:
+        raise JobError(f"{pattern}: not a glob pattern: {brief(error)}") from error
+
+
+@contextmanager
+def _all_translated(uri: str) -> Iterator[None]:
+    """Turn whatever a kind of storage raises into our own error: fsspec hands out the exceptions
+    of any client, and these have no common base."""
+    try:
+        with translated(uri):
+            yield
+    except LdmBatchError:
+        raise
+    except Exception as error:
+        raise StorageError(f"{uri}: {type(error).__name__}: {brief(error)}") from error
+
+
+class _ForeignFile(io.RawIOBase):
+    """A file of any kind of storage, open for reading, whose trouble is told in our errors."""
+
+    def __init__(self, file: Any, uri: str) -> None:
+        """Take over an open file: it is closed with this one."""
+        self._file, self._uri = file, uri
+
+    def readable(self) -> bool:
+        """It can be read."""
+        return True
+
+    def seekable(self) -> bool:
+        """It can be read anywhere."""
+        return True
+
+    def tell(self) -> int:
+        """Where the next read begins."""
+        with _all_translated(self._uri):
+            return int(self._file.tell())
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Move to where the next read begins."""
+        with _all_translated(self._uri):
+            return int(self._file.seek(offset, whence))
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Read up to `size` bytes, all that are left if negative; fewer only at the end."""
+        with _all_translated(self._uri):
+            return cast(bytes, self._file.read(size))
+
+    def readall(self) -> bytes:
+        """Read all that is left."""
+        return self.read()
+
+    def readinto(self, buffer: Any, /) -> int:
+        """Read into a buffer."""
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        """Close the file that was taken over."""
+        if not self.closed:
+            super().close()
+            with _all_translated(self._uri):
+                self._file.close()
 
 
 def _filesystem(uri: str) -> tuple[Any, str]:
     protocol = protocol_of(uri)
     if "::" in uri:
         raise JobError(f"{uri}: {protocol}:// is not supported; name the files themselves")
-    try:
-        options = {"use_listings_cache": False, "skip_instance_cache": True}
-        fs, path = url_to_fs(absolute(uri), **options)
-    except (ValueError, ImportError) as error:
-        raise JobError(f"{uri}: {protocol}:// is not supported here: {error}") from error
+    options = {"use_listings_cache": False, "skip_instance_cache": True}
+    with _all_translated(uri):
+        try:
+            fs, path = url_to_fs(absolute(uri), **options)
+        except (ValueError, ImportError) as error:
+            raise JobError(f"{uri}: {protocol}:// is not supported here: {error}") from error
     return fs, path
 
 

@@ -111,7 +111,13 @@ def translated(place: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StorageError(f"{place}: {error.strerror or error}") from error
+        raise StorageError(f"{place}: {error.strerror or brief(error)}") from error
+
+
+def brief(error: BaseException) -> str:
+    """An error in one line, which is never empty."""
+    lines = str(error).splitlines()
+    return lines[0] if lines and lines[0] else type(error).__name__
 
 
 def content_digest(content: BinaryIO) -> str:

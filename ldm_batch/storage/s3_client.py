@@ -7,6 +7,7 @@ stored, shown or sent to another process.
 
 from __future__ import annotations
 
+import http.client
 import os
 import random
 import threading
@@ -16,17 +17,44 @@ from functools import lru_cache
 from typing import Any, TypeVar
 
 import botocore.session
-from botocore import UNSIGNED
+import urllib3.exceptions
+from botocore import UNSIGNED, eventstream, parsers
 from botocore import exceptions as aws
 from botocore.config import Config
 
 from ldm_batch.config import S3Config
 from ldm_batch.errors import AccessError, StorageError
+from ldm_batch.storage.place import brief
 
 Answer = TypeVar("Answer")
 
 CONNECT_S, ANSWER_S = 10, 30
 """Longest wait for a connection, and for the next bytes on one."""
+NO_WHOLE_ANSWER = (
+    aws.AwsChunkedWrapperError,
+    aws.ConnectionError,
+    aws.CredentialRetrievalError,
+    aws.FlexibleChecksumError,
+    aws.HTTPClientError,
+    aws.IncompleteReadError,
+    eventstream.ParserError,
+    parsers.ResponseParserError,
+    urllib3.exceptions.HTTPError,
+    http.client.HTTPException,
+    ConnectionError,
+    TimeoutError,
+)
+"""Where a later attempt may succeed: a connection that breaks, bytes that are no answer (a proxy's
+page). botocore lets its parsers' errors out as they are, and those of urllib3 from a body."""
+FOREIGN = (
+    *NO_WHOLE_ANSWER,
+    aws.BotoCoreError,
+    aws.ClientError,
+    aws.UndefinedModelAttributeError,
+    OSError,
+    ValueError,
+)
+"""All that a request raises; botocore's exceptions have no common base, urllib3's not either."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 8.0
 MAX_CONNECTIONS = 32
 DEFAULT_REGION = "us-east-1"
@@ -111,8 +139,8 @@ def _connect(options: tuple[Any, ...], _pid: int) -> Any:
             verify=ca_bundle,
             config=config,
         )
-    except (aws.BotoCoreError, ValueError) as error:
-        raise AccessError(f"s3: cannot be set up: {error}") from error
+    except FOREIGN as error:
+        raise AccessError(f"s3: cannot be set up: {brief(error)}") from error
 
 
 def persist(
@@ -138,13 +166,13 @@ def persist(
     while True:
         try:
             return request()
-        except (aws.BotoCoreError, aws.ClientError, OSError) as error:
+        except FOREIGN as error:
             trouble = _judge(error, place)
             if trouble is not None:
                 raise trouble from error
             seconds = random.uniform(0, longest)
             if time.monotonic() + seconds > give_up:
-                message = f"{place}: {_brief(error)} (tried for {retry_s:g} s)"
+                message = f"{place}: {brief(error)} (tried for {retry_s:g} s)"
                 raise StorageError(message) from error
         pause(seconds)
         longest = min(2 * longest, LONGEST_PAUSE_S)
@@ -159,15 +187,13 @@ def _judge(error: Exception, place: str) -> Exception | None:
             f"{place}: no credentials found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a "
             "profile or a role, or s3.anonymous=true for a public bucket"
         )
-    passing = (aws.HTTPClientError, aws.ConnectionError, aws.FlexibleChecksumError)
-    incomplete = (aws.IncompleteReadError, aws.AwsChunkedWrapperError, aws.CredentialRetrievalError)
     if isinstance(error, aws.SSLError):
-        return AccessError(f"{place}: {_brief(error)}; is s3.ca_bundle needed?")
-    if isinstance(error, (*passing, *incomplete, ConnectionError, TimeoutError)):
+        return AccessError(f"{place}: {brief(error)}; is s3.ca_bundle needed?")
+    if isinstance(error, NO_WHOLE_ANSWER):
         return None
     if isinstance(error, OSError):
-        return StorageError(f"{place}: {error.strerror or error}")
-    return AccessError(f"{place}: {_brief(error)}")
+        return StorageError(f"{place}: {error.strerror or brief(error)}")
+    return AccessError(f"{place}: {brief(error)}")
 
 
 def _judge_answer(error: aws.ClientError, place: str) -> Exception | None:
@@ -184,9 +210,4 @@ def _judge_answer(error: aws.ClientError, place: str) -> Exception | None:
     known = UNMENDABLE.get(code) or UNMENDABLE.get(FORBIDDEN_STATUS.get(status, ""))
     if known:
         return AccessError(f"{place}: {known} ({code or status})")
-    return StorageError(f"{place}: {_brief(error)}")
-
-
-def _brief(error: Exception) -> str:
-    lines = str(error).splitlines()
-    return lines[0] if lines else type(error).__name__
+    return StorageError(f"{place}: {brief(error)}")
