@@ -209,7 +209,7 @@ def test_a_whole_snapshot_may_be_read_only(hub: Hub, tmp_path: Path) -> None:
     assert contents(home) == before
     if read_only:
         shutil.rmtree(next(home.glob("hub/models--*")))
-        assert "no right to write in " in refused(start(hub, home, before=read_only))
+        assert "no right to read or write in " in refused(start(hub, home, before=read_only))
 
 
 # Refusals

@@ -50,16 +50,21 @@ def fetch_snapshot(repo_id: str, revision: str, *, patterns: Sequence[str]) -> P
     from huggingface_hub import constants
     from huggingface_hub.errors import HFValidationError
 
+    failed = f"model.repo_id={repo_id}: cannot fetch {revision} on {socket.gethostname()}: "
     try:
-        folder = _whole_snapshot(repo_id, revision, patterns)
+        if folder := _whole_snapshot(repo_id, revision, patterns):
+            return folder
+        name = f"models--{repo_id.replace('/', '--')}"
+        lock = Path(constants.HF_HUB_CACHE) / ".locks" / name / f"snapshot-{revision}.lock"
+        with _sole_fetcher(lock):
+            folder = _whole_snapshot(repo_id, revision, patterns)
+            return folder or _fetch(repo_id, revision, patterns, failed)
     except HFValidationError as error:
         raise JobError(f"model.repo_id={repo_id}: {error}") from error
-    if folder is not None:
-        return folder
-    name = f"models--{repo_id.replace('/', '--')}"
-    locks = Path(constants.HF_HUB_CACHE) / ".locks" / name
-    with _sole_fetcher(locks / f"snapshot-{revision}.lock"):
-        return _whole_snapshot(repo_id, revision, patterns) or _fetch(repo_id, revision, patterns)
+    except JobError:
+        raise
+    except Exception as error:  # of many kinds; their texts may hold signed addresses
+        raise JobError(failed + _reason(error, revision)) from None
 
 
 def _whole_snapshot(repo_id: str, revision: str, patterns: Sequence[str]) -> Path | None:
@@ -82,19 +87,16 @@ def _whole_snapshot(repo_id: str, revision: str, patterns: Sequence[str]) -> Pat
     return folder if wanted and not _unlike(folder, wanted) else None
 
 
-def _fetch(repo_id: str, revision: str, patterns: Sequence[str]) -> Path:
+def _fetch(repo_id: str, revision: str, patterns: Sequence[str], failed: str) -> Path:
     """Fetch what is missing, check that nothing is then, and return the revision's folder."""
-    failed = f"model.repo_id={repo_id}: cannot fetch {revision} on {socket.gethostname()}: "
     with _bounded_requests(failed):
         for pause_s in (*PAUSES_S, None):
             try:
                 folder, listing = _download(repo_id, revision, patterns)
                 break
-            except JobError:
-                raise
-            except Exception as error:  # of many kinds; their texts may hold signed addresses
+            except Exception as error:
                 if pause_s is None or not _is_outage(error):
-                    raise JobError(failed + _reason(error, revision)) from None
+                    raise
                 time.sleep(random.Random().uniform(1, pause_s))
     wanted = _wanted(listing, patterns)
     if not wanted:
@@ -239,7 +241,7 @@ def _reason(error: BaseException, revision: str) -> str:
     from huggingface_hub import constants, errors
 
     error = _cause(error)
-    cache, hub = constants.HF_HUB_CACHE, urlsplit(constants.ENDPOINT).hostname
+    cache = constants.HF_HUB_CACHE
     if isinstance(error, errors.OfflineModeIsEnabled):
         return (
             f"HF_HUB_OFFLINE is set and {cache} does not hold it whole; unset it, fetch on a "
@@ -252,12 +254,22 @@ def _reason(error: BaseException, revision: str) -> str:
     if number in NO_ROOM:
         return f"no room for it in {cache}; free some, or set HF_HOME to a folder on a larger disk"
     if number in NO_RIGHT:
-        return f"no right to write in {cache}; set HF_HOME to a folder that may be written"
+        return f"no right to read or write in {cache}; set HF_HOME to a folder that may be written"
     return (
-        f"no whole answer from {hub} ({type(error).__name__}); run the same command again, check "
-        "the network, proxy and HF_ENDPOINT of this node, or fetch elsewhere into an HF_HOME that "
-        "it sees"
+        f"no whole answer from {_hub()} ({type(error).__name__}); run the same command again, "
+        "check the network, proxy and HF_ENDPOINT of this node, or fetch elsewhere into an HF_HOME "
+        "that it sees"
     )
+
+
+def _hub() -> str:
+    """The hub's host, without the password that its address may hold."""
+    from huggingface_hub import constants
+
+    try:
+        return urlsplit(constants.ENDPOINT).hostname or "the hub"
+    except ValueError:
+        return "the hub"
 
 
 def _refusal(error: Any, revision: str) -> str:
