@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
+ArrowType = Literal["bool", "float64", "int32", "int64", "string", "uint64"]
 METADATA_KEY = b"ldm_batch"
 """Key of a Parquet file's metadata under which an object says what it is (JSON)."""
 IMAGE, LOW_RESOLUTION = "image", "low_resolution"
@@ -34,7 +35,7 @@ class Column:
     """One column of an input, of a dataset, or of both."""
 
     name: str
-    type: str
+    type: ArrowType | Literal["image"]
     """Arrow type where it is recorded; `image` for pictures."""
     by: By
     meaning: str
@@ -169,9 +170,9 @@ class TaskColumns:
         return IMAGE in self.fields
 
     @property
-    def types(self) -> dict[str, str]:
+    def types(self) -> dict[str, ArrowType]:
         """Name and Arrow type of the recorded columns."""
-        return {name: COLUMNS[name].type for name in self.recorded}
+        return {n: kind for n in self.recorded if (kind := COLUMNS[n].type) != "image"}
 
 
 def json_schema(fields: Iterable[str]) -> dict[str, Any]:

@@ -140,14 +140,17 @@ def rows_of(
         yield from object_rows(open_object(file), columns)
 
 
-def open_object(file: BinaryIO) -> Any:
-    """An object as a `pyarrow.parquet.ParquetFile` that checks the sum of every page it reads."""
+def open_object(file: BinaryIO) -> pq.ParquetFile:
+    """An object as a file that checks the sum of every page it reads."""
     return pq.ParquetFile(file, page_checksum_verification=True)
 
 
-def object_rows(parquet: Any, columns: Sequence[str] | None = None) -> Iterator[Mapping[str, Any]]:
+def object_rows(
+    parquet: pq.ParquetFile, columns: Sequence[str] | None = None
+) -> Iterator[Mapping[str, Any]]:
     """The rows of an opened object, a few at a time."""
-    for batch in parquet.iter_batches(ROWS_PER_READ, columns=columns):
+    only = None if columns is None else list(columns)
+    for batch in parquet.iter_batches(ROWS_PER_READ, columns=only):
         yield from batch.to_pylist()
 
 

@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, BinaryIO
 
+import pyarrow as pa
+
 from ldm_batch.columns import IMAGE, LOW_RESOLUTION
 from ldm_batch.config import JobConfig, with_size
 from ldm_batch.errors import LdmBatchError, StorageError
@@ -217,7 +219,7 @@ class Worker:
         self,
         records: Sequence[tuple[int, Mapping[str, object]]],
         encoded: Spool,
-        carried: Sequence[tuple[str, Any]],
+        carried: Sequence[tuple[str, pa.DataType]],
         facts: Mapping[str, Any],
     ) -> AbstractContextManager[BinaryIO]:
         """The object of a shard, on local disk."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
 
 from ldm_batch.columns import Column
 from ldm_batch.errors import JobError
@@ -35,7 +34,7 @@ def fits(path: str, value: float | None, column: Column) -> Iterator[str]:
         yield f"{path}: {value} is not a multiple of {column.multiple}"
 
 
-def whole_or_auto(path: str, value: Any, largest: int) -> Iterator[str]:
+def whole_or_auto(path: str, value: object, largest: int) -> Iterator[str]:
     """Problems of a value that is a whole number from 1 or `auto`."""
     if isinstance(value, int) and not isinstance(value, bool):
         yield from within(path, value, 1, largest)

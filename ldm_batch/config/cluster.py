@@ -8,12 +8,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
 
 from ldm_batch.config.bounds import one_of, within
 
-EXECUTORS = ("ray", "in_process")
-PLACEMENTS = ("pack", "spread")
+Executor = Literal["ray", "in_process"]
+Placement = Literal["pack", "spread"]
+EXECUTORS: tuple[Executor, ...] = get_args(Executor)
+PLACEMENTS: tuple[Placement, ...] = get_args(Placement)
 LABEL_SELECTOR = re.compile(r"!?(\w[\w.-]*|in\(\w[\w.-]*(, *\w[\w.-]*)*\))")
 RAYS_OWN = {
     "CPU": "cluster.cpus_per_worker",

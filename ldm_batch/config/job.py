@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
 
 from ldm_batch.config.bounds import one_of, whole_or_auto, within
 from ldm_batch.config.call import CallConfig
@@ -19,7 +19,8 @@ from ldm_batch.config.source import SourceConfig
 from ldm_batch.config.upscale import UpscaleConfig
 from ldm_batch.identity import MAX_GIVEN_SEED
 
-IMAGE_FORMATS = ("webp", "png", "jpeg")
+ImageFormat = Literal["webp", "png", "jpeg"]
+IMAGE_FORMATS: tuple[ImageFormat, ...] = get_args(ImageFormat)
 
 
 @dataclass
@@ -72,6 +73,7 @@ class JobConfig:
     """Job seed; every image's seed is derived from it, the row's key and the image's number."""
     num_images_per_prompt: int = 1
     """Images of each row, each with a seed of its own."""
+    # OmegaConf would refuse 8.5 of an `int | str` in its own words, before the check below does.
     batch_size: Any = 16
     """Images per model call: a fixed shape, short batches are padded; part of the fingerprint.
     `auto` measures, where a worker runs, what suits the model when the dataset is first planned:

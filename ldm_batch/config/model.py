@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
 
 from ldm_batch.config.bounds import one_of, within
 
-DTYPES = ("float32", "bfloat16", "float16")
-ATTENTIONS = ("sdpa", "plain")
-DEVICES = ("auto", "cpu", "cuda")
+Dtype = Literal["float32", "bfloat16", "float16"]
+Attention = Literal["sdpa", "plain"]
+Device = Literal["auto", "cpu", "cuda"]
+DTYPES: tuple[Dtype, ...] = get_args(Dtype)
+ATTENTIONS: tuple[Attention, ...] = get_args(Attention)
+DEVICES: tuple[Device, ...] = get_args(Device)
 
 
 @dataclass

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
 
 from ldm_batch.columns import IMAGE_COLUMNS, TaskColumns
 from ldm_batch.config.bounds import one_of, suggest, within
 from ldm_batch.config.s3 import S3Config
 
-LONG_PROMPT_POLICIES = ("truncate", "reject")
+LongPrompts = Literal["truncate", "reject"]
+LONG_PROMPT_POLICIES: tuple[LongPrompts, ...] = get_args(LongPrompts)
 
 
 @dataclass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 from ldm_batch.columns import COLUMNS
 from ldm_batch.config.bounds import fits, one_of, within
@@ -11,7 +12,8 @@ from ldm_batch.config.model import ModelConfig, SchedulerConfig
 
 UPSCALE = 4
 """How many times super-resolution enlarges each side."""
-ALPHA_POLICIES = ("flatten", "keep")
+Alpha = Literal["flatten", "keep"]
+ALPHA_POLICIES: tuple[Alpha, ...] = get_args(Alpha)
 TILE_GRANULE = 32
 """Sides of tiles are multiples of this, in low-resolution pixels: what diffusers itself takes."""
 LARGEST_TILE = 4096

@@ -23,10 +23,12 @@ NUM_SHOWN = 48
 def write_prompts(path: Path) -> None:
     """Write the demo prompts; a file that holds them already stays as it is."""
     rows = make_demo_prompts()
-    schema = pa.schema(
-        [("id", pa.string()), ("prompt", pa.string()), ("num_inference_steps", pa.int32())]
-    )
-    table = pa.Table.from_pylist(rows, schema=schema)
+    types: dict[str, pa.DataType] = {
+        "id": pa.string(),
+        "prompt": pa.string(),
+        "num_inference_steps": pa.int32(),
+    }
+    table = pa.Table.from_pylist(rows, schema=pa.schema(types))
     if path.exists() and pq.read_table(path).equals(table):
         return
     path.parent.mkdir(parents=True, exist_ok=True)

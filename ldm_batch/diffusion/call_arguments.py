@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from ldm_batch.diffusion.noise import make_generator, make_noise
-from ldm_batch.diffusion.pixels import OUTPUT_TYPES, to_output
+from ldm_batch.diffusion.pixels import OUTPUT_TYPES, OutputType, to_output
 from ldm_batch.records import Call
 
 
@@ -85,7 +85,7 @@ def check_output_type(output_type: str) -> None:
         raise ValueError(f"output_type={output_type!r}: must be one of {', '.join(OUTPUT_TYPES)}")
 
 
-def make_output(images: torch.Tensor, output_type: str, *, return_dict: bool) -> Any:
+def make_output(images: torch.Tensor, output_type: OutputType, *, return_dict: bool) -> Any:
     """Wrap float32 `[N, 3, H, W]` in 0..1 as diffusers' pipelines do."""
     return wrap_output(to_output(images, output_type), return_dict=return_dict)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ldm_batch.config import ModelConfig, SchedulerConfig
+from ldm_batch.config.model import Device, Dtype
 from ldm_batch.diffusion.files import find_model
 from ldm_batch.diffusion.load import TORCH_DTYPES, Components, load, pick_device
 from ldm_batch.diffusion.switches import apply_switches, decode_dtype
@@ -53,7 +54,7 @@ def load_model(
 
 
 def model_of(
-    path_or_repo_id: str | Path, *, revision: str | None, dtype: str, device: str
+    path_or_repo_id: str | Path, *, revision: str | None, dtype: Dtype, device: Device
 ) -> ModelConfig:
     """Return what a call from Python says of a model as a job would say it."""
     name = str(path_or_repo_id)

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from ldm_batch.config.model import DEVICES
 from ldm_batch.diffusion.files import read_index, read_json, verify_lock
 from ldm_batch.errors import JobError
 
@@ -175,7 +176,7 @@ def _quiet_libraries() -> Iterator[None]:
 
 def pick_device(name: str) -> torch.device:
     """Turn `auto`, `cpu` or `cuda` into a device; JobError where CUDA is asked for and absent."""
-    if name not in ("auto", "cpu", "cuda"):
+    if name not in DEVICES:
         raise JobError(f"model.device={name}: must be auto, cpu or cuda")
     has_cuda = torch.cuda.is_available()
     if name == "cuda" and not has_cuda:

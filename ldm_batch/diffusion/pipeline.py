@@ -14,7 +14,7 @@ import torch
 
 from ldm_batch.config import ModelConfig, SchedulerConfig
 from ldm_batch.config.bounds import refuse
-from ldm_batch.config.model import check_scheduler
+from ldm_batch.config.model import Device, Dtype, check_scheduler
 from ldm_batch.diffusion.fixed_shape import FixedShape
 from ldm_batch.diffusion.from_model import load_model, model_of
 from ldm_batch.diffusion.load import Components
@@ -76,8 +76,8 @@ class LoadedPipeline:
         *,
         revision: str | None = None,
         scheduler: str | SchedulerConfig = "from_model",
-        dtype: str = "float32",
-        device: str = "cpu",
+        dtype: Dtype = "float32",
+        device: Device = "cpu",
         batch_size: int = 8,
     ) -> Self:
         """Load a pipeline for use from Python.

@@ -5,13 +5,16 @@ Must not know where the tensors came from.
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 import numpy as np
 import torch
 from PIL import Image
 
 from ldm_batch.read.colour import enlarge_alpha
 
-OUTPUT_TYPES = ("pil", "np", "pt")
+OutputType = Literal["pil", "np", "pt"]
+OUTPUT_TYPES: tuple[OutputType, ...] = get_args(OutputType)
 
 
 def to_unit_range(decoded: torch.Tensor) -> torch.Tensor:
@@ -26,7 +29,7 @@ def to_uint8(images: torch.Tensor) -> np.ndarray:
 
 
 def to_output(
-    images: torch.Tensor, output_type: str
+    images: torch.Tensor, output_type: OutputType
 ) -> list[Image.Image] | np.ndarray | torch.Tensor:
     """Turn float32 `[N, 3, H, W]` in 0..1 into diffusers' output types.
 

@@ -28,7 +28,7 @@ from ldm_batch.diffusion.from_model import check_super_resolution, load_model
 from ldm_batch.diffusion.load import Components, load
 from ldm_batch.diffusion.noise import make_generator
 from ldm_batch.diffusion.pipeline import LoadedPipeline
-from ldm_batch.diffusion.pixels import to_picture, to_uint8, to_unit_range
+from ldm_batch.diffusion.pixels import OutputType, to_picture, to_uint8, to_unit_range
 from ldm_batch.diffusion.quality import judge
 from ldm_batch.diffusion.tiling import padded_side
 from ldm_batch.diffusion.upscale import Upscaler
@@ -185,7 +185,7 @@ class SuperResolution(LoadedPipeline):
         eta: float = 0.0,
         seed: int | Sequence[int] | None = None,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
-        output_type: str = "pil",
+        output_type: OutputType = "pil",
         return_dict: bool = True,
     ) -> Any:
         """Make images larger from Python, with the arguments of diffusers' pipeline and a few more.

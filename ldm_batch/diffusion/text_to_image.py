@@ -29,7 +29,7 @@ from ldm_batch.diffusion.load import Components, load
 from ldm_batch.diffusion.noise import make_generator, make_noise
 from ldm_batch.diffusion.paint import Painter
 from ldm_batch.diffusion.pipeline import LoadedPipeline
-from ldm_batch.diffusion.pixels import to_uint8, to_unit_range
+from ldm_batch.diffusion.pixels import OutputType, to_uint8, to_unit_range
 from ldm_batch.diffusion.quality import judge
 from ldm_batch.diffusion.text_encoder import TextEncoder
 from ldm_batch.records import Call, Fault, Made, PromptCount, Request
@@ -156,7 +156,7 @@ class TextToImage(LoadedPipeline):
         seed: int | Sequence[int] | None = None,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         latents: torch.Tensor | None = None,
-        output_type: str = "pil",
+        output_type: OutputType = "pil",
         return_dict: bool = True,
     ) -> Any:
         """Make images from Python, with the arguments of diffusers' pipeline and a few more.

@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import pyarrow as pa
+
 from ldm_batch.columns import TaskColumns
 from ldm_batch.config import ClusterConfig, JobConfig, with_size
 from ldm_batch.errors import JobError
@@ -173,7 +175,7 @@ def _input_side(footer: Footer, columns: Mapping[str, str], job: JobConfig) -> i
 
 
 def _refuse_other_types(
-    carried: Sequence[tuple[str, Any]], document: Mapping[str, Any], uri: str
+    carried: Sequence[tuple[str, pa.DataType]], document: Mapping[str, Any], uri: str
 ) -> None:
     planned = document["images"]["source"]["carry"]
     for name, declared in carried:

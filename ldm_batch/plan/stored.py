@@ -23,19 +23,18 @@ from ldm_batch.storage import Store
 PLAN_FORMAT = 1
 SHARDS_PER_ROW_GROUP = 16_384
 """Of a segment, and read at once: Python values of all shards never stand beside the plan."""
-SEGMENT_SCHEMA = pa.schema(
-    [
-        ("shard", pa.int64()),
-        ("row_start", pa.int64()),
-        ("num_rows", pa.int64()),
-        ("file", pa.string()),
-        ("uri", pa.string()),
-        ("size_bytes", pa.int64()),
-        ("version", pa.string()),
-        ("file_rows", pa.int64()),
-        ("footer_sha256", pa.string()),
-    ]
-)
+_SEGMENT_FIELDS: dict[str, pa.DataType] = {
+    "shard": pa.int64(),
+    "row_start": pa.int64(),
+    "num_rows": pa.int64(),
+    "file": pa.string(),
+    "uri": pa.string(),
+    "size_bytes": pa.int64(),
+    "version": pa.string(),
+    "file_rows": pa.int64(),
+    "footer_sha256": pa.string(),
+}
+SEGMENT_SCHEMA = pa.schema(_SEGMENT_FIELDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +185,7 @@ def _segment_bytes(shards: Sequence[Shard]) -> bytes:
     return buffer.getvalue()
 
 
-def _segment_table(shards: Sequence[Shard]) -> Any:
+def _segment_table(shards: Sequence[Shard]) -> pa.Table:
     columns = {
         "shard": [s.index for s in shards],
         "row_start": [s.row_start for s in shards],

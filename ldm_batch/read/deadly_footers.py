@@ -13,7 +13,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,7 +22,7 @@ MAGIC = b"PAR1"
 LENGTH_BYTES = 8
 
 
-def parse_footer(raw: bytes) -> Any:
+def parse_footer(raw: bytes) -> pq.ParquetFile:
     """Parse a footer by itself, as an empty Parquet file.
 
     Raises:
@@ -61,7 +61,7 @@ def _survive(source: BinaryIO, done: BinaryIO) -> None:
         done.flush()
 
 
-def _walk(parsed: Any) -> None:
+def _walk(parsed: pq.ParquetFile) -> None:
     metadata = parsed.metadata
     _ = parsed.schema_arrow.names
     for i in range(metadata.num_columns):

@@ -9,9 +9,10 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from ldm_batch.columns import COLUMNS, IMAGE_COLUMNS, METADATA_KEY, TaskColumns
 from ldm_batch.config import SourceConfig
@@ -43,8 +44,8 @@ of the images that it holds and not of those to be made."""
 class Footer:
     """What a Parquet file says of itself; `sha256` is of the footer's own bytes."""
 
-    metadata: Any
-    schema: Any
+    metadata: pq.FileMetaData
+    schema: pa.Schema
     num_rows: int
     sha256: str
 
@@ -185,7 +186,7 @@ def is_own(footer: Footer) -> bool:
     return METADATA_KEY in (footer.schema.metadata or {})
 
 
-def _check_type(field: str, column: str, declared: Any, uri: str) -> None:
+def _check_type(field: str, column: str, declared: pa.DataType, uri: str) -> None:
     kind = plain_type(declared)
     if COLUMNS[field].type == "image":
         fits, wanted = is_image(kind), "bytes, {bytes, path} structs or paths"
@@ -203,7 +204,7 @@ def _check_type(field: str, column: str, declared: Any, uri: str) -> None:
         )
 
 
-def _check_size(metadata: Any, names: set[str], uri: str) -> None:
+def _check_size(metadata: pq.FileMetaData, names: set[str], uri: str) -> None:
     for group in range(metadata.num_row_groups):
         row_group = metadata.row_group(group)
         for i in range(row_group.num_columns):
@@ -218,12 +219,12 @@ def _check_size(metadata: Any, names: set[str], uri: str) -> None:
                 )
 
 
-def plain_type(declared: Any) -> Any:
+def plain_type(declared: pa.DataType) -> pa.DataType:
     """The value type of a dictionary-encoded type, any other type as it is."""
     return declared.value_type if pa.types.is_dictionary(declared) else declared
 
 
-def is_text(kind: Any) -> bool:
+def is_text(kind: pa.DataType) -> bool:
     """Tell whether a type holds text (or, as null, nothing)."""
     return bool(
         pa.types.is_string(kind)
@@ -233,7 +234,7 @@ def is_text(kind: Any) -> bool:
     )
 
 
-def is_image(kind: Any) -> bool:
+def is_image(kind: pa.DataType) -> bool:
     """Tell whether a type holds images: bytes, structs of bytes and path, or paths."""
     if pa.types.is_struct(kind):
         types = {kind.field(i).name: kind.field(i).type for i in range(kind.num_fields)}
@@ -241,7 +242,7 @@ def is_image(kind: Any) -> bool:
     return is_binary(kind) or is_text(kind)
 
 
-def is_binary(kind: Any) -> bool:
+def is_binary(kind: pa.DataType) -> bool:
     """Tell whether a type holds bytes."""
     return bool(
         pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
@@ -267,7 +268,7 @@ def carried_columns(footer: Footer, task: TaskColumns, source: SourceConfig) -> 
 
 def carried_fields(
     footer: Footer, task: TaskColumns, source: SourceConfig
-) -> list[tuple[str, Any]]:
+) -> list[tuple[str, pa.DataType]]:
     """Name in the output and Arrow type of the carried columns."""
     return [
         (name, plain_type(footer.schema.field(column).type))
@@ -295,7 +296,7 @@ def largest_value(footer: Footer, column: str) -> float | None:
     largest: list[float] = []
     for group in range(footer.metadata.num_row_groups):
         statistics = footer.metadata.row_group(group).column(position[column]).statistics
-        if statistics is None or not statistics.has_min_max:
+        if statistics is None or not statistics.has_min_max or statistics.max is None:
             return None
         largest.append(statistics.max)
     return max(largest, default=None)

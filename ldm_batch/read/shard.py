@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -28,6 +28,8 @@ from ldm_batch.read.rows import (
 from ldm_batch.records import Reason, Rejection, Row, Shard
 from ldm_batch.storage import open_file
 
+Cells: TypeAlias = "pa.Array[Any]"
+"""A column of some rows, of any type."""
 ROWS_PER_READ, LARGE_ROWS_PER_READ = 256, 8
 """Rows decoded at once; fewer where a cell may be large: images, lists, structs."""
 IMAGE_BUFFER_BYTES = 8 * 1024 * 1024
@@ -43,7 +45,7 @@ class ShardRows:
 
     rows: list[Row] = field(default_factory=list)
     rejections: list[Rejection] = field(default_factory=list)
-    carried: list[tuple[str, Any]] = field(default_factory=list)
+    carried: list[tuple[str, pa.DataType]] = field(default_factory=list)
 
 
 def read_shard(
@@ -89,7 +91,7 @@ def read_shard(
 
 
 def _read_values(
-    shard: Shard, task: TaskColumns, source: SourceConfig, carried: list[tuple[str, Any]]
+    shard: Shard, task: TaskColumns, source: SourceConfig, carried: list[tuple[str, pa.DataType]]
 ) -> Iterator[Mapping[str, Any]]:
     """Raw values of each row by field; carried columns under their own name as arrays of one."""
     uri = shard.file.uri
@@ -116,7 +118,7 @@ def _read_batches(
     source: SourceConfig,
     *,
     is_image: bool,
-) -> Iterator[Any]:
+) -> Iterator[pa.RecordBatch]:
     """Record batches of exactly the shard's rows."""
     ends = footers.row_group_ends(footer)
     first, last = shard.row_start, shard.row_start + shard.num_rows
@@ -157,7 +159,7 @@ def _is_nested(footer: footers.Footer, column: str) -> bool:
 
 
 def _batch_values(
-    batch: Any, columns: Mapping[str, str], carry: Mapping[str, str]
+    batch: pa.RecordBatch, columns: Mapping[str, str], carry: Mapping[str, str]
 ) -> Iterator[Mapping[str, Any]]:
     lists: dict[str, Sequence[Any]] = {}
     for name_in_row, column in columns.items():
@@ -169,9 +171,9 @@ def _batch_values(
         yield {name: values[i] for name, values in lists.items()}
 
 
-def _cells(column: Any, convert: Callable[[Any], list[Any]]) -> list[Any]:
+def _cells(column: Cells, convert: Callable[[Cells], list[Any]]) -> list[Any]:
     """Convert a column; a value that a dictionary repeats is held once."""
-    if not pa.types.is_dictionary(column.type):
+    if not isinstance(column, pa.DictionaryArray):
         return convert(column)
     used = column.indices.unique().drop_null()
     distinct = dict(zip(used.to_pylist(), convert(column.dictionary.take(used)), strict=True))
@@ -179,14 +181,14 @@ def _cells(column: Any, convert: Callable[[Any], list[Any]]) -> list[Any]:
     return [null if i is None else distinct[i] for i in column.indices.to_pylist()]
 
 
-def _python_values(column: Any) -> list[Any]:
+def _python_values(column: Cells) -> list[Any]:
     values = column.cast(pa.large_binary()) if footers.is_text(column.type) else column
     return list(values.to_pylist())
 
 
-def _image_cells(column: Any) -> list[Any]:
+def _image_cells(column: Cells) -> list[Any]:
     """Bytes and path (UTF-8, unchecked) of each image; both None where there is none."""
-    if pa.types.is_struct(column.type):
+    if isinstance(column, pa.StructArray):
         names = [column.type.field(i).name for i in range(column.type.num_fields)]
         parts = dict(zip(names, column.flatten(), strict=True))
     else:
@@ -197,7 +199,7 @@ def _image_cells(column: Any) -> list[Any]:
     return [{"bytes": data, "path": path} for data, path in cells]
 
 
-def _carried_values(column: Any) -> list[Any]:
+def _carried_values(column: Cells) -> list[Any]:
     """Each cell as an array of one; in place of one that is too large, its size in bytes."""
     cells = [column.slice(i, 1) for i in range(len(column))]
     if column.nbytes <= MAX_CARRIED_BYTES and not pa.types.is_nested(column.type):

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import base64
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from ldm_batch.config import S3Config
 from ldm_batch.errors import JobError, StorageError
@@ -27,7 +27,16 @@ from ldm_batch.storage.place import (
     SourceFile,
     content_digest,
 )
-from ldm_batch.storage.s3_client import Missing, Taken, Unsupported, connect, persist
+from ldm_batch.storage.s3_client import (
+    Answer,
+    Client,
+    Missing,
+    Reply,
+    Taken,
+    Unsupported,
+    connect,
+    persist,
+)
 from ldm_batch.storage.s3_file import RangeFile, read_body
 
 MAX_VANISHED = 5
@@ -84,12 +93,12 @@ def list_files(url: str, s3: Access) -> list[SourceFile]:
     ]
 
 
-def _connection(s3: Access) -> tuple[Any, float]:
+def _connection(s3: Access) -> tuple[Client, float]:
     s3 = s3 or S3Config()
     return connect(s3), s3.retry_s
 
 
-def _source_file(bucket: str, info: Mapping[str, Any], root: str) -> SourceFile:
+def _source_file(bucket: str, info: Reply, root: str) -> SourceFile:
     key = str(info["Key"])
     name = key.removeprefix(root).lstrip("/")
     return SourceFile(name, f"s3://{bucket}/{key}", int(info["Size"]), str(info["ETag"]).strip('"'))
@@ -101,7 +110,7 @@ class S3Folder:
     keys_per_page = 1000
     """How much of a listing is asked for at once; stores answer with no more than this."""
 
-    def __init__(self, bucket: str, prefix: str, client: Any, retry_s: float = 60.0) -> None:
+    def __init__(self, bucket: str, prefix: str, client: Client, retry_s: float = 60.0) -> None:
         """Name a folder; `client` is a botocore client, or behaves like one."""
         self._bucket, self._prefix = bucket, f"{prefix}/" if prefix else ""
         self._client, self._retry_s = client, retry_s
@@ -129,12 +138,9 @@ class S3Folder:
     def read(self, path: str) -> bytes | None:
         """All bytes of an object, or None where it is not there."""
         try:
-            data: bytes = self._ask(
-                path, lambda: read_body(self._client.get_object(**self._at(path)))
-            )
+            return self._ask(path, lambda: read_body(self._client.get_object(**self._at(path))))
         except Missing:
             return None
-        return data
 
     def read_start(self, path: str, max_bytes: int) -> bytes | None:
         """The first bytes of an object, or None where it is not there."""
@@ -195,24 +201,19 @@ class S3Folder:
             self._ask(leftover.path, lambda: self._client.abort_multipart_upload(**upload))
         return None
 
-    def head(self, path: str) -> Mapping[str, Any] | None:
+    def head(self, path: str) -> Reply | None:
         """What the store says of an object, None where it is not there."""
         try:
-            answer: Mapping[str, Any] = self._ask(
-                path, lambda: self._client.head_object(**self._at(path))
-            )
+            return self._ask(path, lambda: self._client.head_object(**self._at(path)))
         except Missing:
             return None
-        return answer
 
-    def objects(self, prefix: str) -> Iterator[Mapping[str, Any]]:
+    def objects(self, prefix: str) -> Iterator[Reply]:
         """Every object whose key starts with a prefix, in the order of the keys."""
         for page in self._pages(Prefix=prefix):
             yield from page.get("Contents", [])
 
-    def _whose(
-        self, path: str, found: Mapping[str, Any], attempt: str | None, digest: str
-    ) -> Creation:
+    def _whose(self, path: str, found: Reply, attempt: str | None, digest: str) -> Creation:
         """Tell whose object it is that stands where ours was to be."""
         metadata = found.get("Metadata", {})
         if attempt is not None and metadata.get("attempt") == attempt:
@@ -244,14 +245,14 @@ class S3Folder:
     def _read_range(self, path: str, etag: str, start: int, stop: int) -> bytes:
         request = {**self._at(path), "Range": f"bytes={start}-{stop - 1}", "IfMatch": etag}
         try:
-            data: bytes = self._ask(path, lambda: read_body(self._client.get_object(**request)))
+            data = self._ask(path, lambda: read_body(self._client.get_object(**request)))
         except (Missing, Taken) as error:
             raise StorageError(f"{self._name(path)}: changed while it was read") from error
         if len(data) != stop - start:
             raise StorageError(f"{self._name(path)}: the store does not serve parts of objects")
         return data
 
-    def _pages(self, **request: str) -> Iterator[Mapping[str, Any]]:
+    def _pages(self, **request: str) -> Iterator[Reply]:
         more: dict[str, str] = {}
         while True:
             limit = {"MaxKeys": self.keys_per_page}
@@ -262,7 +263,7 @@ class S3Folder:
                 return
             more = {"ContinuationToken": page["NextContinuationToken"]}
 
-    def _pages_of_uploads(self) -> Iterator[Mapping[str, Any]]:
+    def _pages_of_uploads(self) -> Iterator[Reply]:
         more: dict[str, str] = {}
         while True:
             arguments = {"Bucket": self._bucket, "Prefix": self._prefix, **more}
@@ -275,7 +276,7 @@ class S3Folder:
                 "UploadIdMarker": page["NextUploadIdMarker"],
             }
 
-    def _ask(self, path: str, request: Any) -> Any:
+    def _ask(self, path: str, request: Callable[[], Answer]) -> Answer:
         return persist(request, self._name(path), self._retry_s)
 
     def _at(self, path: str) -> dict[str, str]:

@@ -12,9 +12,9 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 import botocore.session
 import urllib3.exceptions
@@ -27,6 +27,8 @@ from ldm_batch.errors import AccessError, StorageError
 from ldm_batch.storage.place import brief
 
 Answer = TypeVar("Answer")
+Reply = Mapping[str, Any]
+"""Fields of what the store answers, by the names of S3's own reference."""
 
 CONNECT_S, ANSWER_S = 10, 30
 """Longest wait for a connection, and for the next bytes on one."""
@@ -94,6 +96,32 @@ UNMENDABLE = {
 FORBIDDEN_STATUS = {301: "PermanentRedirect", 401: "AccessDenied", 403: "AccessDenied"}
 
 
+class Client(Protocol):
+    """The calls of botocore's client of S3 that are made here: botocore builds their methods when a
+    client is made, from descriptions of the service, and so has no types for them."""
+
+    def get_object(self, **request: object) -> Reply:
+        """Serve an object, or a range of its bytes."""
+
+    def head_object(self, **request: object) -> Reply:
+        """Describe an object."""
+
+    def put_object(self, **request: object) -> Reply:
+        """Store an object."""
+
+    def delete_object(self, **request: object) -> Reply:
+        """Remove an object."""
+
+    def list_objects_v2(self, **request: object) -> Reply:
+        """List a page of objects."""
+
+    def list_multipart_uploads(self, **request: object) -> Reply:
+        """List a page of uploads that were not completed."""
+
+    def abort_multipart_upload(self, **request: object) -> Reply:
+        """Drop an upload that was not completed."""
+
+
 class Missing(Exception):
     """The object is not there."""
 
@@ -106,11 +134,11 @@ class Unsupported(Exception):
     """The store says itself that it does not know this kind of request."""
 
 
-def connect(s3: S3Config) -> Any:
+def connect(s3: S3Config) -> Client:
     """A client for these options: one per process, safe in many threads, never inherited."""
     with _connecting:
         return _connect(
-            (s3.endpoint, s3.region, s3.anonymous, s3.path_style, s3.ca_bundle), os.getpid()
+            s3.endpoint, s3.region, s3.anonymous, s3.path_style, s3.ca_bundle, os.getpid()
         )
 
 
@@ -118,8 +146,14 @@ _connecting = threading.Lock()
 
 
 @lru_cache(maxsize=16)
-def _connect(options: tuple[Any, ...], _pid: int) -> Any:
-    endpoint, region, anonymous, path_style, ca_bundle = options
+def _connect(
+    endpoint: str | None,
+    region: str | None,
+    anonymous: bool,
+    path_style: bool | None,
+    ca_bundle: str | None,
+    _pid: int,
+) -> Client:
     named = (endpoint, *map(os.environ.get, ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")))
     in_path = any(named) if path_style is None else path_style
     session = botocore.session.Session()
@@ -132,7 +166,7 @@ def _connect(options: tuple[Any, ...], _pid: int) -> Any:
         **({"signature_version": UNSIGNED} if anonymous else {}),
     )
     try:
-        return session.create_client(
+        made: object = session.create_client(
             "s3",
             endpoint_url=endpoint,
             region_name=region or session.get_config_variable("region") or DEFAULT_REGION,
@@ -141,6 +175,7 @@ def _connect(options: tuple[Any, ...], _pid: int) -> Any:
         )
     except FOREIGN as error:
         raise AccessError(f"s3: cannot be set up: {brief(error)}") from error
+    return cast(Client, made)
 
 
 def persist(

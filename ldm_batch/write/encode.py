@@ -10,7 +10,7 @@ import io
 from collections import deque
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from ldm_batch.config import ImageConfig
+from ldm_batch.config.job import ImageFormat
 from ldm_batch.records import Fault, Slot
 from ldm_batch.write.spool import Spool
 
@@ -34,7 +35,7 @@ XMP_TRAINED_MODEL = (
 )
 """IPTC's mark of media made by a trained model, as an XMP packet."""
 
-MAX_SIDES = {"webp": 16383, "png": 2**20, "jpeg": 65500}
+MAX_SIDES: Mapping[str, int] = {"webp": 16383, "png": 2**20, "jpeg": 65500}
 """Longest side in pixels that a format, or sense, allows."""
 SAVE_OPTIONS: dict[str, dict[str, Any]] = {
     "webp": {"format": "WEBP", "lossless": True, "exact": True, "method": 0},
@@ -43,7 +44,9 @@ SAVE_OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-def encode_image(pixels: NDArray[np.uint8], image_format: str, *, mark: bool = True) -> bytes:
+def encode_image(
+    pixels: NDArray[np.uint8], image_format: ImageFormat, *, mark: bool = True
+) -> bytes:
     """Encode one image; the same pixels give the same bytes within one version of Pillow.
 
     Args:
@@ -88,7 +91,7 @@ class Encoders:
     """Threads that encode images while the device makes the next ones."""
 
     def __init__(self, image: ImageConfig, batch_size: int) -> None:
-        self._image = image
+        self._format, self._mark = cast(ImageFormat, image.format), image.mark
         self._max_pending = MAX_PENDING_BATCHES * batch_size
         self._pool = ThreadPoolExecutor(ENCODE_THREADS, thread_name_prefix="encode")
 
@@ -120,4 +123,4 @@ class Encoders:
         return Encoded(digests, faults, measured)
 
     def _encode(self, pixels: NDArray[np.uint8]) -> tuple[bytes, str]:
-        return encode_image(pixels, self._image.format, mark=self._image.mark), sha256(pixels)
+        return encode_image(pixels, self._format, mark=self._mark), sha256(pixels)

@@ -21,20 +21,19 @@ from ldm_batch.write.spool import Spool
 
 IMAGES_PER_ROW_GROUP = 100
 IMAGE_TYPE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-REJECTION_SCHEMA = pa.schema(
-    [
-        ("key", pa.string()),
-        ("input_file", pa.string()),
-        ("input_row", pa.int64()),
-        ("reason", pa.string()),
-        ("message", pa.string()),
-    ]
-)
+_REJECTION_FIELDS: dict[str, pa.DataType] = {
+    "key": pa.string(),
+    "input_file": pa.string(),
+    "input_row": pa.int64(),
+    "reason": pa.string(),
+    "message": pa.string(),
+}
+REJECTION_SCHEMA = pa.schema(_REJECTION_FIELDS)
 
 
 def object_schema(
-    task: TaskColumns, carried: Sequence[tuple[str, Any]], metadata: Mapping[str, Any]
-) -> Any:
+    task: TaskColumns, carried: Sequence[tuple[str, pa.DataType]], metadata: Mapping[str, Any]
+) -> pa.Schema:
     """Arrow schema of an output object: images, what is recorded of them, what is carried along.
 
     Args:
@@ -42,7 +41,7 @@ def object_schema(
         carried: name and Arrow type of the columns copied from the input.
         metadata: what the object says of its shard (JSON), under the key `ldm_batch`.
     """
-    fields = [(name, IMAGE_TYPE) for name in task.images]
+    fields: list[tuple[str, pa.DataType]] = [(name, IMAGE_TYPE) for name in task.images]
     fields += [(name, pa.type_for_alias(alias)) for name, alias in task.types.items()]
     features = {name: {"_type": "Image"} for name in task.images}
     return pa.schema(
@@ -59,7 +58,7 @@ def written_object(
     records: Sequence[tuple[int, Mapping[str, Any]]],
     spool: Spool,
     *,
-    schema: Any,
+    schema: pa.Schema,
     extension: str,
 ) -> Iterator[BinaryIO]:
     """Write the object of a shard to an unnamed local file and hand that file out.
@@ -90,7 +89,7 @@ def written_object(
         yield cast(BinaryIO, file)
 
 
-def _writer_options(schema: Any) -> dict[str, Any]:
+def _writer_options(schema: pa.Schema) -> dict[str, Any]:
     """Images as they are, other columns compressed, repeated values once, sums of every page."""
     images = [name for name in schema.names if name in IMAGE_COLUMNS]
     others = [name for name in schema.names if name not in images]
@@ -104,7 +103,7 @@ def _writer_options(schema: Any) -> dict[str, Any]:
     }
 
 
-def _leaf_paths(schema: Any) -> list[str]:
+def _leaf_paths(schema: pa.Schema) -> list[str]:
     """Parquet's own names of the columns, one for each leaf of a nested type."""
     buffer = pa.BufferOutputStream()
     pq.write_table(schema.empty_table(), buffer)
@@ -115,8 +114,8 @@ def _leaf_paths(schema: Any) -> list[str]:
 def _record_batch(
     images: Mapping[str, Sequence[Mapping[str, Any]]],
     records: Sequence[Mapping[str, Any]],
-    schema: Any,
-) -> Any:
+    schema: pa.Schema,
+) -> pa.RecordBatch:
     arrays = [
         pa.array(images[field.name], IMAGE_TYPE)
         if field.name in images
@@ -126,10 +125,11 @@ def _record_batch(
     return pa.record_batch(arrays, schema=schema)
 
 
-def _column(values: Sequence[Any], kind: Any) -> Any:
+def _column(values: Sequence[Any], kind: pa.DataType) -> pa.Array[Any]:
     """A column of Python values, or of carried cells, which are Arrow arrays of one."""
     if isinstance(values[0], pa.Array):
-        return pa.concat_arrays(values).cast(kind)
+        cells: Sequence[pa.Array[Any]] = values
+        return pa.concat_arrays(cells).cast(kind)
     return pa.array(values, kind)
 
 
@@ -148,4 +148,4 @@ def rejections_bytes(rejections: Sequence[Rejection], input_file: str) -> bytes:
     )
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
-    return cast(bytes, sink.getvalue().to_pybytes())
+    return sink.getvalue().to_pybytes()

@@ -111,7 +111,7 @@ def _rebuild_receipt(store: Store, index: int) -> Receipt:
         size_bytes, digest = size_and_digest(file)
         try:
             metadata = pq.read_metadata(file)
-            facts: Mapping[str, Any] = json.loads(metadata.metadata[METADATA_KEY])
+            facts: Mapping[str, Any] = json.loads((metadata.metadata or {})[METADATA_KEY])
             if facts["shard"] != f"{index:05d}":
                 raise ValueError(f"it is shard {facts['shard']}")
             return Receipt(

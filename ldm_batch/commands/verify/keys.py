@@ -9,12 +9,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from ldm_batch.dataset import rows_of
 from ldm_batch.errors import StorageError
@@ -27,7 +28,7 @@ ENTRY = np.dtype([("hash", "<u8"), ("shard", "<u4")])
 NUM_TOLD = 3
 
 
-def hash_keys(keys: Iterable[object]) -> Any:
+def hash_keys(keys: Iterable[object]) -> NDArray[np.uint64]:
     """64-bit BLAKE2b hashes of keys, an array of uint64."""
     digests = b"".join(hashlib.blake2b(str(key).encode(), digest_size=8).digest() for key in keys)
     return np.frombuffer(digests, dtype="<u8")
@@ -68,7 +69,7 @@ class KeyIndex:
         with contextlib.suppress(OSError):  # what could not be written out is not needed
             self._opened.close()
 
-    def add(self, shard: int, hashes: Any) -> None:
+    def add(self, shard: int, hashes: NDArray[np.uint64]) -> None:
         """Add the keys of a shard, by their hashes; one that stands twice counts once."""
         if self.trouble:
             return
@@ -99,7 +100,7 @@ class KeyIndex:
         return (0, []) if self.trouble else (count, examples)
 
     @contextlib.contextmanager
-    def _giving_up(self) -> Any:
+    def _giving_up(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:

@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 from PIL import Image
 
 from ldm_batch import identity
@@ -45,8 +46,8 @@ class ObjectReport:
     """Images whose seed is not derived from the job's: rows with a seed of their own."""
     rejected: Counter[str] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
-    schema: Any = None
-    key_hashes: Any = field(default_factory=lambda: hash_keys(()))
+    schema: pa.Schema | None = None
+    key_hashes: NDArray[np.uint64] = field(default_factory=lambda: hash_keys(()))
     """Of the rows that have images."""
 
 
@@ -147,7 +148,7 @@ def _check_receipt(report: ObjectReport, store: Store, shard: Shard, digest: str
 
 
 def _check_rows(
-    report: ObjectReport, parquet: Any, shard: Shard, expected: Expected
+    report: ObjectReport, parquet: pq.ParquetFile, shard: Shard, expected: Expected
 ) -> dict[int, str]:
     """Check every image; the keys of the rows that have images, by place in the input."""
     keys: dict[int, str] = {}
@@ -230,11 +231,10 @@ def _check_rejections(
         _complain(report, "the record of its rejected rows is missing")
         return []
     table = pq.read_table(pa.BufferReader(raw), page_checksum_verification=True)
-    report.rejected = Counter(table.column("reason").to_pylist())
+    report.rejected = Counter(cast("list[str]", table.column("reason").to_pylist()))
     if report.rejected != facts["rejected"]:
         _complain(report, f"rejected {dict(report.rejected)}, its object says {facts['rejected']}")
-    places: list[int] = table.column("input_row").to_pylist()
-    return places
+    return cast("list[int]", table.column("input_row").to_pylist())
 
 
 def _check_conservation(

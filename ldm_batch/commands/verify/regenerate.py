@@ -11,13 +11,14 @@ import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from PIL import Image
 
 from ldm_batch import identity
 from ldm_batch.config import JobConfig, with_size
+from ldm_batch.config.job import ImageFormat
 from ldm_batch.dataset import Dataset
 from ldm_batch.generate.batches import generate_images, plan_images
 from ldm_batch.generate.choose import Choice, choose
@@ -198,7 +199,7 @@ def _difference(row: Mapping[str, Any], made: Picture, job: JobConfig) -> float:
     if isinstance(made, Fault):
         return 255.0
     pixels = made.pixels if isinstance(made, Made) else made
-    encoded = encode_image(pixels, job.image.format, mark=job.image.mark)
+    encoded = encode_image(pixels, cast(ImageFormat, job.image.format), mark=job.image.mark)
     if sha256(encoded) == row["image_sha256"]:
         return 0.0
     with Image.open(io.BytesIO(row["image"]["bytes"])) as stored:

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import Any
+
+import pyarrow as pa
 
 from ldm_batch import identity
 from ldm_batch.commands.verify.keys import KeyIndex, describe_shared
@@ -97,7 +98,7 @@ class Totals:
         self.num_rows = self.num_images = self.num_own_seeds = 0
         self.rejected: Counter[str] = Counter()
         self.problems: list[str] = []
-        self._schema: Any = None
+        self._schema: pa.Schema | None = None
 
     def add(self, report: ObjectReport) -> None:
         """Count one object; of all objects, only the first one's schema is kept."""
