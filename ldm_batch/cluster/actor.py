@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Collection
+from types import ModuleType
 from typing import Any
 
-from ldm_batch.cluster.attempts import Loader, Trouble, catch_trouble
+from ldm_batch.cluster.attempts import Loader, ShardMaker, Trouble, catch_trouble
 from ldm_batch.config.cluster import ClusterConfig
 from ldm_batch.records import Receipt, Shard
 from ldm_batch.versions import versions
@@ -23,7 +24,7 @@ class _Actor:
 
     def __init__(self, load: Loader) -> None:
         self._load = load
-        self._worker: Any = None
+        self._worker: ShardMaker | None = None
 
     def place(self) -> tuple[str, str]:
         """Id and host name of the node that it was put on."""
@@ -31,13 +32,16 @@ class _Actor:
 
     def load(self) -> dict[str, str] | Trouble:
         """Load the model; the versions of what it runs on, or what went wrong."""
-        self._worker = catch_trouble(self._load)
-        return self._worker if isinstance(self._worker, Trouble) else versions()
+        loaded = catch_trouble(self._load)
+        if isinstance(loaded, Trouble):
+            return loaded
+        self._worker = loaded
+        return versions()
 
     def make(self, shard: Shard) -> Receipt | Trouble:
         """Make one shard."""
-        made: Receipt | Trouble = catch_trouble(self._worker.make_shard, shard)
-        return made
+        assert self._worker is not None
+        return catch_trouble(self._worker.make_shard, shard)
 
 
 def own_node() -> tuple[str, str]:
@@ -48,7 +52,7 @@ def own_node() -> tuple[str, str]:
 
 
 def actor_factory(
-    ray: Any, load: Loader, cluster: ClusterConfig, options: dict[str, Any]
+    ray: ModuleType, load: Loader, cluster: ClusterConfig, options: dict[str, Any]
 ) -> Callable[[Collection[str]], Any]:
     """How to start a worker that stands on none of some nodes, named by their ids."""
     remote = ray.remote(_Actor)

@@ -8,11 +8,14 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol, TypeVar, TypeVarTuple
 
 from ldm_batch.config.cluster import ClusterConfig
 from ldm_batch.errors import JobError, LdmBatchError
 from ldm_batch.records import Failure, Receipt, Shard
+
+Given = TypeVarTuple("Given")
+Out = TypeVar("Out")
 
 
 class ShardMaker(Protocol):
@@ -51,7 +54,7 @@ class Pending:
     is_finished: bool = False
 
 
-def catch_trouble(function: Callable[..., Any], *arguments: Any) -> Any:
+def catch_trouble(function: Callable[[*Given], Out], *arguments: *Given) -> Out | Trouble:
     """Run a function and return what it returns, or as `Trouble` what it raised."""
     try:
         return function(*arguments)
@@ -76,7 +79,7 @@ def count_attempt(pending: Pending, trouble: Trouble, max_attempts: int) -> Fail
     return Failure(pending.shard.index, pending.attempts, trouble.message, trouble.traceback)
 
 
-def run_once_in_process(function: Callable[[], Any]) -> Any:
+def run_once_in_process(function: Callable[[], Out]) -> Out:
     """Run a function once in this process, and return what it returns.
 
     Raises:
@@ -85,7 +88,7 @@ def run_once_in_process(function: Callable[[], Any]) -> Any:
     return unwrap(catch_trouble(function))
 
 
-def unwrap(result: Any) -> Any:
+def unwrap(result: Out | Trouble) -> Out:
     """What a function returned, or the trouble that it met as a JobError."""
     if isinstance(result, Trouble):
         raise JobError(result.message)

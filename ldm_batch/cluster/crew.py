@@ -9,7 +9,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from types import ModuleType
+from typing import Any, Literal
 
 from ldm_batch.cluster.actor import actor_factory
 from ldm_batch.cluster.attempts import Loader
@@ -28,6 +29,10 @@ WORKERS_PER_SHARD_LEFT = 2
 """At the end of a job: one makes the shard, one may be needed for another attempt or a copy."""
 
 
+Question = Literal["place", "load", "probe"]
+"""Where it stands; to load its model; whether it still answers."""
+
+
 @dataclass(slots=True)
 class Member:
     """A worker: it is placed on a node, then loads, then makes shards."""
@@ -43,7 +48,9 @@ class Member:
 class Crew:
     """All workers of a job, and what they were asked and have not answered."""
 
-    def __init__(self, ray: Any, load: Loader, cluster: ClusterConfig, schedule: Schedule) -> None:
+    def __init__(
+        self, ray: ModuleType, load: Loader, cluster: ClusterConfig, schedule: Schedule
+    ) -> None:
         self._ray, self._cluster, self._schedule = ray, cluster, schedule
         self.watch = Watch(ray)
         options = worker_options(ray, cluster)
@@ -51,8 +58,8 @@ class Crew:
         self._start_actor = actor_factory(ray, load, cluster, options)
         self._records = NodeRecords()
         self._members: dict[int, Member] = {}
-        self.asked: dict[Any, tuple[Member, str | Shard]] = {}
-        """Reference -> who was asked, and for what: `place`, `load`, a shard, or a `probe`."""
+        self.asked: dict[object, tuple[Member, Question | Shard]] = {}
+        """Ray's reference -> who was asked, and what; a shard: to make it."""
         self.drained: set[str] = set()
         """Nodes that were ever seen draining."""
         self.num_load_deaths = 0

@@ -8,10 +8,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from types import ModuleType
 
 from ldm_batch.cluster.actor import own_node
-from ldm_batch.cluster.attempts import catch_trouble, unwrap
+from ldm_batch.cluster.attempts import Out, Trouble, catch_trouble, unwrap
 from ldm_batch.cluster.nodes import count_room, describe_wait
 from ldm_batch.cluster.session import (
     PATIENCE_S,
@@ -35,14 +35,14 @@ class _Runner:
         """Id of the node that it was put on."""
         return own_node()[0]
 
-    def run(self, function: Callable[[], Any]) -> Any:
+    def run(self, function: Callable[[], Out]) -> Out | Trouble:
         """What the function returns, or as `Trouble` what it raised."""
         return catch_trouble(function)
 
 
 def run_once_on_ray(
-    function: Callable[[], Any], cluster: ClusterConfig, tell: Callable[[str], None]
-) -> Any:
+    function: Callable[[], Out], cluster: ClusterConfig, tell: Callable[[str], None]
+) -> Out:
     """Run a function once where a worker would run, and return what it returns.
 
     Args:
@@ -66,7 +66,7 @@ def run_once_on_ray(
             running = runner.run.remote(function)
             while not _is_answered(ray, running):
                 watch.view()  # raises if the head is lost
-            result = ray.get(running)
+            result: Out | Trouble = ray.get(running)
         except ray.exceptions.RuntimeEnvSetupError as error:
             raise runtime_env_error(error) from error
         except ray.exceptions.RayError as error:
@@ -79,7 +79,7 @@ def run_once_on_ray(
     return unwrap(result)
 
 
-def _is_answered(ray: Any, reference: Any) -> bool:
+def _is_answered(ray: ModuleType, reference: object) -> bool:
     """Wait a little for an answer; tell whether it is there."""
     return bool(ray.wait([reference], timeout=POLL_S)[0])
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
+from types import ModuleType
 
 from ldm_batch.cluster.attempts import Loader, Trouble
 from ldm_batch.cluster.crew import MAX_LOAD_DEATHS, Crew, Member
@@ -50,7 +50,7 @@ class _Pool:
     """A job's schedule and crew, and what to do with each answer."""
 
     def __init__(
-        self, ray: Any, load: Loader, shards: Sequence[Shard], cluster: ClusterConfig
+        self, ray: ModuleType, load: Loader, shards: Sequence[Shard], cluster: ClusterConfig
     ) -> None:
         self._ray = ray
         self._schedule = Schedule(shards, cluster)
@@ -75,7 +75,7 @@ class _Pool:
         """End all workers."""
         self._crew.end_all()
 
-    def _answered(self) -> list[Any]:
+    def _answered(self) -> list[object]:
         """References with an answer; waits a little for the first."""
         references = list(self._crew.asked)
         if not references:
@@ -83,10 +83,10 @@ class _Pool:
             return []
         if not self._ray.wait(references, num_returns=1, timeout=POLL_S)[0]:
             return []
-        ready: list[Any] = self._ray.wait(references, num_returns=len(references), timeout=0)[0]
+        ready: list[object] = self._ray.wait(references, num_returns=len(references), timeout=0)[0]
         return ready
 
-    def _on_answer(self, reference: Any) -> Iterator[Event]:
+    def _on_answer(self, reference: object) -> Iterator[Event]:
         member, asked = self._crew.asked.pop(reference)
         exceptions = self._ray.exceptions
         try:
@@ -112,7 +112,7 @@ class _Pool:
             elif isinstance(asked, Shard):
                 yield from self._on_made(member, asked, answer)
 
-    def _on_loaded(self, member: Member, answer: Any) -> Iterator[Event]:
+    def _on_loaded(self, member: Member, answer: dict[str, str] | Trouble) -> Iterator[Event]:
         if isinstance(answer, Trouble):
             if not self._crew.has_loaded_elsewhere(member):
                 raise JobError(f"{answer.message} (on {member.host})")
@@ -127,7 +127,7 @@ class _Pool:
                 f"last bits: {', '.join(differing)}"
             )
 
-    def _on_made(self, member: Member, shard: Shard, answer: Any) -> Iterator[Event]:
+    def _on_made(self, member: Member, shard: Shard, answer: Receipt | Trouble) -> Iterator[Event]:
         if isinstance(answer, Trouble):
             failure = self._schedule.fail(member.number, shard.index, answer)
             if failure is not None:

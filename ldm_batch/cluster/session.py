@@ -14,6 +14,7 @@ import socket
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from types import ModuleType
 from typing import Any
 
 from ldm_batch.cluster.view import quieten
@@ -43,7 +44,7 @@ RAY_STRATEGIES = {"pack": "DEFAULT", "spread": "SPREAD"}
 
 
 @contextmanager
-def ray_session(cluster: ClusterConfig) -> Iterator[Any]:
+def ray_session(cluster: ClusterConfig) -> Iterator[ModuleType]:
     """Join the named cluster, or start a local one of our own; a session that is there stays.
 
     Raises:
@@ -69,7 +70,7 @@ def ray_session(cluster: ClusterConfig) -> Iterator[Any]:
 
 
 @contextmanager
-def _own_sigterm(ray: Any) -> Iterator[None]:
+def _own_sigterm(ray: ModuleType) -> Iterator[None]:
     """What SIGTERM does stays as it was, while Ray starts too: Ray would make `sys.exit(15)` of it,
     even of one that comes as its handler is replaced again."""
     if threading.current_thread() is not threading.main_thread():
@@ -85,7 +86,7 @@ def _own_sigterm(ray: Any) -> Iterator[None]:
         signal.signal(signal.SIGTERM, on_terminate)
 
 
-def _join(ray: Any, cluster: ClusterConfig) -> None:
+def _join(ray: ModuleType, cluster: ClusterConfig) -> None:
     try:
         ray.init(
             address=cluster.address or "local",
@@ -98,7 +99,7 @@ def _join(ray: Any, cluster: ClusterConfig) -> None:
         raise _why_not_joined(ray, cluster, error) from error
 
 
-def _check_runtime_env(ray: Any, runtime_env: Mapping[str, Any]) -> None:
+def _check_runtime_env(ray: ModuleType, runtime_env: Mapping[str, Any]) -> None:
     """Refuse fields that Ray would drop with a warning."""
     known = sorted(name for name in ray.runtime_env.RuntimeEnv.known_fields if name[0] != "_")
     for name in runtime_env:
@@ -114,7 +115,7 @@ def _as_ray_wants(runtime_env: Mapping[str, Any]) -> dict[str, Any]:
     return {**runtime_env, "env_vars": {name: str(value) for name, value in variables.items()}}
 
 
-def _why_not_joined(ray: Any, cluster: ClusterConfig, error: Exception) -> JobError:
+def _why_not_joined(ray: ModuleType, cluster: ClusterConfig, error: Exception) -> JobError:
     reason, address = brief(error), cluster.address
     if cluster.runtime_env and isinstance(error, (ValueError, TypeError)):
         return JobError(f"cluster.runtime_env: {reason}")
@@ -128,7 +129,7 @@ def _why_not_joined(ray: Any, cluster: ClusterConfig, error: Exception) -> JobEr
     return JobError(message) if _is_unauthorized(ray, error) else TryLaterError(message)
 
 
-def _is_unauthorized(ray: Any, error: BaseException | None) -> bool:
+def _is_unauthorized(ray: ModuleType, error: BaseException | None) -> bool:
     """Tell whether a token is missing or wrong, however deep Ray hides it."""
     while error is not None:
         if isinstance(error, ray.exceptions.AuthenticationError) or INVALID_TOKEN in str(error):
@@ -137,7 +138,7 @@ def _is_unauthorized(ray: Any, error: BaseException | None) -> bool:
     return False
 
 
-def _refuse_anothers_own(ray: Any, cluster: ClusterConfig) -> None:
+def _refuse_anothers_own(ray: ModuleType, cluster: ClusterConfig) -> None:
     """Do not work on a Ray that another job started for itself and ends with itself: without
     RAY_ADDRESS Ray's `auto` takes any that runs on this machine."""
     if cluster.address == "auto" and OWN_RAY in ray.cluster_resources():
@@ -187,7 +188,7 @@ def _local_resources(cluster: ClusterConfig) -> dict[str, Any]:
     }
 
 
-def worker_options(ray: Any, cluster: ClusterConfig) -> dict[str, Any]:
+def worker_options(ray: ModuleType, cluster: ClusterConfig) -> dict[str, Any]:
     """What one worker is to Ray: its resources and where it may stand."""
     options: dict[str, Any] = {
         "num_cpus": cluster.cpus_per_worker,
@@ -210,7 +211,7 @@ def worker_need(options: Mapping[str, Any]) -> dict[str, float]:
     return {"CPU": options["num_cpus"], "GPU": options["num_gpus"], "memory": memory, **custom}
 
 
-def _gpus_per_worker(ray: Any, cluster: ClusterConfig) -> float:
+def _gpus_per_worker(ray: ModuleType, cluster: ClusterConfig) -> float:
     if cluster.gpus_per_worker is not None:
         return cluster.gpus_per_worker
     return 1.0 if ray.cluster_resources().get("GPU", 0) else 0.0

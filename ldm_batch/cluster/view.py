@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from types import ModuleType
 
 from ldm_batch.cluster.nodes import Node
 from ldm_batch.cluster.schedule import Ending
@@ -38,7 +38,7 @@ class View:
 class Watch:
     """Looks at the cluster from a thread of its own: a call to a lost head does not return."""
 
-    def __init__(self, ray: Any) -> None:
+    def __init__(self, ray: ModuleType) -> None:
         self._ray = ray
         self._view = _read_view(ray)
         self._seen, self._wake = threading.Condition(), threading.Event()
@@ -90,7 +90,7 @@ class Watch:
                 self._seen.notify_all()
 
 
-def _read_view(ray: Any) -> View:
+def _read_view(ray: ModuleType) -> View:
     from ray._private.state import state
 
     seen_at = time.monotonic()
@@ -113,7 +113,7 @@ def _read_view(ray: Any) -> View:
     return View(seen_at, nodes, endings)
 
 
-def quieten(ray: Any) -> None:
+def quieten(ray: ModuleType) -> None:
     """Keep what raylets report off our output, where Ray prints it whatever `log_to_driver` says;
     notices tell what matters of it."""
     worker = ray._private.worker

@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import fields, is_dataclass
-from typing import Any
 
 from ldm_batch.columns import TaskColumns
 from ldm_batch.config.bounds import refuse
@@ -67,7 +66,7 @@ def _check_together(job: JobConfig) -> Iterator[str]:
         yield "upscale.alpha: 'keep' needs an image.format that holds alpha: webp or png"
 
 
-def _find_forbidden(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+def _find_forbidden(value: object, path: str = "") -> Iterator[tuple[str, str]]:
     """Find code (`_target_`) and secrets at any depth of a document."""
     if is_dataclass(value) and not isinstance(value, type):
         value = {f.name: getattr(value, f.name) for f in fields(value)}

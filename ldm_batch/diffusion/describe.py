@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -10,9 +10,12 @@ from ldm_batch.config import SchedulerConfig
 from ldm_batch.diffusion.load import Components
 from ldm_batch.diffusion.schedulers import effective_settings
 
+if TYPE_CHECKING:
+    from diffusers import SchedulerMixin
+
 
 def describe(
-    components: Components, scheduler: Any, sampling: SchedulerConfig, *, batch_size: int
+    components: Components, scheduler: SchedulerMixin, sampling: SchedulerConfig, *, batch_size: int
 ) -> dict[str, Any]:
     """Describe a loaded pipeline: classes, effective scheduler settings, numerics, versions."""
     import diffusers

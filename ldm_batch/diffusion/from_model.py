@@ -8,12 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from ldm_batch.config import ModelConfig, SchedulerConfig
 from ldm_batch.config.model import Device, Dtype
 from ldm_batch.diffusion.files import find_model
-from ldm_batch.diffusion.load import TORCH_DTYPES, Components, load, pick_device
+from ldm_batch.diffusion.load import TORCH_DTYPES, Component, Components, load, pick_device
 from ldm_batch.diffusion.switches import apply_switches, decode_dtype
 from ldm_batch.errors import JobError
 
@@ -26,7 +25,7 @@ def load_model(
     scheduler: SchedulerConfig,
     *,
     lock: Mapping[str, str] | None = None,
-    shared: Mapping[str, Any] | None = None,
+    shared: Mapping[str, Component] | None = None,
 ) -> Components:
     """Load the model that a job names, ready for its device.
 

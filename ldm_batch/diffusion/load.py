@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
@@ -19,8 +19,15 @@ from ldm_batch.config.model import DEVICES
 from ldm_batch.diffusion.files import read_index, read_json, verify_lock
 from ldm_batch.errors import JobError
 
+if TYPE_CHECKING:
+    from diffusers import ModelMixin
+    from diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion import LDMBertModel
+    from transformers import BertTokenizer
+
 os.environ.setdefault("DIFFUSERS_DISABLE_REMOTE_CODE", "1")
 
+Component: TypeAlias = "ModelMixin | LDMBertModel | BertTokenizer"
+"""A part of a pipeline: a UNet or first stage, a text encoder, a tokenizer."""
 COMPONENT_CLASSES = {
     "bert": ("LDMBertModel",),
     "unet": ("UNet2DConditionModel", "UNet2DModel"),
@@ -47,12 +54,12 @@ class Components:
     folder: Path
     pipeline: str
     """The pipeline's class name in `model_index.json`."""
-    modules: dict[str, Any] = field(repr=False)
+    modules: dict[str, Component] = field(repr=False)
     """`bert`, `tokenizer`, `unet`, `vqvae`: in evaluation mode, without gradients."""
     scheduler_settings: dict[str, Any] = field(repr=False)
     """The model's own `scheduler_config.json`."""
 
-    def __getitem__(self, name: str) -> Any:
+    def __getitem__(self, name: str) -> Component:
         return self.modules[name]
 
 
@@ -63,7 +70,7 @@ def load(
     decode_dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
     lock: Mapping[str, str] | None = None,
-    shared: Mapping[str, Any] | None = None,
+    shared: Mapping[str, Component] | None = None,
 ) -> Components:
     """Load every component of the pipeline in `folder`.
 
@@ -98,7 +105,7 @@ def load(
 
 def _load_component(
     folder: Path, name: str, class_name: str, dtype: torch.dtype, device: torch.device | str
-) -> Any:
+) -> Component:
     supported = COMPONENT_CLASSES[name]
     if class_name not in supported:
         raise JobError(f"{folder}: {name} is a {class_name}; supported are {', '.join(supported)}")
@@ -113,7 +120,7 @@ def _load_component(
     return module.eval().requires_grad_(False)
 
 
-def _load_tokenizer(folder: Path) -> Any:
+def _load_tokenizer(folder: Path) -> BertTokenizer:
     from transformers import BertTokenizer
 
     return BertTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)

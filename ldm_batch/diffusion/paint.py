@@ -7,7 +7,7 @@ seeds, requests or padding: the same rows at the same shape give the same bits.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -17,16 +17,19 @@ from ldm_batch.diffusion.step_cache import StepCache
 from ldm_batch.diffusion.text_encoder import TextEncoder
 from ldm_batch.records import Call
 
+if TYPE_CHECKING:
+    from diffusers import ModelMixin, SchedulerMixin
+
 
 class Painter:
     """UNet, first stage, text encoder and scheduler, put together for one kind of sampling."""
 
     def __init__(
         self,
-        unet: Any,
-        vqvae: Any,
+        unet: ModelMixin,
+        vqvae: ModelMixin,
         text: TextEncoder,
-        scheduler: Any,
+        scheduler: SchedulerMixin,
         sampling: SchedulerConfig,
     ) -> None:
         self._unet = StepCache(unet, sampling.cache_interval)

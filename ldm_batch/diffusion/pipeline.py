@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from threading import Lock
-from typing import Any, Self
+from typing import Self
 
 import torch
 
@@ -17,7 +17,7 @@ from ldm_batch.config.bounds import refuse
 from ldm_batch.config.model import Device, Dtype, check_scheduler
 from ldm_batch.diffusion.fixed_shape import FixedShape
 from ldm_batch.diffusion.from_model import load_model, model_of
-from ldm_batch.diffusion.load import Components
+from ldm_batch.diffusion.load import Component, Components
 from ldm_batch.diffusion.schedulers import find_step_trouble, make_scheduler
 from ldm_batch.errors import JobError
 
@@ -109,7 +109,7 @@ class LoadedPipeline:
         """Whether every part computes in float32."""
         return bool(self.dtype == torch.float32 == self._vqvae.dtype)
 
-    def modules(self, names: Sequence[str]) -> dict[str, Any]:
+    def modules(self, names: Sequence[str]) -> dict[str, Component]:
         """Return loaded components by name, for a second pipeline to share."""
         return {name: self._components[name] for name in names}
 

@@ -10,9 +10,12 @@ import copy
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+
+if TYPE_CHECKING:
+    from diffusers import SchedulerMixin
 
 Denoiser = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """(scaled latents `[B, C, h, w]`, timestep, a 0-d tensor) -> prediction `[B, C, h, w]`, both in
@@ -22,7 +25,7 @@ float32; what is predicted (noise, v, sample) is the scheduler's `prediction_typ
 def sample(
     denoise: Denoiser,
     noise: torch.Tensor,
-    scheduler: Any,
+    scheduler: SchedulerMixin,
     *,
     num_inference_steps: int,
     generators: Sequence[torch.Generator],
@@ -59,7 +62,7 @@ def sample(
 
 
 def _step_arguments(
-    scheduler: Any, generators: Sequence[torch.Generator], eta: float
+    scheduler: SchedulerMixin, generators: Sequence[torch.Generator], eta: float
 ) -> dict[str, Any]:
     """Hand each scheduler's `step` what it takes: the generators where it draws noise, and eta."""
     parameters = inspect.signature(scheduler.step).parameters

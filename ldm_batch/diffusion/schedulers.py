@@ -12,9 +12,12 @@ import logging
 import types
 import typing
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ldm_batch.errors import JobError
+
+if TYPE_CHECKING:
+    from diffusers import SchedulerMixin
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +61,7 @@ TRAINING_SETTINGS = (
 
 def make_scheduler(
     model_settings: Mapping[str, Any], name: str = FROM_MODEL, settings: Mapping[str, Any] = {}
-) -> Any:
+) -> SchedulerMixin:
     """Build the scheduler `name` for a model, `settings` laid over the model's own.
 
     Args:
@@ -83,7 +86,7 @@ def make_scheduler(
     return scheduler
 
 
-def find_step_trouble(scheduler: Any, num_inference_steps: int) -> str | None:
+def find_step_trouble(scheduler: SchedulerMixin, num_inference_steps: int) -> str | None:
     """Say what is wrong with a number of steps for a scheduler, or None.
 
     diffusers' DDIM, DDPM and PNDM round the distance of two steps down, so steps that do not divide
@@ -105,7 +108,7 @@ def find_step_trouble(scheduler: Any, num_inference_steps: int) -> str | None:
     return None
 
 
-def effective_settings(scheduler: Any) -> dict[str, Any]:
+def effective_settings(scheduler: SchedulerMixin) -> dict[str, Any]:
     """Return every setting the scheduler runs with, JSON-able, defaults included."""
     return {k: v for k, v in sorted(scheduler.config.items()) if not k.startswith("_")}
 
@@ -123,13 +126,16 @@ def _find_class(model_settings: Mapping[str, Any], name: str) -> tuple[str, dict
     return NAMES[name]
 
 
-def _load_class(class_name: str) -> Any:
+def _load_class(class_name: str) -> type[SchedulerMixin]:
     import diffusers
 
-    return getattr(diffusers, class_name)
+    loaded: type[SchedulerMixin] = getattr(diffusers, class_name)
+    return loaded
 
 
-def _own_settings(model_settings: Mapping[str, Any], scheduler_class: Any) -> dict[str, Any]:
+def _own_settings(
+    model_settings: Mapping[str, Any], scheduler_class: type[SchedulerMixin]
+) -> dict[str, Any]:
     """Select what the model's configuration says to this class, its training facts completed."""
     written = {k: v for k, v in model_settings.items() if not k.startswith("_")}
     model_class = str(model_settings.get("_class_name"))
@@ -141,7 +147,9 @@ def _own_settings(model_settings: Mapping[str, Any], scheduler_class: Any) -> di
 
 
 def _check_settings(
-    scheduler_class: Any, settings: Mapping[str, Any], model_settings: Mapping[str, Any]
+    scheduler_class: type[SchedulerMixin],
+    settings: Mapping[str, Any],
+    model_settings: Mapping[str, Any],
 ) -> None:
     parameters = _parameters(scheduler_class)
     hints = typing.get_type_hints(inspect.unwrap(scheduler_class.__init__))
@@ -163,7 +171,9 @@ def _check_settings(
 
 
 def _check_model_fits(
-    scheduler_class: Any, model_own: Mapping[str, Any], model_settings: Mapping[str, Any]
+    scheduler_class: type[SchedulerMixin],
+    model_own: Mapping[str, Any],
+    model_settings: Mapping[str, Any],
 ) -> None:
     """Refuse a class that cannot follow the model's training; warn where it goes its own way."""
     name = scheduler_class.__name__
@@ -178,13 +188,13 @@ def _check_model_fits(
         logger.warning("%s ignores the model's timestep_spacing=%s", name, spacing)
 
 
-def _parameters(scheduler_class: Any) -> dict[str, inspect.Parameter]:
+def _parameters(scheduler_class: type[SchedulerMixin]) -> dict[str, inspect.Parameter]:
     parameters = dict(inspect.signature(scheduler_class.__init__).parameters)
     del parameters["self"]
     return parameters
 
 
-def _is_of_type(value: Any, hint: Any) -> bool:
+def _is_of_type(value: object, hint: object) -> bool:
     """Tell whether a configuration value suits a type hint of a scheduler's argument."""
     origin = typing.get_origin(hint)
     if origin in (typing.Union, types.UnionType):
@@ -204,7 +214,7 @@ def _is_of_type(value: Any, hint: Any) -> bool:
     return hint is Any
 
 
-def _describe(hint: Any) -> str:
+def _describe(hint: object) -> str:
     if typing.get_origin(hint) is typing.Literal:
         return "one of " + ", ".join(map(str, typing.get_args(hint)))
     return getattr(hint, "__name__", None) or str(hint)

@@ -9,10 +9,13 @@ denoises; it works for `UNet2DConditionModel` and `UNet2DModel` alike.
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+
+if TYPE_CHECKING:
+    from diffusers import ModelMixin
 
 
 class StepCache:
@@ -21,7 +24,7 @@ class StepCache:
     The UNet given is never changed: both variants of it are shallow copies that share its blocks.
     """
 
-    def __init__(self, unet: Any, interval: int) -> None:
+    def __init__(self, unet: ModelMixin, interval: int) -> None:
         """Wrap `unet`; with `interval` 1, or one level only, all is computed at every call."""
         self._interval = interval
         self._features = _Features()
@@ -103,7 +106,7 @@ class _SkippedUp(nn.Module):
         return self._features.value
 
 
-def _shallow(unet: Any, features: _Features) -> nn.Module:
+def _shallow(unet: ModelMixin, features: _Features) -> nn.Module:
     """The UNet with everything between its outermost blocks skipped."""
     depth = len(unet.down_blocks)
     shallow = _with_blocks(
@@ -117,7 +120,9 @@ def _shallow(unet: Any, features: _Features) -> nn.Module:
 
 
 def _with_blocks(
-    unet: Any, down: dict[int, nn.Module] | None = None, up: dict[int, nn.Module] | None = None
+    unet: ModelMixin,
+    down: dict[int, nn.Module] | None = None,
+    up: dict[int, nn.Module] | None = None,
 ) -> nn.Module:
     """Copy a UNet's shell with some blocks exchanged; weights are shared, not copied."""
     shell: nn.Module = copy.copy(unet)

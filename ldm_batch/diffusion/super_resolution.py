@@ -25,7 +25,7 @@ from ldm_batch.diffusion.call_arguments import (
 from ldm_batch.diffusion.call_images import to_images, to_signed
 from ldm_batch.diffusion.describe import describe
 from ldm_batch.diffusion.from_model import check_super_resolution, load_model
-from ldm_batch.diffusion.load import Components, load
+from ldm_batch.diffusion.load import Component, Components, load
 from ldm_batch.diffusion.noise import make_generator
 from ldm_batch.diffusion.pipeline import LoadedPipeline
 from ldm_batch.diffusion.pixels import OutputType, to_picture, to_uint8, to_unit_range
@@ -79,7 +79,7 @@ class SuperResolution(LoadedPipeline):
         *,
         batch_size: int,
         lock: Mapping[str, str] | None = None,
-        shared: Mapping[str, Any] | None = None,
+        shared: Mapping[str, Component] | None = None,
         tile_size: int = TILE_SIZE,
         tile_overlap: int = TILE_OVERLAP,
     ) -> Self:
@@ -133,7 +133,7 @@ class SuperResolution(LoadedPipeline):
                 results[i] = result
         return results
 
-    def _batch_key(self, request: UpscaleRequest) -> tuple[Any, ...]:
+    def _batch_key(self, request: UpscaleRequest) -> tuple[int, int, int, float]:
         height, width, _ = request.pixels.shape
         return *self.padded_size(height, width), request.num_inference_steps, request.eta
 

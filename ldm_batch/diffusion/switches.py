@@ -5,7 +5,7 @@ They change last bits, which is why they are part of the job's fingerprint.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -13,6 +13,9 @@ from ldm_batch.config import ModelConfig
 from ldm_batch.config.model import ATTENTIONS
 from ldm_batch.diffusion.load import TORCH_DTYPES, Components
 from ldm_batch.errors import JobError
+
+if TYPE_CHECKING:
+    from diffusers import ModelMixin
 
 
 def decode_dtype(model: ModelConfig) -> torch.dtype:
@@ -47,7 +50,7 @@ def apply_switches(components: Components, model: ModelConfig) -> None:
         vqvae.decoder.compile(dynamic=False)
 
 
-def _use_plain_attention(unet: Any) -> None:
+def _use_plain_attention(unet: ModelMixin) -> None:
     from diffusers.models.attention_processor import AttnProcessor
 
     unet.set_attn_processor(AttnProcessor())

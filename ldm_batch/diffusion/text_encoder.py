@@ -9,11 +9,15 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from threading import Lock
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from ldm_batch.records import PromptCount
+
+if TYPE_CHECKING:
+    from diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion import LDMBertModel
+    from transformers import BertTokenizer
 
 MAX_CACHE_BYTES = 64 * 1024 * 1024
 
@@ -21,7 +25,7 @@ MAX_CACHE_BYTES = 64 * 1024 * 1024
 class TextEncoder:
     """The tokenizer and LDMBert of one pipeline, with its embeddings of recent texts."""
 
-    def __init__(self, tokenizer: Any, bert: Any, *, batch_size: int) -> None:
+    def __init__(self, tokenizer: BertTokenizer, bert: LDMBertModel, *, batch_size: int) -> None:
         self.num_encoded = 0
         """Texts encoded so far, for tests and reports."""
         self._tokenizer = tokenizer

@@ -7,7 +7,7 @@ requests or where images come from.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,6 +18,9 @@ from ldm_batch.diffusion.sampler import Denoiser, sample
 from ldm_batch.diffusion.step_cache import StepCache
 from ldm_batch.diffusion.tiling import Tile, Tiling, make_tiling, pad, padded_side
 
+if TYPE_CHECKING:
+    from diffusers import ModelMixin, SchedulerMixin
+
 MAX_GROUP_PIXELS = 2**22
 """Latent pixels of the images that are denoised together: bounds memory, not results."""
 
@@ -27,9 +30,9 @@ class Upscaler:
 
     def __init__(
         self,
-        unet: Any,
-        vqvae: Any,
-        scheduler: Any,
+        unet: ModelMixin,
+        vqvae: ModelMixin,
+        scheduler: SchedulerMixin,
         *,
         cache_interval: int,
         tile_size: int,
@@ -127,7 +130,7 @@ class Upscaler:
     ) -> Denoiser:
         """Bind the UNet to its images; rows of the group that have none get no prediction."""
         images = images.to(self._unet.dtype)
-        caches: list[Any] = []
+        caches: list[ModelMixin | StepCache] = []
 
         def denoise(latents: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
             def predict(tiles: Sequence[Tile], number: int) -> torch.Tensor:
@@ -146,7 +149,7 @@ class Upscaler:
 
         return denoise
 
-    def _fresh_unet(self) -> Any:
+    def _fresh_unet(self) -> ModelMixin | StepCache:
         """The UNet, or one that reuses deep features: one for each call of a step, for they are
         its own tiles' features."""
         if self._cache_interval == 1:

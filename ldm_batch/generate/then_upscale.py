@@ -9,6 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ldm_batch.columns import IMAGE, IMAGE_COLUMNS
 from ldm_batch.config import UPSCALE, JobConfig, ModelConfig
 from ldm_batch.config.identified import identify_model, identify_scheduler
@@ -192,12 +195,12 @@ class ThenLarger:
     def generate(self, requests: Sequence[Request]) -> list[Made | Fault]:
         """Make images and enlarge them; a fault of either stage is the image's."""
         small = [_pixels(image) for image in self._first.generate(requests)]
-        good = [i for i, image in enumerate(small) if not isinstance(image, Fault)]
-        wanted = [self._request(small[i], requests[i]) for i in good]
+        good = {i: image for i, image in enumerate(small) if not isinstance(image, Fault)}
+        wanted = [self._request(pixels, requests[i]) for i, pixels in good.items()]
         large = self._upscaler.generate(wanted) if wanted else []
         made: dict[int, Made | Fault] = {
-            i: image if isinstance(image, Fault) else _made(image, small[i])
-            for i, image in zip(good, large, strict=True)
+            i: image if isinstance(image, Fault) else _made(image, pixels)
+            for (i, pixels), image in zip(good.items(), large, strict=True)
         }
         return [image if isinstance(image, Fault) else made[i] for i, image in enumerate(small)]
 
@@ -209,17 +212,17 @@ class ThenLarger:
         """What made the images, the second stage under `upscale`."""
         return {**self._first.describe(), "upscale": self._upscaler.describe()}
 
-    def _request(self, pixels: Any, request: Request) -> UpscaleRequest:
+    def _request(self, pixels: NDArray[np.uint8], request: Request) -> UpscaleRequest:
         assert request.upscale_seed is not None
         return UpscaleRequest(pixels, request.upscale_seed, self._steps, self._eta)
 
 
-def _pixels(image: Picture) -> Any:
+def _pixels(image: Picture) -> NDArray[np.uint8] | Fault:
     """What a first stage made; what was measured of it is no more true when it is enlarged."""
     return image.pixels if isinstance(image, Made) else image
 
 
-def _made(image: Picture, small: Any) -> Made:
+def _made(image: Picture, small: NDArray[np.uint8]) -> Made:
     if isinstance(image, Made):
         return replace(image, low_resolution=small)
     return Made(image, low_resolution=small)

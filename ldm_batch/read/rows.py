@@ -102,7 +102,7 @@ def parse_key(values: Mapping[str, Any], derived: str, form: Form) -> str:
     return form.image_key(_parse_id(values["id"]), image_index or 0)
 
 
-def _parse_id(value: Any) -> str:
+def _parse_id(value: bytes | int | None) -> str:
     if value is None:
         raise InvalidRow(Reason.INVALID_ID, "the id is null")
     if isinstance(value, int):
@@ -193,7 +193,7 @@ def parse_all_carried(values: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _parse_carried(value: Any, name: str) -> Any:
+def _parse_carried(value: pa.Array[Any] | int, name: str) -> pa.Array[Any]:
     if isinstance(value, int):
         raise InvalidRow(
             Reason.OUT_OF_RANGE,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import fsspec
+from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
 
 from ldm_batch.errors import JobError, LdmBatchError, StorageError
@@ -148,7 +149,7 @@ class _ForeignFile(io.RawIOBase):
                 self._file.close()
 
 
-def _filesystem(uri: str) -> tuple[Any, str]:
+def _filesystem(uri: str) -> tuple[AbstractFileSystem, str]:
     protocol = protocol_of(uri)
     if "::" in uri:
         raise JobError(f"{uri}: {protocol}:// is not supported; name the files themselves")
@@ -167,7 +168,7 @@ def protocol_of(uri: str) -> str:
     return "file" if protocol == "local" else protocol
 
 
-def _below(fs: Any, folder: str) -> Iterator[Mapping[str, Any]]:
+def _below(fs: AbstractFileSystem, folder: str) -> Iterator[Mapping[str, Any]]:
     """Everything below a folder; fsspec's own `find` leaves out folders that it may not read."""
     for info in fs.ls(folder, detail=True):
         if info["type"] == "directory":
@@ -176,7 +177,9 @@ def _below(fs: Any, folder: str) -> Iterator[Mapping[str, Any]]:
             yield info
 
 
-def _files_among(fs: Any, listing: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+def _files_among(
+    fs: AbstractFileSystem, listing: Iterable[Mapping[str, Any]]
+) -> Iterator[Mapping[str, Any]]:
     """Files of a listing, links followed; a broken link counts as an empty file."""
     for info in listing:
         if info.get("islink"):
@@ -186,7 +189,7 @@ def _files_among(fs: Any, listing: Iterable[Mapping[str, Any]]) -> Iterator[Mapp
             yield info
 
 
-def _source_file(fs: Any, info: Mapping[str, Any], root: str) -> SourceFile:
+def _source_file(fs: AbstractFileSystem, info: Mapping[str, Any], root: str) -> SourceFile:
     path = str(info["name"])
     version = next((info[key] for key in ("ETag", "mtime", "LastModified") if info.get(key)), "")
     name = path.removeprefix(root).lstrip("/")

@@ -10,7 +10,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from ldm_batch.commands.tradeoff.measure import Setting, ShareRight, cannot_tell, measure
 from ldm_batch.commands.tradeoff.show import write_results
@@ -36,6 +36,7 @@ from ldm_batch.storage import Store
 SCHEDULERS = ("ddim", "dpmpp_2m", "unipc")
 STEPS = (5, 10, 20, 50)
 MAX_SHARDS_READ = 8
+Item = TypeVar("Item")
 
 
 def job_of(source: str, options: argparse.Namespace) -> tuple[JobConfig, Form]:
@@ -84,7 +85,7 @@ def sample_rows(job: JobConfig, form: Form, num_rows: int) -> list[Row]:
     return _spread([r for r in rows if (r.call.height, r.call.width) == first_size], num_rows)
 
 
-def _spread(values: Sequence[Any], num: int) -> list[Any]:
+def _spread(values: Sequence[Item], num: int) -> list[Item]:
     """Take `num` of the values at even distances, or all if there are fewer."""
     step = max(1.0, len(values) / num)
     return [values[int(i * step)] for i in range(min(num, len(values)))]
