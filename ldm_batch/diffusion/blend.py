@@ -1,6 +1,7 @@
 """Run a network over the tiles of some images at one fixed shape and blend what comes out.
 
-Must not know what the network does.
+Must not know what the network does. A tensor's suffix names its axes: N images, C channels, H and
+W, its sides.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ RunTiles = Callable[[Sequence[Tile], int], torch.Tensor]
 """(tiles, number of the call) -> `[len(tiles), C, tile_height * scale, tile_width * scale]`."""
 
 
-def cut_tiles(images: torch.Tensor, tiles: Sequence[Tile], tiling: Tiling) -> torch.Tensor:
+def cut_tiles(images_NCHW: torch.Tensor, tiles: Sequence[Tile], tiling: Tiling) -> torch.Tensor:
     """Cut tiles out of `[N, C, H, W]`; returns `[len(tiles), C, tile_height, tile_width]`."""
     height, width = tiling.tile_height, tiling.tile_width
-    if tiling.num_tiles == 1 and [tile.image for tile in tiles] == list(range(len(images))):
-        return images
+    if tiling.num_tiles == 1 and [tile.image for tile in tiles] == list(range(len(images_NCHW))):
+        return images_NCHW
     return torch.stack(
-        [images[t.image, :, t.top : t.top + height, t.left : t.left + width] for t in tiles]
+        [images_NCHW[t.image, :, t.top : t.top + height, t.left : t.left + width] for t in tiles]
     )
 
 
@@ -48,20 +49,21 @@ def run_tiles(
         for number, start in enumerate(range(0, num_images, num_rows)):
             yield from _run_padded(run, tiles[start : start + num_rows], number, num_rows)
         return
-    weights = [torch.from_numpy(share) for share in tiling.weights(scale)]
+    weights_HW = [torch.from_numpy(share) for share in tiling.weights(scale)]
     height = (tiling.tops[-1] + tiling.tile_height) * scale
     width = (tiling.lefts[-1] + tiling.tile_width) * scale
-    canvas = torch.empty(0)
+    canvas_CHW = torch.empty(0)
     for number, start in enumerate(range(0, len(tiles), num_rows)):
         chunk = tiles[start : start + num_rows]
-        for i, part in enumerate(_run_padded(run, chunk, number, num_rows), start):
+        for i, part_CHW in enumerate(_run_padded(run, chunk, number, num_rows), start):
             if i % tiling.num_tiles == 0:
-                canvas = part.new_zeros(part.shape[0], height, width)
+                canvas_CHW = part_CHW.new_zeros(part_CHW.shape[0], height, width)
             top, left = tiles[i].top * scale, tiles[i].left * scale
-            place = canvas[:, top : top + part.shape[1], left : left + part.shape[2]]
-            place += part * weights[i % tiling.num_tiles].to(part.device)
+            _, tile_height, tile_width = part_CHW.shape
+            place_CHW = canvas_CHW[:, top : top + tile_height, left : left + tile_width]
+            place_CHW += part_CHW * weights_HW[i % tiling.num_tiles].to(part_CHW.device)
             if (i + 1) % tiling.num_tiles == 0:
-                yield canvas
+                yield canvas_CHW
 
 
 def _run_padded(

@@ -1,7 +1,8 @@
 """Texts and noise -> decoded pictures, at whatever batch shape comes in.
 
 Latent diffusion conditioned by cross-attention (Rombach et al. 2022, section 3.3). Must not know
-seeds, requests or padding: the same rows at the same shape give the same bits.
+seeds, requests or padding: the same rows at the same shape give the same bits. A tensor's suffix
+names its axes: B rows, C channels, h and w of latents, H and W of pictures, T tokens, D width.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class Painter:
         self,
         prompts: Sequence[str],
         negative_prompts: Sequence[str],
-        noise: torch.Tensor,
+        noise_BChw: torch.Tensor,
         generators: Sequence[torch.Generator],
         calls: Sequence[Call],
     ) -> torch.Tensor:
@@ -50,7 +51,7 @@ class Painter:
 
         Args:
             prompts: B texts; `negative_prompts` as many, "" the null prompt.
-            noise: standard normal, float32 `[B, C, h, w]`.
+            noise_BChw: standard normal, float32 `[B, C, h, w]`.
             generators: one per row, for the noise that the scheduler draws.
             calls: one per row, equal but for their guidance; its scales are all 0, all 1, or
                 neither.
@@ -58,17 +59,17 @@ class Painter:
         Returns:
             float32 `[B, 3, H, W]`, nominally -1..1, not clamped.
         """
-        latents = sample(
+        latents_BChw = sample(
             self._denoiser(prompts, negative_prompts, calls),
-            noise.to(self._device),
+            noise_BChw.to(self._device),
             self._scheduler,
             num_inference_steps=calls[0].num_inference_steps,
             generators=generators,
             eta=calls[0].eta,
         )
-        latents = 1 / self._vqvae.config.scaling_factor * latents
-        decoded = self._vqvae.decode(latents.to(self._vqvae.dtype), return_dict=False)[0]
-        return decoded.float()  # type: ignore[no-any-return]
+        latents_BChw = 1 / self._vqvae.config.scaling_factor * latents_BChw
+        decoded_B3HW = self._vqvae.decode(latents_BChw.to(self._vqvae.dtype), return_dict=False)[0]
+        return decoded_B3HW.float()  # type: ignore[no-any-return]
 
     def _denoiser(
         self, prompts: Sequence[str], negative_prompts: Sequence[str], calls: Sequence[Call]
@@ -89,18 +90,21 @@ class Painter:
             rescale=_per_row(rescales, self._device) if any(rescales) else 0.0,
             num_train_timesteps=self._scheduler.config.num_train_timesteps,
         )
-        texts = self._text.encode([*negative_prompts, *prompts])
-        return guide(self._bind(texts), self._bind(texts[len(prompts) :]), guidance)
+        texts_2BTD = self._text.encode([*negative_prompts, *prompts])
+        texts_BTD = texts_2BTD[len(prompts) :]
+        return guide(self._bind(texts_2BTD), self._bind(texts_BTD), guidance)
 
-    def _bind(self, embeddings: torch.Tensor) -> Denoiser:
-        def denoise(latents: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
-            out = self._unet(
-                latents.to(self._dtype),
-                timestep.to(latents.device),
-                encoder_hidden_states=embeddings,
+    def _bind(self, texts_BTD: torch.Tensor) -> Denoiser:
+        """The UNet with its texts, one a row; it is shown, and answers in, float32."""
+
+        def denoise(latents_BChw: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+            prediction_BChw = self._unet(
+                latents_BChw.to(self._dtype),
+                timestep.to(latents_BChw.device),
+                encoder_hidden_states=texts_BTD,
                 return_dict=False,
-            )
-            return out[0].float()  # type: ignore[no-any-return]
+            )[0]
+            return prediction_BChw.float()  # type: ignore[no-any-return]
 
         return denoise
 

@@ -1,7 +1,8 @@
 """The denoising loop of latent diffusion (Rombach et al. 2022) as a pure function.
 
 Must not know text, images, files or devices: a denoiser, noise, a scheduler and generators come
-in, latents go out. Every draw of noise comes from the generators that were handed in.
+in, latents go out. Every draw of noise comes from the generators that were handed in. A tensor's
+suffix names its axes: B rows, C channels, h and w, the sides of the latents.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ float32; what is predicted (noise, v, sample) is the scheduler's `prediction_typ
 
 def sample(
     denoise: Denoiser,
-    noise: torch.Tensor,
+    noise_BChw: torch.Tensor,
     scheduler: SchedulerMixin,
     *,
     num_inference_steps: int,
@@ -37,7 +38,7 @@ def sample(
     conditioning that stands beside the latents is the denoiser's affair and is never scaled.
 
     Args:
-        noise: standard normal, `[B, C, h, w]`, on the device of the computation.
+        noise_BChw: standard normal, float32 `[B, C, h, w]`, on the device of the computation.
         scheduler: a diffusers scheduler; a copy of it serves this batch alone, because multistep
             schedulers remember earlier steps.
         num_inference_steps: steps of the scheduler; second-order ones call the denoiser twice each.
@@ -52,13 +53,19 @@ def sample(
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(0)  # or it would search, and skip, timesteps that occur twice
     step_arguments = _step_arguments(scheduler, generators, eta)
-    latents = noise * float(scheduler.init_noise_sigma)
+    latents_BChw = noise_BChw * float(scheduler.init_noise_sigma)
     for timestep in scheduler.timesteps:
-        prediction = denoise(scheduler.scale_model_input(latents, timestep), timestep)
-        latents = scheduler.step(
-            prediction, timestep, latents, return_dict=False, **step_arguments
+        prediction_BChw = denoise(scheduler.scale_model_input(latents_BChw, timestep), timestep)
+        # DDIM's step, Song et al. 2021, eq. 12, from t to s, with a for their alpha (the product of
+        # 1 - beta), e for the predicted noise and z standard normal; sigma is their eq. 16:
+        #   x0 = (x_t - sqrt(1 - a_t) e) / sqrt(a_t)
+        #   sigma = eta sqrt((1 - a_s) / (1 - a_t)) sqrt(1 - a_t / a_s)
+        #   x_s = sqrt(a_s) x0 + sqrt(1 - a_s - sigma^2) e + sigma z
+        # Other schedulers have their own rule for the same place.
+        latents_BChw = scheduler.step(
+            prediction_BChw, timestep, latents_BChw, return_dict=False, **step_arguments
         )[0]
-    return latents
+    return latents_BChw
 
 
 def _step_arguments(
@@ -75,8 +82,8 @@ class Guidance:
     """How the conditional and the unconditional prediction are put together."""
 
     scale: float | torch.Tensor
-    """w in `uncond + w * (cond - uncond)` (Ho & Salimans 2022, as Rombach et al. 2022 write it);
-    one for all rows, or one each: `[B, 1, 1, 1]`."""
+    """s in `uncond + s * (cond - uncond)`, from 0; one for all rows, or one each: float32
+    `[B, 1, 1, 1]`."""
     interval: tuple[float, float] = (0.0, 1.0)
     """Guided part of the way from noise (0) to image (1), start included, stop not unless it is 1;
     outside of it the prediction is the conditional one (Kynkaanniemi et al. 2024, eq. 6)."""
@@ -102,30 +109,35 @@ def guide(both: Denoiser, conditional: Denoiser, guidance: Guidance) -> Denoiser
         guidance: how the two are put together.
     """
 
-    def denoise(latents: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+    def denoise(latents_BChw: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
         if not guidance.is_active(timestep):
-            return conditional(latents, timestep)
-        without, with_text = both(torch.cat([latents, latents]), timestep).chunk(2)
-        guided = without + guidance.scale * (with_text - without)
+            return conditional(latents_BChw, timestep)
+        predictions_2BChw = both(torch.cat([latents_BChw, latents_BChw]), timestep)
+        uncond_BChw, cond_BChw = predictions_2BChw.chunk(2)
+        # Ho & Salimans 2022, eq. 6: (1 + w) cond - w uncond. The scale is s = 1 + w, as Rombach et
+        # al. 2022 count it: 1 is no guidance.
+        guided_BChw = uncond_BChw + guidance.scale * (cond_BChw - uncond_BChw)
         if isinstance(guidance.rescale, torch.Tensor) or guidance.rescale:
-            guided = _rescale(guided, with_text, guidance.rescale)
-        return guided
+            guided_BChw = _rescale(guided_BChw, cond_BChw, guidance.rescale)
+        return guided_BChw
 
     return denoise
 
 
 def _rescale(
-    guided: torch.Tensor, with_text: torch.Tensor, phi: float | torch.Tensor
+    guided_BChw: torch.Tensor, cond_BChw: torch.Tensor, phi: float | torch.Tensor
 ) -> torch.Tensor:
-    """Lin et al. 2023, eq. 15 and 16, each image by itself; a flat prediction is left alone.
+    """Take back guidance's gain in contrast, each image by itself; a flat prediction is left alone.
 
     1 - phi is taken in float64 and rounded once, as Python does for a phi of all rows: a row has
     the same bits whether the others have a phi of their own or not.
     """
     rest = 1 - phi
     if isinstance(phi, torch.Tensor) and isinstance(rest, torch.Tensor):
-        phi, rest = phi.to(guided.dtype), rest.to(guided.dtype)
-    std_text = with_text.std(dim=(1, 2, 3), keepdim=True)
-    std_guided = guided.std(dim=(1, 2, 3), keepdim=True)
-    factor = torch.where(std_guided > 0, std_text / std_guided, 1.0)
-    return guided * (phi * factor + rest)
+        phi, rest = phi.to(guided_BChw.dtype), rest.to(guided_BChw.dtype)
+    std_cond_B111 = cond_BChw.std(dim=(1, 2, 3), keepdim=True)
+    std_guided_B111 = guided_BChw.std(dim=(1, 2, 3), keepdim=True)
+    factor_B111 = torch.where(std_guided_B111 > 0, std_cond_B111 / std_guided_B111, 1.0)
+    # Lin et al. 2023, eq. 15: rescaled = guided * std(cond) / std(guided); eq. 16: phi * rescaled +
+    # (1 - phi) * guided.
+    return guided_BChw * (phi * factor_B111 + rest)

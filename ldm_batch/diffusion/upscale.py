@@ -1,7 +1,8 @@
 """The two networks of super-resolution at work on images of one padded size.
 
 The image is concatenated to the latents and is never scaled with them. Must not know seeds,
-requests or where images come from.
+requests or where images come from. A tensor's suffix names its axes: N images, B those and what
+fills them up, n tiles, C channels, h and w of images and latents, H and W of what is made of them.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
     from diffusers import ModelMixin, SchedulerMixin
 
 MAX_GROUP_PIXELS = 2**22
-"""Latent pixels of the images that are denoised together: bounds memory, not results."""
+"""Latent pixels of the images that are denoised together: bounds memory, not results. At 3 channels
+of float32 they take 48 MiB."""
 
 
 class Upscaler:
@@ -95,21 +97,21 @@ class Upscaler:
         noises = self.draw_noise(images, generators) if noises is None else noises
         for start in range(0, len(images), group):
             members = slice(start, start + group)
-            padded = np.stack([pad(image, height, width) for image in images[members]])
-            spare = group - len(padded)
-            latents = sample(
-                self._denoiser(_to_rows(padded, self._unet.device), tiling, group, num_rows),
-                torch.stack([*noises[members], *[noises[members][-1]] * spare]).to(
-                    self._unet.device
-                ),
+            padded_Nhw3 = np.stack([pad(image, height, width) for image in images[members]])
+            spare = group - len(padded_Nhw3)
+            images_N3hw = _to_rows(padded_Nhw3, self._unet.device)
+            noise_BChw = torch.stack([*noises[members], *[noises[members][-1]] * spare])
+            latents_BChw = sample(
+                self._denoiser(images_N3hw, tiling, group, num_rows),
+                noise_BChw.to(self._unet.device),
                 self._scheduler,
                 num_inference_steps=num_inference_steps,
                 generators=[*generators[members], *(make_generator(0) for _ in range(spare))],
                 eta=eta,
             )
-            decoded = self._decode(latents, tiling, len(padded), num_rows)
-            for image, large in zip(images[members], decoded, strict=True):
-                yield large[:, : image.shape[0] * self.scale, : image.shape[1] * self.scale]
+            decoded = self._decode(latents_BChw, tiling, len(padded_Nhw3), num_rows)
+            for image, large_3HW in zip(images[members], decoded, strict=True):
+                yield large_3HW[:, : image.shape[0] * self.scale, : image.shape[1] * self.scale]
 
     def _tiling(self, height: int, width: int) -> Tiling:
         """How images of a padded size are cut."""
@@ -126,23 +128,26 @@ class Upscaler:
         return padded_side(height, self.multiple), padded_side(width, self.multiple)
 
     def _denoiser(
-        self, images: torch.Tensor, tiling: Tiling, group: int, num_rows: int
+        self, images_N3hw: torch.Tensor, tiling: Tiling, group: int, num_rows: int
     ) -> Denoiser:
         """Bind the UNet to its images; rows of the group that have none get no prediction."""
-        images = images.to(self._unet.dtype)
+        images_N3hw = images_N3hw.to(self._unet.dtype)
         caches: list[ModelMixin | StepCache] = []
 
-        def denoise(latents: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+        def denoise(latents_BChw: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
             def predict(tiles: Sequence[Tile], number: int) -> torch.Tensor:
                 if number == len(caches):
                     caches.append(self._fresh_unet())
-                parts = [cut_tiles(x, tiles, tiling) for x in (latents.to(images.dtype), images)]
-                out = caches[number](torch.cat(parts, dim=1), timestep, return_dict=False)
+                # Rombach et al. 2022, section 4.4: the image stands beside the latents as channels.
+                latents_nChw = cut_tiles(latents_BChw.to(images_N3hw.dtype), tiles, tiling)
+                input_nChw = torch.cat([latents_nChw, cut_tiles(images_N3hw, tiles, tiling)], dim=1)
+                out = caches[number](input_nChw, timestep, return_dict=False)
                 return out[0]  # type: ignore[no-any-return]
 
+            num_images = len(images_N3hw)
             predictions = [
-                whole.float()
-                for whole in run_tiles(predict, tiling, len(images), num_rows=num_rows, scale=1)
+                whole_Chw.float()
+                for whole_Chw in run_tiles(predict, tiling, num_images, num_rows=num_rows, scale=1)
             ]
             blank = [torch.zeros_like(predictions[0])] * (group - len(predictions))
             return torch.stack([*predictions, *blank])
@@ -159,13 +164,13 @@ class Upscaler:
         return cached
 
     def _decode(
-        self, latents: torch.Tensor, tiling: Tiling, num_images: int, num_rows: int
+        self, latents_BChw: torch.Tensor, tiling: Tiling, num_images: int, num_rows: int
     ) -> Iterator[torch.Tensor]:
         """Decode as diffusers' pipeline does: without `scaling_factor`."""
 
         def decode(tiles: Sequence[Tile], _: int) -> torch.Tensor:
-            rows = cut_tiles(latents, tiles, tiling).to(self._vqvae.dtype)
-            return self._vqvae.decode(rows).sample.float()  # type: ignore[no-any-return]
+            latents_nChw = cut_tiles(latents_BChw, tiles, tiling).to(self._vqvae.dtype)
+            return self._vqvae.decode(latents_nChw).sample.float()  # type: ignore[no-any-return]
 
         return run_tiles(decode, tiling, num_images, num_rows=num_rows, scale=self.scale)
 
