@@ -27,7 +27,9 @@ from ldm_batch.write.receipt import read_receipt
 ROWS_PER_READ = 64
 """Rows of an object that stand in memory together, with the bytes of their images."""
 RECEIPT_THREADS = 16
+"""Receipts are small: reading one waits for the store's answer, not for a CPU."""
 AHEAD_PER_THREAD = 4
+"""Answers that may wait for the caller, so that a slow one holds up no thread for long."""
 In = TypeVar("In")
 Out = TypeVar("Out")
 

@@ -35,6 +35,7 @@ from ldm_batch.write.receipt import roll_forward, write_failure
 
 EXIT_DONE, EXIT_SHARDS_FAILED = 0, 1
 MIN_ROWS_TO_JUDGE = 200
+"""Rejected rows are a share of at least so many: a few bad rows at the start are no bad input."""
 MAX_NAMED = 20
 """Failed shards that the command which makes them names; more, and it makes all that is missing."""
 

@@ -13,6 +13,7 @@ from ldm_batch.records import Failure, Outcome, Receipt
 
 LINE_EVERY_S = 10.0
 MOVE_EVERY_S = 0.2
+"""A line is added to a log, which keeps them all, less often than a terminal's one line moves."""
 
 
 class Tally:

@@ -42,6 +42,7 @@ OPEN_FIELDS = (
 )
 """Fields whose keys are the user's own: an override may add one without Hydra's `+`."""
 INTERRUPT_AGAIN_S = 0.05
+"""Late enough for what ignored the interruption, such as a fork, to be over; too soon to notice."""
 EXIT_JOB_ERROR, EXIT_TRY_LATER, EXIT_INTERRUPTED, EXIT_TERMINATED = 2, 75, 130, 143
 
 
@@ -161,6 +162,7 @@ def _leave(code: int) -> NoReturn:
     exit code with it. What is to be done at exit is done, such as to end a Ray that was starting.
     """
     try:
+        # Private: Python runs these only while it takes itself apart, and `os._exit` not at all.
         atexit._run_exitfuncs()
         sys.stdout.flush()
         sys.stderr.flush()

@@ -25,6 +25,7 @@ from ldm_batch.records import Notice, Shard
 SETTLE_S = 1.5
 """Ray's own view of what is free lags behind the start or end of a worker by about so much."""
 MAX_LOAD_DEATHS = 3
+"""Workers that die while they load: one may be its node's fault, so many are the model's."""
 WORKERS_PER_SHARD_LEFT = 2
 """At the end of a job: one makes the shard, one may be needed for another attempt or a copy."""
 

@@ -26,6 +26,7 @@ from ldm_batch.config.cluster import ClusterConfig
 from ldm_batch.errors import JobError, TryLaterError
 
 POLL_S = 1.0
+"""An answer ends the wait at once; without one, so often is looked whether the head is lost."""
 
 
 class _Runner:

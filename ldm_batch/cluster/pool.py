@@ -22,6 +22,7 @@ from ldm_batch.records import Failure, Notice, Outcome, Receipt, Shard
 from ldm_batch.versions import differing_versions, versions
 
 POLL_S = 1.0
+"""An answer ends the wait at once; without one, so often is looked at the cluster."""
 
 LOST_COMMITS = (Outcome.LOST_TO_SAME, Outcome.LOST_TO_OTHER)
 

@@ -17,7 +17,9 @@ from ldm_batch.config.cluster import ClusterConfig
 from ldm_batch.records import Failure, Shard
 
 MAX_PREEMPTIONS = 100
+"""A shard that meets more takes longer than its nodes live: from then on they are attempts."""
 MAX_LOSSES = 5
+"""A shard that meets more may be what takes nodes down: from then on they are attempts."""
 COPY_AFTER = 1.5
 """A shard is a straggler when it takes so many times the median of its rows."""
 MEASURED_SHARDS = 256

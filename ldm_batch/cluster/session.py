@@ -23,19 +23,24 @@ from ldm_batch.config.cluster import ClusterConfig
 from ldm_batch.errors import JobError, TryLaterError
 
 OBJECT_STORE_BYTES = 128 * 1024 * 1024
+"""Of a local Ray, which would keep 30 % of the memory: only shards and receipts travel."""
 QUIET_RAY = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DEDUP_LOGS": "0",
 }
+"""No usage reports; no warning of how a worker without GPUs will be treated one day; no lines that
+are held back as repeated."""
 MAX_MESSAGE_CHARS = 400
+"""Ray's errors may hold a whole traceback, or all that an installer printed."""
 ANSI_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 OWN_RAY = "ldm_batch_own"
 """A resource by which the local Ray of a job is known to other jobs."""
 INVALID_TOKEN = "InvalidAuthToken"
 CONNECT_S = 10.0
+"""A head that lives answers within a round trip; Ray itself tries a dead one for minutes."""
 PATIENCE_S = 10.0
-"""Without any worker for so long, say why."""
+"""Without any worker for so long, say why; an idle machine has made a first shard after 3 s."""
 HTTP2_SETTINGS = b"\x04"
 HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + HTTP2_SETTINGS + bytes(5)
 """What a client of gRPC, which Ray speaks, says first: the preface and an empty SETTINGS frame (RFC
@@ -76,6 +81,8 @@ def _own_sigterm(ray: ModuleType) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    # Private: `ray.init` takes no option that leaves the signal alone, and setting it back
+    # afterwards is too late for one that comes meanwhile.
     on_terminate, utils = signal.getsignal(signal.SIGTERM), ray._private.utils
     set_handler = utils.set_sigterm_handler
     utils.set_sigterm_handler = lambda _handler: None

@@ -18,7 +18,9 @@ from ldm_batch.cluster.schedule import Ending
 from ldm_batch.errors import TryLaterError
 
 LOOK_EVERY_S = 2.0
+"""A drained node has about 30 s left, and a look costs the head, which serves all jobs, little."""
 FRESH_WITHIN_S = 5.0
+"""A head that takes longer for one look does not answer."""
 EXPECTED_DEATHS = (1, 3, 4)
 """`NodeDeathInfo`: expected termination, preempted drain, idle drain."""
 RECONNECT_VARIABLE, RECONNECT_S = "RAY_gcs_rpc_server_reconnect_timeout_s", 60.0
@@ -91,6 +93,8 @@ class Watch:
 
 
 def _read_view(ray: ModuleType) -> View:
+    # Private: Ray has no public call for which nodes are draining, and none for what is free on
+    # each that works without its dashboard, which a local Ray of ours does not start.
     from ray._private.state import state
 
     seen_at = time.monotonic()
@@ -116,6 +120,7 @@ def _read_view(ray: ModuleType) -> View:
 def quieten(ray: ModuleType) -> None:
     """Keep what raylets report off our output, where Ray prints it whatever `log_to_driver` says;
     notices tell what matters of it."""
+    # Private: `log_to_driver` silences workers alone, and Ray hands these lines to this function.
     worker = ray._private.worker
     if hasattr(worker, "print_to_stdstream"):
         worker.print_to_stdstream = lambda *_arguments, **_options: None

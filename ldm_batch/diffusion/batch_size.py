@@ -21,7 +21,10 @@ from ldm_batch.errors import ShardError
 from ldm_batch.records import Call, Request
 
 CANDIDATES = (1, 2, 4, 8, 16, 32, 64, 128)
+"""Doubled each time: more images in a call gain less and less. Measured on a CPU core, from 1 to 8
+images each takes 0.61 of the time, from 8 to 16 another 0.98."""
 NUM_STEPS = 2
+"""Only times per image are compared, and every step takes the same."""
 CLOSE_ENOUGH = 1.05
 """A smaller batch wins if its time per image is within this factor of the best."""
 

@@ -42,6 +42,7 @@ HUB_PATTERNS = [
 ]
 """What is fetched of a hub repository: no pickles, no variants in other dtypes, no code."""
 MAX_JSON_BYTES = 64 * 1024 * 1024
+"""A model's largest JSON, its vocabulary, has a few MB; a hostile one must not fill memory."""
 
 
 def find_model(model: ModelConfig) -> Path:

@@ -16,7 +16,8 @@ from ldm_batch.identity import MAX_SEED
 
 _STATE_WORDS = 624
 _STATE_OFFSET = 24
-"""Where `get_state()` holds the state: after seed (8 bytes), left, seeded (4 each), next (8)."""
+"""Where `get_state()` holds the state: after seed (8 bytes), left, seeded (4 each), next (8).
+A private layout, for want of a public call: `manual_seed` keeps 32 bits."""
 
 
 def make_generator(seed: int) -> torch.Generator:

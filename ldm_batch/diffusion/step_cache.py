@@ -126,6 +126,8 @@ def _with_blocks(
 ) -> nn.Module:
     """Copy a UNet's shell with some blocks exchanged; weights are shared, not copied."""
     shell: nn.Module = copy.copy(unet)
+    # Private: a shallow copy shares its table of modules with the UNet, so that setting a block by
+    # its name would change both; the public way, a deep copy, would copy the weights.
     shell._modules = dict(unet._modules)
     for name, changes in (("down_blocks", down or {}), ("up_blocks", up or {})):
         blocks = list(unet._modules[name])

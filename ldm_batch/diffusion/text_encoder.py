@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from transformers import BertTokenizer
 
 MAX_CACHE_BYTES = 64 * 1024 * 1024
+"""170 texts of the paper's model (77 tokens of 1280 float32 each): the null prompt and negative
+prompts are asked for with every batch, most others only once."""
 
 
 class TextEncoder:

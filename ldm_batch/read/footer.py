@@ -24,11 +24,14 @@ from ldm_batch.records import InputFile
 from ldm_batch.storage import Access, SourceFile, open_file
 
 TAIL_BYTES = 64 * 1024
+"""Read at once: most footers are smaller, so that one request is enough."""
 MAX_FOOTER_BYTES = 128 * 1024 * 1024
 MAX_COLUMNS = 10_000
 MAX_CHUNK_BYTES = 2 * 1024**3
+"""What a column of a row group may unpack to: 28 kB of zstd were made that declare 900 MB."""
 MAX_SIDE = 4096
 FOOTER_THREADS = 16
+"""Reading a footer waits for the store, not for a CPU."""
 FILES_AT_ONCE = 500
 """Whose footers are held at once, and for which one process is started to read them first."""
 UNREADABLE = (pa.ArrowException, OSError, ValueError, LookupError, ArithmeticError, MemoryError)

@@ -25,7 +25,8 @@ from ldm_batch.write.spool import Spool
 
 LOCAL = "file://"
 READ_AHEAD = 8
-"""Files of images that are read at once, and that wait in memory at most."""
+"""Files of images that are read at once, which waits for the store and not for a CPU, and that are
+in memory at most: 256 MiB where each has the largest `source.max_image_bytes` by default."""
 
 
 class InputImages:

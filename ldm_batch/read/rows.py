@@ -20,6 +20,7 @@ from ldm_batch.records import Call, Reason, Row
 
 MAX_ID_CHARS = 512
 MAX_CARRIED_BYTES = 1024 * 1024
+"""Of one carried cell: those of all rows are in memory until their shard is written."""
 MAX_IMAGES_PER_ROW = 10**6
 
 

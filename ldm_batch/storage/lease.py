@@ -21,6 +21,8 @@ from ldm_batch.storage import Store
 
 LEASE_PATH = ".ldm_batch/lease.json"
 LEASE_S, RENEW_S, SETTLE_S = 60.0, 15.0, 1.0
+"""Three renewals in a row may fail, and clocks differ by seconds, before another driver may take
+over; of two that write at once each reads, a moment later, who came last."""
 
 
 @dataclass(frozen=True, slots=True)

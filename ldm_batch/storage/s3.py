@@ -40,6 +40,7 @@ from ldm_batch.storage.s3_client import (
 from ldm_batch.storage.s3_file import RangeFile, read_body
 
 MAX_VANISHED = 5
+"""An object may be removed between the refusal of ours and the look at it; not again and again."""
 
 
 def open_folder(root: str, s3: Access) -> S3Folder:

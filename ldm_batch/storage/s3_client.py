@@ -31,7 +31,8 @@ Reply = Mapping[str, Any]
 """Fields of what the store answers, by the names of S3's own reference."""
 
 CONNECT_S, ANSWER_S = 10, 30
-"""Longest wait for a connection, and for the next bytes on one."""
+"""Longest wait for a connection, and for the next bytes on one: a store that is silent costs an
+attempt, not the job, and another one fits into `retry_s`, 60 s by default."""
 NO_WHOLE_ANSWER = (
     aws.AwsChunkedWrapperError,
     aws.ConnectionError,
@@ -58,8 +59,12 @@ FOREIGN = (
 )
 """All that a request raises; botocore's exceptions have no common base, urllib3's not either."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 8.0
+"""Upper ends of the pauses, which double from the first: about 20 attempts in 60 s."""
 MAX_CONNECTIONS = 32
+"""Twice the 16 threads that read footers or receipts; with botocore's 10 the rest would open a new
+connection for every request."""
 DEFAULT_REGION = "us-east-1"
+"""Requests are signed for some region; stores other than AWS take any, and mostly are in this."""
 MISSING = ("NoSuchKey", "NoSuchUpload", "NotFound", "404")
 TAKEN = ("PreconditionFailed", "412")
 PASSING = (

@@ -21,6 +21,7 @@ from ldm_batch.storage.place import Access, Creation, Kind, Leftover, Place, Sou
 from ldm_batch.storage.s3 import S3
 
 LEFTOVER_AGE_S = 24 * 3600
+"""What is younger may be an upload under way, which no other process can tell from a left one."""
 
 
 KINDS = {"file": LOCAL, "s3": S3}

@@ -23,8 +23,12 @@ from ldm_batch.records import Fault, Slot
 from ldm_batch.write.spool import Spool
 
 ENCODE_THREADS = 2
+"""One keeps up: lossless WebP takes a core 5 ms (PNG 10 ms) for 256 x 256 pixels of a photograph,
+and an H100, by reckoning, 36 ms to make it in 20 steps. The second is for larger images."""
 MAX_PENDING_BATCHES = 2
+"""One is being encoded while the device makes the next."""
 MAX_PENDING_BYTES = 256 * 1024 * 1024
+"""Two batches of large images would not fit: 16 of 4096 x 4096 pixels are 768 MiB."""
 
 XMP_TRAINED_MODEL = (
     b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF '

@@ -20,6 +20,8 @@ from ldm_batch.records import Rejection
 from ldm_batch.write.spool import Spool
 
 IMAGES_PER_ROW_GROUP = 100
+"""Images that a reader fetches for one row of them, and that are in memory when they are written:
+about 10 MB of 256 x 256 pixels in lossless WebP."""
 IMAGE_TYPE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 _REJECTION_FIELDS: dict[str, pa.DataType] = {
     "key": pa.string(),

@@ -31,7 +31,9 @@ from ldm_batch.storage import Store
 from ldm_batch.write.encode import sha256
 
 FETCH_BYTES = 8 * 1024 * 1024
+"""Every read of S3 is a request: 32 for the largest object by default."""
 MAX_PROBLEMS = 20
+"""Lines about one object: what is wrong is often wrong in every row."""
 LOSSLESS_FORMATS = ("webp", "png")
 
 

@@ -23,6 +23,7 @@ from ldm_batch.plan.stored import Plan
 from ldm_batch.storage import Store
 
 VERIFY_THREADS = 4
+"""Decoding and hashing release the GIL; each thread keeps a local copy of one object."""
 EXIT_RIGHT, EXIT_WRONG, EXIT_CANNOT_TELL, EXIT_INCOMPLETE = 0, 1, 2, 3
 
 
