@@ -3,11 +3,11 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any
 
 import numpy as np
 import torch
 from diffusers import LDMTextToImagePipeline
+from numpy.typing import NDArray
 
 from ldm_batch.demo.checker import Verdict, check
 from ldm_batch.demo.train.autoencoder import render_scenes
@@ -39,7 +39,7 @@ def held_out_scenes(num: int, num_objects: int) -> list[SceneSpec]:
 
 def paint(
     pipeline: LDMTextToImagePipeline, specs: Sequence[SceneSpec], call: Call, *, seed: int = 0
-) -> np.ndarray[Any, np.dtype[np.float32]]:
+) -> NDArray[np.float32]:
     """Generate one picture per scene, (N, 64, 64, 3) in 0..255; picture i has seed + i's noise."""
     images = []
     for start in range(0, len(specs), BATCH_SIZE):

@@ -50,7 +50,7 @@ def to_images(
 
 
 def to_signed(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Map uint8 0..255 to float32 -1..1 by diffusers' arithmetic, to the bit."""
+    """Map uint8 0..255, `[h, w, 3]`, to float32 -1..1 by diffusers' arithmetic, to the bit."""
     return np.float32(2) * (pixels.astype(np.float32) / np.float32(255)) - np.float32(1)
 
 

@@ -18,7 +18,8 @@ OUTPUT_TYPES: tuple[OutputType, ...] = get_args(OutputType)
 
 
 def to_unit_range(decoded: torch.Tensor) -> torch.Tensor:
-    """Map a first stage's output, nominally -1..1, to float32 0..1; not-finite values stay so."""
+    """Map a first stage's output `[..., 3, H, W]`, nominally -1..1, to float32 0..1, clamped;
+    not-finite values stay so."""
     return (decoded.float() / 2 + 0.5).clamp(0, 1)
 
 

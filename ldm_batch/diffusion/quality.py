@@ -24,7 +24,7 @@ once more in float32 before it counts."""
 def refuse_constant(
     pixels: NDArray[np.uint8], request: Request | UpscaleRequest
 ) -> Mapping[str, Any] | Fault:
-    """A picture of one colour is none, unless it enlarges such a one."""
+    """A picture, uint8 `[H, W, 3]`, of one colour is none, unless it enlarges such a one."""
     if not _is_constant(pixels):
         return {}
     if isinstance(request, UpscaleRequest) and _is_constant(request.pixels):

@@ -94,7 +94,7 @@ class Guidance:
     num_train_timesteps: int = 1000
 
     def is_active(self, timestep: torch.Tensor) -> bool:
-        """Tell whether this timestep lies in the interval."""
+        """Tell whether a timestep (0-d, `num_train_timesteps` - 1 to 0) lies in the interval."""
         progress = 1 - (float(timestep) + 1) / self.num_train_timesteps
         start, stop = self.interval
         return start <= progress and (progress < stop or stop >= 1)

@@ -32,7 +32,7 @@ class RandomPixels:
         return call, self._batch_size
 
     def generate(self, requests: Sequence[Request]) -> list[NDArray[np.uint8] | Fault]:
-        """Draw one picture per request."""
+        """Draw one picture per request, uint8 `[height, width, 3]`."""
         return [self._draw(request) for request in requests]
 
     def describe(self) -> dict[str, Any]:

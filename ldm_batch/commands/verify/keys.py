@@ -29,7 +29,7 @@ NUM_TOLD = 3
 
 
 def hash_keys(keys: Iterable[object]) -> NDArray[np.uint64]:
-    """64-bit BLAKE2b hashes of keys, an array of uint64."""
+    """64-bit BLAKE2b hashes of keys, uint64 `[keys]`."""
     digests = b"".join(hashlib.blake2b(str(key).encode(), digest_size=8).digest() for key in keys)
     return np.frombuffer(digests, dtype="<u8")
 
@@ -70,7 +70,7 @@ class KeyIndex:
             self._opened.close()
 
     def add(self, shard: int, hashes: NDArray[np.uint64]) -> None:
-        """Add the keys of a shard, by their hashes; one that stands twice counts once."""
+        """Add the keys of a shard by their hashes, `[keys]`; one that stands twice counts once."""
         if self.trouble:
             return
         unique = np.unique(hashes)

@@ -130,6 +130,7 @@ class WeightAverage:
         """Take in the model's parameters."""
         self.num_updates += 1
         decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
+        # Private: one call for all parameters, as torch's own averages (swa_utils) make it.
         torch._foreach_lerp_(self.values, [p.detach() for p in model.parameters()], 1 - decay)
 
     @torch.no_grad()
