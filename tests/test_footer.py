@@ -15,14 +15,12 @@ from ldm_batch.errors import JobError
 from ldm_batch.generate.text_to_image import TEXT_TO_IMAGE
 from ldm_batch.read.deadly_footers import find_deadly
 from ldm_batch.read.footer import (
-    carried_fields,
-    columns_in_words,
     largest_value,
     read_new_footers,
     read_planned_footer,
-    resolve_columns,
     row_group_ends,
 )
+from ldm_batch.read.matching import carried_fields, columns_in_words, resolve_columns
 from ldm_batch.records import InputFile
 from ldm_batch.storage import SourceFile
 
@@ -131,7 +129,7 @@ def test_a_column_too_large_to_unpack_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """A small file may unpack to any size; the limit is lowered, or this test would take 2 GB."""
-    monkeypatch.setattr("ldm_batch.read.footer.MAX_CHUNK_BYTES", 1_000_000)
+    monkeypatch.setattr("ldm_batch.read.matching.MAX_CHUNK_BYTES", 1_000_000)
     table = pa.table({name: ["x" * 1_000_001]})
     pq.write_table(table, tmp_path / "a.parquet", compression="zstd")
     footer = footer_of(str(tmp_path / "a.parquet"))
@@ -142,7 +140,7 @@ def test_a_column_too_large_to_unpack_is_refused(
 def test_a_large_column_that_is_not_read_is_no_trouble(
     tmp_path: Path, write_parquet: WriteParquet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ldm_batch.read.footer.MAX_CHUNK_BYTES", 1_000_000)
+    monkeypatch.setattr("ldm_batch.read.matching.MAX_CHUNK_BYTES", 1_000_000)
     columns = {"prompt": ["a"], "photo": [b"x" * 1_000_001]}
     assert resolve(tmp_path, write_parquet, SourceConfig(), **columns) == {"prompt": "prompt"}
 

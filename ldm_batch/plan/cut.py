@@ -17,6 +17,7 @@ from ldm_batch.columns import TaskColumns
 from ldm_batch.config import ClusterConfig, JobConfig, with_size
 from ldm_batch.errors import JobError
 from ldm_batch.read import footer as footers
+from ldm_batch.read import matching
 from ldm_batch.read.footer import Footer
 from ldm_batch.records import InputFile, Shard
 from ldm_batch.storage import SourceFile
@@ -64,15 +65,15 @@ def look_at(
     Raises:
         JobError: it lacks a column, or has one of another type than the dataset.
     """
-    columns = footers.resolve_columns(footer, task, job.source, file.uri)
-    _refuse_other_types(footers.carried_fields(footer, task, job.source), document, file.uri)
+    columns = matching.resolve_columns(footer, task, job.source, file.uri)
+    _refuse_other_types(matching.carried_fields(footer, task, job.source), document, file.uri)
     return NewFile(
         InputFile(
             file.name, file.uri, file.size_bytes, file.version, footer.num_rows, footer.sha256
         ),
         footers.row_group_ends(footer),
         _largest_size(footer, task, columns, job, native_size),
-        footers.columns_in_words(columns),
+        matching.columns_in_words(columns),
     )
 
 
@@ -167,7 +168,7 @@ def _input_side(footer: Footer, columns: Mapping[str, str], job: JobConfig) -> i
     A dataset of ours tells; of others the bytes per image are taken for two pixels each.
     """
     pixels = PIXELS_PER_BYTE * footers.mean_bytes(footer, columns["image"])
-    if footers.is_own(footer):
+    if matching.is_own(footer):
         sides = [footers.largest_value(footer, name) for name in ("height", "width")]
         if None not in sides:
             pixels = math.prod(int(side) for side in sides if side is not None)

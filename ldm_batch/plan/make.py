@@ -17,6 +17,7 @@ from ldm_batch.errors import JobError
 from ldm_batch.plan.cut import NewFile, cut_files, look_at, settle_rows_per_shard
 from ldm_batch.plan.stored import Plan, refuse_other_fingerprint
 from ldm_batch.read import footer as footers
+from ldm_batch.read import matching
 from ldm_batch.read.footer import Footer
 from ldm_batch.records import InputFile, Shard
 from ldm_batch.storage import SourceFile, Store, list_source
@@ -123,8 +124,8 @@ def carry_schema(source: SourceConfig, task: TaskColumns) -> dict[str, str]:
     if not listed:
         return {}
     [footer] = footers.read_new_footers(listed[:1], source.access)
-    footers.resolve_columns(footer, task, source, listed[0].uri)
-    return {name: str(kind) for name, kind in footers.carried_fields(footer, task, source)}
+    matching.resolve_columns(footer, task, source, listed[0].uri)
+    return {name: str(kind) for name, kind in matching.carried_fields(footer, task, source)}
 
 
 def select_shards(

@@ -17,6 +17,7 @@ from ldm_batch.config import SourceConfig
 from ldm_batch.errors import AccessError, JobError, ShardError
 from ldm_batch.identity import Form, derive_key
 from ldm_batch.read import footer as footers
+from ldm_batch.read import matching
 from ldm_batch.read.rows import (
     MAX_CARRIED_BYTES,
     InvalidRow,
@@ -98,9 +99,9 @@ def _read_values(
     uri = shard.file.uri
     try:
         footer = footers.read_planned_footer(shard.file, source.access)
-        columns = footers.resolve_columns(footer, task, source, uri)
-        carried += footers.carried_fields(footer, task, source)
-        carry = footers.carried_columns(footer, task, source)
+        columns = matching.resolve_columns(footer, task, source, uri)
+        carried += matching.carried_fields(footer, task, source)
+        carry = matching.carried_columns(footer, task, source)
         wanted = list(dict.fromkeys([*columns.values(), *carry.values()]))
         for batch in _read_batches(shard, footer, wanted, source, is_image=task.has_image):
             yield from _batch_values(batch, columns, carry)
@@ -151,8 +152,8 @@ def _read_batches(
 def _holds_bytes(footer: footers.Footer, column: str) -> bool:
     """Tell whether a column's cells have any size: kept as a dictionary, a value that a small
     file repeats a million times stands in memory once."""
-    kind = footers.plain_type(footer.schema.field(column).type)
-    return footers.is_text(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+    kind = matching.plain_type(footer.schema.field(column).type)
+    return matching.is_text(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
 
 
 def _is_nested(footer: footers.Footer, column: str) -> bool:
@@ -183,7 +184,7 @@ def _cells(column: Cells, convert: Callable[[Cells], list[Any]]) -> list[Any]:
 
 
 def _python_values(column: Cells) -> list[Any]:
-    values = column.cast(pa.large_binary()) if footers.is_text(column.type) else column
+    values = column.cast(pa.large_binary()) if matching.is_text(column.type) else column
     return list(values.to_pylist())
 
 
@@ -193,7 +194,7 @@ def _image_cells(column: Cells) -> list[Any]:
         names = [column.type.field(i).name for i in range(column.type.num_fields)]
         parts = dict(zip(names, column.flatten(), strict=True))
     else:
-        parts = {"path" if footers.is_text(column.type) else "bytes": column}
+        parts = {"path" if matching.is_text(column.type) else "bytes": column}
     nothing: list[bytes | None] = [None] * len(column)
     lists = {name: part.cast(pa.large_binary()).to_pylist() for name, part in parts.items()}
     cells = zip(lists.get("bytes", nothing), lists.get("path", nothing), strict=True)

@@ -1,0 +1,167 @@
+"""Which column of an input file stands for which field, and which columns are carried along.
+
+Looks at footers, never at rows; must not know shards or the sink.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ldm_batch.columns import COLUMNS, IMAGE_COLUMNS, METADATA_KEY, TaskColumns
+from ldm_batch.config import SourceConfig
+from ldm_batch.config.bounds import suggest
+from ldm_batch.errors import JobError
+from ldm_batch.read.footer import Footer
+
+MAX_CHUNK_BYTES = 2 * 1024**3
+"""What a column of a row group may unpack to: 28 kB of zstd were made that declare 900 MB."""
+PARENT = "parent_"
+OWN_COLUMNS = {"image": "image", "id": "key", "image_index": "image_index"}
+"""Fields of images to enlarge -> columns of a dataset of ours, whose seeds, steps and eta are those
+of the images that it holds and not of those to be made."""
+
+
+def resolve_columns(
+    footer: Footer, task: TaskColumns, source: SourceConfig, uri: str
+) -> dict[str, str]:
+    """Tell which column stands for which field; a field without a column is left out.
+
+    Raises:
+        JobError: a mapped or carried column is missing, or a column has a type that cannot hold
+            its field.
+    """
+    names = footer.schema.names
+    columns: dict[str, str] = {}
+    for field in task.fields:
+        wanted = source.columns.get(field, _usual_name(field, footer, task))
+        if wanted in names:
+            columns[field] = str(wanted)
+        elif wanted is not None and (field in source.columns or field == task.main):
+            raise JobError(
+                f"{uri}: no column {wanted!r} for {field} (source.columns.{field})"
+                f"{suggest(wanted, names)}"
+            )
+    carried = carried_columns(footer, task, source).values()
+    for name in (*columns.values(), *carried):
+        if name not in names:
+            raise JobError(f"{uri}: no column {name!r} (source.carry){suggest(name, names)}")
+        if names.count(name) > 1:
+            raise JobError(f"{uri}: two columns are named {name!r}")
+    for field, name in columns.items():
+        _check_type(field, name, footer.schema.field(name).type, uri)
+    _check_size(footer.metadata, {*columns.values(), *carried}, uri)
+    return columns
+
+
+def _usual_name(field: str, footer: Footer, task: TaskColumns) -> str | None:
+    """The column that stands for a field where the job does not say."""
+    if COLUMNS[field].is_named:
+        return None
+    if task.has_image and is_own(footer):
+        return OWN_COLUMNS.get(field)
+    return field
+
+
+def is_own(footer: Footer) -> bool:
+    """Tell whether a file is a shard of a dataset of ours."""
+    return METADATA_KEY in (footer.schema.metadata or {})
+
+
+def _check_type(field: str, column: str, declared: pa.DataType, uri: str) -> None:
+    kind = plain_type(declared)
+    if COLUMNS[field].type == "image":
+        fits, wanted = is_image(kind), "bytes, {bytes, path} structs or paths"
+    elif field == "id":
+        fits, wanted = is_text(kind) or pa.types.is_integer(kind), "text or whole numbers"
+    elif COLUMNS[field].is_text:
+        fits, wanted = is_text(kind), "text"
+    else:
+        fits = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind)
+        wanted = "numbers"
+    if not fits:
+        raise JobError(
+            f"{uri}: column {column!r} has type {declared}, {field} needs {wanted}; "
+            f"map another column with source.columns.{field}, or null to ignore it"
+        )
+
+
+def _check_size(metadata: pq.FileMetaData, names: set[str], uri: str) -> None:
+    for group in range(metadata.num_row_groups):
+        row_group = metadata.row_group(group)
+        for i in range(row_group.num_columns):
+            chunk = row_group.column(i)
+            path = chunk.path_in_schema
+            name = next((n for n in names if path == n or path.startswith(f"{n}.")), None)
+            if name is not None and chunk.total_uncompressed_size > MAX_CHUNK_BYTES:
+                raise JobError(
+                    f"{uri}: column {name!r} of row group {group} unpacks to "
+                    f"{chunk.total_uncompressed_size} bytes, at most {MAX_CHUNK_BYTES}; "
+                    "write the file with smaller row groups"
+                )
+
+
+def plain_type(declared: pa.DataType) -> pa.DataType:
+    """The value type of a dictionary-encoded type, any other type as it is."""
+    return declared.value_type if pa.types.is_dictionary(declared) else declared
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Tell whether a type holds text (or, as null, nothing)."""
+    return bool(
+        pa.types.is_string(kind)
+        or pa.types.is_large_string(kind)
+        or pa.types.is_string_view(kind)
+        or pa.types.is_null(kind)
+    )
+
+
+def is_image(kind: pa.DataType) -> bool:
+    """Tell whether a type holds images: bytes, structs of bytes and path, or paths."""
+    if pa.types.is_struct(kind):
+        types = {kind.field(i).name: kind.field(i).type for i in range(kind.num_fields)}
+        return set(types) == {"bytes", "path"} and is_binary(types["bytes"])
+    return is_binary(kind) or is_text(kind)
+
+
+def is_binary(kind: pa.DataType) -> bool:
+    """Tell whether a type holds bytes."""
+    return bool(
+        pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
+    )
+
+
+def carried_columns(footer: Footer, task: TaskColumns, source: SourceConfig) -> dict[str, str]:
+    """Which columns are copied to the output, by their name there.
+
+    What a job enlarges of a dataset of ours brings along all that is known of it, with `parent_`
+    before names that the new dataset has itself, and before those that have it already.
+    """
+    carried = {name: name for name in source.carry}
+    if not task.has_image or not source.carry_parent or not is_own(footer):
+        return carried
+    for name in footer.schema.names:
+        if name in IMAGE_COLUMNS or name in source.carry:
+            continue
+        is_taken = name in task.recorded or name.startswith(PARENT)
+        carried[f"{PARENT}{name}" if is_taken else name] = name
+    return carried
+
+
+def carried_fields(
+    footer: Footer, task: TaskColumns, source: SourceConfig
+) -> list[tuple[str, pa.DataType]]:
+    """Name in the output and Arrow type of the carried columns."""
+    return [
+        (name, plain_type(footer.schema.field(column).type))
+        for name, column in carried_columns(footer, task, source).items()
+    ]
+
+
+def columns_in_words(columns: Mapping[str, str]) -> str:
+    """The used columns in words, for the plan's notes."""
+    return ", ".join(
+        field if field == name else f"{field} (column {name!r})" for field, name in columns.items()
+    )
