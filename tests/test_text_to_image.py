@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
+from ldm_batch.columns import ARGUMENTS
 from ldm_batch.config import ModelConfig, SchedulerConfig
 from ldm_batch.demo.checker import check
 from ldm_batch.demo.world import caption, draw_specs
@@ -190,6 +191,13 @@ def test_library_images_are_the_jobs_images() -> None:
     assert np.array_equal(np.stack(job), np.stack(images))
 
 
+def test_library_images_are_rescaled_as_a_rows_are() -> None:
+    call = replace(CALL, guidance_scale=4.0, guidance_rescale=0.7)
+    arguments = {name: getattr(call, name) for name in ARGUMENTS}
+    images = pipeline()(PROMPTS, seed=0, **arguments).images
+    assert np.array_equal(np.stack(pipeline().generate(requests(call))), np.stack(images))
+
+
 def test_num_images_per_prompt_and_batches() -> None:
     arguments = {"num_inference_steps": 2, "output_type": "np"}
     images = pipeline()(PROMPTS[:3], num_images_per_prompt=2, seed=10, **arguments).images
@@ -215,6 +223,7 @@ def test_num_images_per_prompt_and_batches() -> None:
         ({"num_inference_steps": 0}, "num_inference_steps"),
         ({"guidance_scale": float("nan")}, "guidance_scale"),
         ({"eta": 2.0}, "eta"),
+        ({"guidance_rescale": 1.5}, "guidance_rescale=1.5: must be 0 to 1"),
     ],
 )
 def test_wrong_arguments_are_value_errors(arguments: dict, message: str) -> None:

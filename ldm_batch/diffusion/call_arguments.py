@@ -38,6 +38,8 @@ def check_arguments(call: Call, multiple: int) -> None:
         raise ValueError(f"guidance_scale={call.guidance_scale}: must be a number from 0")
     if not 0 <= call.eta <= 1:
         raise ValueError(f"eta={call.eta}: must be 0 to 1")
+    if call.guidance_rescale is not None and not 0 <= call.guidance_rescale <= 1:
+        raise ValueError(f"guidance_rescale={call.guidance_rescale}: must be 0 to 1, or None")
     for name, value in (("height", call.height), ("width", call.width)):
         if value < multiple or value % multiple:
             raise ValueError(f"{name}={value}: must be one of the multiples of {multiple}")

@@ -153,6 +153,7 @@ class TextToImage(LoadedPipeline):
         height: int | None = None,
         width: int | None = None,
         num_images_per_prompt: int = 1,
+        guidance_rescale: float | None = None,
         seed: int | Sequence[int] | None = None,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         latents: torch.Tensor | None = None,
@@ -170,6 +171,7 @@ class TextToImage(LoadedPipeline):
             height: pixels, a multiple of `size_multiple`; None: the model's own.
             width: likewise.
             num_images_per_prompt: images of one prompt stand next to each other.
+            guidance_rescale: 0 to 1 (Lin et al. 2023, eq. 16); None: the pipeline's own.
             seed: image i uses seed + i, or one seed per image; None: fresh ones.
             generator: in place of `seed`: one for all (drawn from as diffusers does), or one each.
             latents: standard normal noise `[images, C, h, w]` to start from, float32.
@@ -191,6 +193,7 @@ class TextToImage(LoadedPipeline):
             eta=float(eta),
             height=height,
             width=width,
+            guidance_rescale=guidance_rescale,
         )
         source, shape = NoiseSource(seed, generator, latents), self._latent_shape(call)
         texts = (prompt, negative_prompt, num_images_per_prompt)
