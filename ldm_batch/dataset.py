@@ -171,13 +171,17 @@ def map_in_threads(
             yield pending.popleft().result()
 
 
-def _filled(kind: type[Any], values: Mapping[str, Any]) -> Any:
-    """A section of a document as its dataclass."""
+def _filled(kind: type[Any], values: Mapping[str, Any], path: str = "config") -> Any:
+    """A section of a document as its dataclass; a JobError where it is no section."""
+    if not isinstance(values, Mapping):
+        raise JobError(f"plan.json: {path} is damaged: {values!r} is no section")
     hints = get_type_hints(kind)
     known = {field.name for field in fields(kind)} & values.keys()
     return kind(
         **{
-            name: _filled(hints[name], values[name]) if is_dataclass(hints[name]) else values[name]
+            name: _filled(hints[name], values[name], f"{path}.{name}")
+            if is_dataclass(hints[name])
+            else values[name]
             for name in known
         }
     )

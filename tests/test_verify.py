@@ -231,6 +231,17 @@ def test_the_command(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(store.root) == 1
     assert "wrong: data/00000.parquet: damaged" in capsys.readouterr().out
     assert call(f"{store.root}/nothing") == 2
+    assert call(store.root, "--regenerate", "-3") == 2
+    assert "--regenerate: -3 is not a number of images" in capsys.readouterr().err
+
+
+def test_a_plan_whose_config_is_damaged_is_told(store: Store) -> None:
+    path = path_of(store, ".ldm_batch/plan.json")
+    document = json.loads(path.read_text())
+    document["config"]["model"] = None
+    path.write_text(json.dumps(document))
+    with pytest.raises(JobError, match=r"plan\.json: config\.model is damaged: None is no section"):
+        verify(store)
 
 
 def test_on_s3(job: JobConfig, s3: S3Config) -> None:

@@ -57,8 +57,9 @@ class Task:
     """How the seed of an image is derived."""
     make_request: Callable[[PlannedImage, LoadImage | None], Request]
     """What a pipeline is told of an image."""
-    request_again: Callable[[Mapping[str, Any]], Request] | None
-    """The request of an image from its own record; None: its row must be read again."""
+    request_again: Callable[[Mapping[str, Any], TaskColumns], Request] | None
+    """The request of an image from its own record, by the columns of the chosen task (others are
+    carried, whatever they are called); None: its row must be read again."""
     load: Callable[[JobConfig, Lock], Pipeline]
     """The models, by our own loop; see the engine `ldm`."""
     origin: Callable[[JobConfig, Lock, Mapping[str, Any], Mapping[str, str]], dict[str, Any]]

@@ -82,13 +82,14 @@ def make_request(image: PlannedImage, _load_image: LoadImage | None) -> Request:
     )
 
 
-def request_again(record: Mapping[str, Any]) -> Request:
+def request_again(record: Mapping[str, Any], columns: TaskColumns) -> Request:
     """The request of an image from its record; of two stages, the first one's size."""
+    arguments = {name: record[name] for name in ARGUMENTS if name in columns.recorded}
     size = {s: record.get(f"low_resolution_{s}") or record[s] for s in ("height", "width")}
     return Request(
         inputs={name: record[name] for name in ("prompt", "negative_prompt")},
         seed=record["seed"],
-        call=Call(**{name: record[name] for name in ARGUMENTS if name in record} | size),
+        call=Call(**arguments | size),
         upscale_seed=record.get("upscale_seed"),
     )
 

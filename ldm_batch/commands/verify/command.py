@@ -67,6 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--choice", type=int, default=0, help="seed of the random choice")
     parser.add_argument("--model-path", help="the planned model, if it is not where it was")
     options = parser.parse_args(arguments)
+    if options.regenerate < 0:
+        parser.error(f"--regenerate: {options.regenerate} is not a number of images")
     sample = Sample(options.regenerate, options.choice, options.model_path)
     try:
         found = verify(named_sink(options), sample)

@@ -150,7 +150,7 @@ def _make_again(
 ) -> Iterator[Picture]:
     """Make the images of some rows of a shard again, in their order."""
     if (request_again := chosen.task.request_again) is not None:
-        requests = [request_again(row) for row in rows]
+        requests = [request_again(row, chosen.task.columns) for row in rows]
         yield from _generate(pipeline, requests, chosen.job.batch_size)
         return
     for row in rows:
