@@ -51,6 +51,10 @@ def test_they_mean_what_they_meant(job: JobConfig, task: str, engine: str) -> No
             named(kind="prompts", task="super_resolution"),
             "source.kind: 'prompts' does not go with task=super_resolution",
         ),
+        (
+            named(kind="images", engine="random_pixels"),
+            "source.kind: 'images' does not go with model.engine=random_pixels; leave",
+        ),
     ],
 )
 def test_what_they_never_meant_is_told(job: JobConfig, message: str) -> None:

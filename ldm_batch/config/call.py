@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from ldm_batch.columns import ARGUMENTS, COLUMNS
+from ldm_batch.columns import ARGUMENTS, COLUMNS, TaskColumns
 from ldm_batch.config.bounds import fits
 
 
@@ -37,7 +37,14 @@ def with_size(call: CallConfig, native_size: tuple[int, int]) -> CallConfig:
     return replace(call, height=call.height or height, width=call.width or width)
 
 
-def check_call(call: CallConfig) -> Iterator[str]:
-    """Problems of the fields of `call`, a line each."""
+def check_call(call: CallConfig, columns: TaskColumns) -> Iterator[str]:
+    """Problems of the fields of `call` for a task with these columns, a line each.
+
+    The first arguments there were are taken by every task, as they always were, and told apart by
+    the fingerprint.
+    """
     for name in ARGUMENTS:
-        yield from fits(f"call.{name}", getattr(call, name), COLUMNS[name])
+        value = getattr(call, name)
+        yield from fits(f"call.{name}", value, COLUMNS[name])
+        if COLUMNS[name].is_named and value is not None and name not in columns.fields:
+            yield f"call.{name}: this task has no use for it; leave it out"

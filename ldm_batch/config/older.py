@@ -7,7 +7,7 @@ from dataclasses import replace
 from ldm_batch.config.job import JobConfig
 from ldm_batch.errors import JobError
 
-DEFAULT_TASK = JobConfig().task
+DEFAULT_TASK, DEFAULT_ENGINE = JobConfig().task, JobConfig().model.engine
 TASKS_AND_ENGINES = {
     ("text_to_image", "prompts"): ("text_to_image", "ldm"),
     ("super_resolution", "images"): ("super_resolution", "ldm"),
@@ -37,8 +37,9 @@ def with_new_names(job: JobConfig) -> JobConfig:
     if not fitting:
         raise JobError(_no_such_pair(pipeline, kind))
     if job.task not in (DEFAULT_TASK, *(task for task, _ in fitting)):
-        older = f"source.kind: {kind!r}" if kind else f"model.pipeline: {pipeline!r}"
-        raise JobError(f"{older} does not go with task={job.task}; leave the older name out")
+        raise JobError(_does_not_go(pipeline, kind, f"task={job.task}"))
+    if job.model.engine not in (DEFAULT_ENGINE, *(engine for _, engine in fitting)):
+        raise JobError(_does_not_go(pipeline, kind, f"model.engine={job.model.engine}"))
     task, engine = next((new for new in fitting if new[1] == job.model.engine), fitting[0])
     return replace(
         job,
@@ -55,6 +56,11 @@ def pipeline_name(task: str, engine: str) -> str:
         if new == (task, engine):
             return pipeline
     return task if engine == "ldm" else f"{engine}:{task}"
+
+
+def _does_not_go(pipeline: str | None, kind: str | None, newer: str) -> str:
+    older = f"source.kind: {kind!r}" if kind else f"model.pipeline: {pipeline!r}"
+    return f"{older} does not go with {newer}; leave the older name out"
 
 
 def _no_such_pair(pipeline: str | None, kind: str | None) -> str:

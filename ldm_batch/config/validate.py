@@ -44,7 +44,7 @@ def validate(
             *check_model("model", job.model, is_needed="" in models),
             *check_scheduler("scheduler", job.scheduler),
             *check_switches("model", job.model, job.scheduler),
-            *check_call(job.call),
+            *check_call(job.call, columns),
             *check_upscale(upscale),
             *check_model("upscale.model", upscale.model, is_needed=has_second),
             *(check_scheduler("upscale.scheduler", upscale.scheduler) if has_second else ()),

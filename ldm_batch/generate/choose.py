@@ -55,6 +55,7 @@ def choose(job: JobConfig) -> Choice:
     job = with_new_names(job)
     refuse(one_of("task", job.task, sorted(TASKS)))
     refuse(one_of("model.engine", job.model.engine, sorted(ENGINES)))
+    refuse(one_of("upscale.model.engine", job.upscale.model.engine, [LDM.name]))
     task, upscale = _with_used_columns(TASKS[job.task], job), job.upscale
     if upscale.model.path is not None or upscale.model.repo_id is not None:
         task = then_upscale(task, keep_low_resolution=upscale.keep_low_resolution)
@@ -68,7 +69,7 @@ def _with_used_columns(task: Task, job: JobConfig) -> Task:
         for name in ARGUMENTS
         if COLUMNS[name].is_named
         and name in task.columns.fields
-        and (job.source.columns.get(name) or getattr(job.call, name) is not None)
+        and (job.source.columns.get(name) is not None or getattr(job.call, name) is not None)
     )
     recorded = (*task.columns.recorded, *used)
     return replace(task, columns=replace(task.columns, recorded=recorded)) if used else task

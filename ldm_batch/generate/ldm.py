@@ -17,8 +17,8 @@ from ldm_batch.records import Call
 
 
 def check(job: JobConfig, task: Task) -> Iterator[str]:
-    """It draws by models."""
-    if not task.stages(job):
+    """The task has a model of its own to draw by; a second stage alone draws nothing."""
+    if not any(not stage.section for stage in task.stages(job)):
         yield f"model.engine: task={task.name} has no model that ldm could load"
 
 

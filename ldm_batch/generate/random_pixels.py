@@ -50,10 +50,12 @@ class RandomPixels:
         return bits.integers(0, 256, shape, dtype=np.uint8)
 
 
-def check(_job: JobConfig, task: Task) -> Iterator[str]:
+def check(job: JobConfig, task: Task) -> Iterator[str]:
     """It enlarges nothing."""
     if task.columns.scale > 1:
-        yield f"model.engine: random_pixels enlarges nothing; task={task.name} needs engine ldm"
+        section = task.stages(job)[-1].section
+        where = f"{section}model: set" if section else f"model.engine: task={task.name}"
+        yield f"{where}, but random_pixels enlarges nothing; use model.engine=ldm"
 
 
 def find(_job: JobConfig, _task: Task) -> tuple[dict[str, str], tuple[int, int]]:

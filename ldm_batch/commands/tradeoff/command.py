@@ -59,7 +59,9 @@ def job_of(source: str, options: argparse.Namespace) -> tuple[JobConfig, Form]:
 def _job_of_plan(dataset: Dataset) -> JobConfig:
     job = dataset.job
     if choose(job).task.columns.main != "prompt":
-        raise JobError("the trade-off is measured on prompts; this dataset was made of images")
+        raise JobError(
+            "the trade-off is measured on prompts; the rows of this dataset's task have none"
+        )
     return job
 
 
