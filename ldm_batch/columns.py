@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal
 
+from ldm_batch.identity import MAX_GIVEN_SEED
+
 ArrowType = Literal["bool", "float64", "int32", "int64", "string", "uint64"]
 METADATA_KEY = b"ldm_batch"
 """Key of a Parquet file's metadata under which an object says what it is (JSON)."""
@@ -28,6 +30,8 @@ class By(StrEnum):
     """The input where it has the column, else the job's `call`."""
     US = "us"
     """ldm_batch: provenance."""
+    CHECK = "check"
+    """A check of quality (`diffusion/quality.py`); null where an engine has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +57,11 @@ class Column:
     it: plans from before it was known had neither."""
 
     @property
+    def about(self) -> str:
+        """What it means, and when it is read if that is not wherever the input has it."""
+        return f"{self.meaning}{' Read only where `source.columns` names it.' * self.is_named}"
+
+    @property
     def is_text(self) -> bool:
         """Tell whether it holds text."""
         return self.type == "string"
@@ -76,8 +85,22 @@ _ALL = (
         repeats=True,
     ),
     Column("image", "image", By.ROW, "The image to enlarge: bytes, {bytes, path}, or a path."),
-    Column("image_index", "int32", By.US, "Number of the image among those of its row, from 0."),
-    Column("seed", "uint64", By.ROW, "Seed of the image's noise: the row's own, or derived."),
+    Column(
+        "image_index",
+        "int32",
+        By.US,
+        "Number of the image among those of its row, from 0.",
+        low=0,
+        high=10**6,
+    ),
+    Column(
+        "seed",
+        "uint64",
+        By.ROW,
+        "Seed of the image's noise: the row's own, or derived.",
+        low=0,
+        high=MAX_GIVEN_SEED,
+    ),
     Column(
         "num_inference_steps", "int32", By.CALL, "Denoising steps.", default=50, low=1, high=1000
     ),
@@ -187,13 +210,14 @@ def json_schema(fields: Iterable[str]) -> dict[str, Any]:
 
 
 def _property(column: Column) -> dict[str, Any]:
-    """One column as a property; null takes the job's default, where there may be one."""
+    """One column as a property; null takes the job's default, where there may be one. The default
+    itself is the job's to say."""
     kind = "string" if column.is_text else "integer" if column.is_whole else "number"
     kinds = ["string", "integer"] if column.name == "id" else [kind]
-    described: dict[str, Any] = {"description": column.meaning}
+    described: dict[str, Any] = {"description": column.about}
     if column.type != "image":
-        may_be_null = column.by is By.CALL or column.name == "seed"
+        may_be_null = column.by is By.CALL or column.name in ("seed", "image_index")
         described["type"] = [*kinds, "null"] if may_be_null else kinds
-    bounds = {"minimum": column.low, "maximum": column.high, "default": column.default}
+    bounds = {"minimum": column.low, "maximum": column.high}
     described |= {name: value for name, value in bounds.items() if value is not None}
     return described | ({"multipleOf": column.multiple} if column.multiple else {})

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 
-from ldm_batch.columns import IMAGE, LOW_RESOLUTION
+from ldm_batch.columns import COLUMNS, IMAGE, LOW_RESOLUTION, By
 from ldm_batch.config import JobConfig, with_size
 from ldm_batch.errors import LdmBatchError, StorageError
 from ldm_batch.generate.batches import generate_images, plan_images
@@ -201,6 +201,7 @@ class Worker:
             images: those that are stored, by number.
         """
         task, records = self._task, []
+        unmeasured = {n: None for n in task.columns.recorded if COLUMNS[n].by is By.CHECK}
         for number, image in images.items():
             low = pictures.digests.get((number, LOW_RESOLUTION))
             of_task = task.record(image, counts[image.row.key], low and low[1])
@@ -209,7 +210,7 @@ class Worker:
                 origin=self._origin,
                 input_file=shard.file.name,
                 digests=pictures.digests[number, IMAGE],
-                of_task={**of_task, **pictures.measured.get(number, {})},
+                of_task={**unmeasured, **of_task, **pictures.measured.get(number, {})},
                 scale=task.columns.scale,
             )
             records.append((number, record))

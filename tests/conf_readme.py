@@ -40,7 +40,12 @@ WORDS = {
     "list[int]": "list of whole numbers",
     "list[float]": "list of numbers",
 }
-BROUGHT = {By.ROW: "the row", By.CALL: "the row, or `call`", By.US: "us"}
+BROUGHT = {
+    By.ROW: "the row",
+    By.CALL: "the row, or `call`",
+    By.US: "us",
+    By.CHECK: "a check of quality",
+}
 OPEN_TYPES = {
     "JobConfig.batch_size": "whole number or auto",
     "JobConfig.rows_per_shard": "whole number or auto",
@@ -95,19 +100,22 @@ def _columns() -> str:
     """A table of every column, and which of them the dataset of each task has, in their order."""
     told = ["| column | type | brought by | |\n", f"|{' --- |' * 4}\n"]
     for column in COLUMNS.values():
-        about = f"{column.meaning}{_bounds(column)}"
+        about = f"{column.about}{_bounds(column)}"
         told.append(f"| `{column.name}` | {column.type} | {BROUGHT[column.by]} | {about} |\n")
     told.append("\n")
     for name, task in TASKS.items():
         told.append(f"{_filled(f'- A row of `task={name}` may bring: ', task.columns.fields)}\n")
         told.append(f"{_filled('  Its dataset has: ', task.columns.recorded)}\n")
+    asked = [column.name for column in COLUMNS.values() if column.is_named]
+    told.append(f"{_filled('- A job that asks for it adds: ', asked)}\n")
     told.append(f"{_filled('- A second stage adds: ', RECORDED)}\n")
     return "".join(told)
 
 
 def _bounds(column: Column) -> str:
     """What a value may be, as the end of what it means."""
-    parts = [f"{column.low:g} to {column.high:g}"] if column.low is not None else []
+    low, high = (f"{n:g}" if isinstance(n, float) else str(n) for n in (column.low, column.high))
+    parts = [f"{low} to {high}"] if column.low is not None else []
     parts += [f"multiples of {column.multiple}"] if column.multiple else []
     parts += [f"default {column.default}"] if column.default not in (None, "") else []
     return f" ({', '.join(parts)})" if parts else ""

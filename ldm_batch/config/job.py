@@ -10,14 +10,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from ldm_batch.config.bounds import one_of, whole_or_auto, within
+from ldm_batch.columns import COLUMNS
+from ldm_batch.config.bounds import fits, one_of, whole_or_auto, within
 from ldm_batch.config.call import CallConfig
 from ldm_batch.config.cluster import ClusterConfig
 from ldm_batch.config.model import ModelConfig, SchedulerConfig
 from ldm_batch.config.s3 import S3Config
 from ldm_batch.config.source import SourceConfig
 from ldm_batch.config.upscale import UpscaleConfig
-from ldm_batch.identity import MAX_GIVEN_SEED
 
 ImageFormat = Literal["webp", "png", "jpeg"]
 IMAGE_FORMATS: tuple[ImageFormat, ...] = get_args(ImageFormat)
@@ -101,7 +101,7 @@ def check_own_fields(job: JobConfig) -> Iterator[str]:
     if not job.name or not all(c.isalnum() or c in "_-." for c in job.name):
         yield f"name: {job.name!r} may hold letters, digits, '_', '-' and '.'"
     yield from one_of("image.format", job.image.format, IMAGE_FORMATS)
-    yield from within("seed", job.seed, 0, MAX_GIVEN_SEED)
+    yield from fits("seed", job.seed, COLUMNS["seed"])
     yield from within("num_images_per_prompt", job.num_images_per_prompt, 1, 1000)
     yield from whole_or_auto("batch_size", job.batch_size, 4096)
     yield from within("num_threads", job.num_threads, 1, 1024)

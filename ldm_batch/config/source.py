@@ -26,7 +26,7 @@ class SourceConfig:
     """How to reach the input where it is in S3."""
     columns: dict[str, str | None] = field(default_factory=dict)
     """Field -> column name, e.g. `{prompt: caption}`; unmapped fields use a column of their name
-    where the input has one; `null` ignores such a column."""
+    where the input has one (`guidance_rescale` does not); `null` ignores such a column."""
     carry: list[str] = field(default_factory=list)
     """Extra columns copied unchanged to the output."""
     max_prompt_chars: int = 4096

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from ldm_batch.columns import COLUMNS
 from ldm_batch.config import CallConfig, SourceConfig
-from ldm_batch.identity import MAX_GIVEN_SEED, Form
+from ldm_batch.identity import Form
 from ldm_batch.read import footer as footers
 from ldm_batch.read.images import InputImages
 from ldm_batch.records import Call, Reason, Row
@@ -21,7 +21,6 @@ from ldm_batch.records import Call, Reason, Row
 MAX_ID_CHARS = 512
 MAX_CARRIED_BYTES = 1024 * 1024
 """Of one carried cell: those of all rows are in memory until their shard is written."""
-MAX_IMAGES_PER_ROW = 10**6
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +87,8 @@ def parse_seed(values: Mapping[str, Any]) -> int | None:
     Raises:
         InvalidRow: it is no whole number, or out of range.
     """
-    return _whole(values, "seed", None, 0, MAX_GIVEN_SEED)
+    seed: int | None = _parse_argument(values, "seed", None)
+    return seed
 
 
 def parse_key(values: Mapping[str, Any], derived: str, form: Form) -> str:
@@ -99,7 +99,7 @@ def parse_key(values: Mapping[str, Any], derived: str, form: Form) -> str:
     """
     if "id" not in values:
         return derived
-    image_index = _whole(values, "image_index", 0, 0, MAX_IMAGES_PER_ROW)
+    image_index = _parse_argument(values, "image_index", 0)
     return form.image_key(_parse_id(values["id"]), image_index or 0)
 
 
