@@ -9,13 +9,18 @@ import math
 import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 
 from ldm_batch.diffusion.noise import make_generator, make_noise
-from ldm_batch.diffusion.pixels import OUTPUT_TYPES, OutputType, to_output
+from ldm_batch.diffusion.pixels import OUTPUT_TYPES, OutputType, Pictures, to_output
 from ldm_batch.records import Call
+
+if TYPE_CHECKING:
+    from diffusers import ImagePipelineOutput
+
+Output: TypeAlias = "ImagePipelineOutput | tuple[Pictures]"
 
 
 @dataclass(frozen=True)
@@ -87,12 +92,12 @@ def check_output_type(output_type: str) -> None:
         raise ValueError(f"output_type={output_type!r}: must be one of {', '.join(OUTPUT_TYPES)}")
 
 
-def make_output(images: torch.Tensor, output_type: OutputType, *, return_dict: bool) -> Any:
+def make_output(images: torch.Tensor, output_type: OutputType, *, return_dict: bool) -> Output:
     """Wrap float32 `[N, 3, H, W]` in 0..1 as diffusers' pipelines do."""
     return wrap_output(to_output(images, output_type), return_dict=return_dict)
 
 
-def wrap_output(images: Any, *, return_dict: bool) -> Any:
+def wrap_output(images: Pictures, *, return_dict: bool) -> Output:
     """Return diffusers' `ImagePipelineOutput` of images, or a tuple of them."""
     from diffusers import ImagePipelineOutput
 

@@ -6,7 +6,6 @@ Must not know models; files and bytes are decode.py's.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,9 +14,12 @@ from PIL import Image
 
 from ldm_batch.read.colour import is_convertible, to_rgb
 
+ImageLike = Image.Image | np.ndarray | torch.Tensor
+"""One image, or an axis of them; see `to_images`."""
+
 
 def to_images(
-    image: Any,
+    image: ImageLike | Sequence[ImageLike],
 ) -> tuple[list[NDArray[np.float32]], list[NDArray[np.uint8] | None]]:
     """Spread what a caller may hand in into single images.
 
@@ -61,7 +63,7 @@ def _from_pil(image: Image.Image) -> tuple[NDArray[np.uint8], NDArray[np.uint8] 
     return pixels, alpha
 
 
-def _from_array(array: Any) -> list[NDArray[np.float32]]:
+def _from_array(array: object) -> list[NDArray[np.float32]]:
     if not isinstance(array, np.ndarray):
         raise ValueError(
             f"image: {type(array).__name__}; must be a PIL image, an array or a tensor"

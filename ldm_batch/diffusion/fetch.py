@@ -12,7 +12,7 @@ import random
 import re
 import socket
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatch
 from pathlib import Path
@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 from ldm_batch.errors import JobError
 
 if TYPE_CHECKING:
+    from huggingface_hub.errors import HfHubHTTPError
     from huggingface_hub.hf_api import RepoFile, RepoFolder
 
 REQUEST_TIMEOUT_S = 60.0
@@ -206,7 +207,7 @@ def _bounded_requests(failed: str) -> Iterator[None]:
         client.event_hooks = hooks
 
 
-def _asked_wait(headers: Any) -> float:
+def _asked_wait(headers: Mapping[str, str]) -> float:
     """Seconds that an answer asks to wait for."""
     spent = re.search(r"\br=0;\s*t=(\d+)", headers.get("RateLimit", ""))
     asked = spent[1] if spent else headers.get("Retry-After", "").strip()
@@ -272,7 +273,7 @@ def _hub() -> str:
         return "the hub"
 
 
-def _refusal(error: Any, revision: str) -> str:
+def _refusal(error: HfHubHTTPError, revision: str) -> str:
     """What an HTTP status means for the user."""
     from huggingface_hub import errors
 

@@ -14,6 +14,8 @@ from PIL import Image
 from ldm_batch.read.colour import enlarge_alpha
 
 OutputType = Literal["pil", "np", "pt"]
+Pictures = list[Image.Image] | np.ndarray | torch.Tensor
+"""What becomes of a call, one kind for each of these."""
 OUTPUT_TYPES: tuple[OutputType, ...] = get_args(OutputType)
 
 
@@ -29,9 +31,7 @@ def to_uint8(images: torch.Tensor) -> np.ndarray:
     return pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
 
-def to_output(
-    images: torch.Tensor, output_type: OutputType
-) -> list[Image.Image] | np.ndarray | torch.Tensor:
+def to_output(images: torch.Tensor, output_type: OutputType) -> Pictures:
     """Turn float32 `[N, 3, H, W]` in 0..1 into diffusers' output types.
 
     Returns:

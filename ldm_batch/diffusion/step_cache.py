@@ -41,7 +41,7 @@ class StepCache:
         self._calls_since_whole = 0
         self._features.value = None
 
-    def __call__(self, latents: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, latents: torch.Tensor, *args: object, **kwargs: object) -> Any:
         """Run the UNet with its own arguments; a batch of another size is always run whole."""
         reuse = (
             self._features.value is not None
@@ -69,7 +69,7 @@ class _Recorder(nn.Module):
         self.has_cross_attention = getattr(block, "has_cross_attention", False)
         self._features = features
 
-    def forward(self, *args: Any, **kwargs: Any) -> torch.Tensor | None:
+    def forward(self, *args: object, **kwargs: object) -> torch.Tensor | None:
         self._features.value = self.block(*args, **kwargs)
         return self._features.value
 
@@ -82,7 +82,7 @@ class _SkippedDown(nn.Module):
         self._num_skips = len(block.resnets) + (1 if block.downsamplers else 0)
 
     def forward(
-        self, hidden_states: torch.Tensor, **_: Any
+        self, hidden_states: torch.Tensor, **_: object
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
         return hidden_states, (hidden_states,) * self._num_skips
 
@@ -90,7 +90,7 @@ class _SkippedDown(nn.Module):
 class _SkippedMid(nn.Module):
     """In place of the middle block: nothing."""
 
-    def forward(self, hidden_states: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+    def forward(self, hidden_states: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
         return hidden_states
 
 
@@ -102,7 +102,7 @@ class _SkippedUp(nn.Module):
         self.resnets = block.resnets
         self._features = features
 
-    def forward(self, *_: Any, **__: Any) -> torch.Tensor | None:
+    def forward(self, *_: object, **__: object) -> torch.Tensor | None:
         return self._features.value
 
 

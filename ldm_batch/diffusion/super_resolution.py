@@ -22,7 +22,7 @@ from ldm_batch.diffusion.call_arguments import (
     make_output,
     wrap_output,
 )
-from ldm_batch.diffusion.call_images import to_images, to_signed
+from ldm_batch.diffusion.call_images import ImageLike, to_images, to_signed
 from ldm_batch.diffusion.describe import describe
 from ldm_batch.diffusion.from_model import check_super_resolution, load_model
 from ldm_batch.diffusion.load import Component, Components, load
@@ -179,7 +179,7 @@ class SuperResolution(LoadedPipeline):
 
     def __call__(
         self,
-        image: Any,
+        image: ImageLike | Sequence[ImageLike],
         *,
         num_inference_steps: int = 100,
         eta: float = 0.0,
@@ -187,7 +187,7 @@ class SuperResolution(LoadedPipeline):
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         output_type: OutputType = "pil",
         return_dict: bool = True,
-    ) -> Any:
+    ) -> Any:  # not the union: callers know their `return_dict`
         """Make images larger from Python, with the arguments of diffusers' pipeline and a few more.
 
         Args:

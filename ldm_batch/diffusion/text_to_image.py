@@ -159,7 +159,7 @@ class TextToImage(LoadedPipeline):
         latents: torch.Tensor | None = None,
         output_type: OutputType = "pil",
         return_dict: bool = True,
-    ) -> Any:
+    ) -> Any:  # not the union: callers know their `return_dict`
         """Make images from Python, with the arguments of diffusers' pipeline and a few more.
 
         Args:
