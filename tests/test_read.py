@@ -334,7 +334,10 @@ CARRIED = {
 def test_carried_columns_of_any_type(
     tmp_path: Path, write_parquet: WriteParquet, name: str
 ) -> None:
-    path = write_parquet(tmp_path / "a.parquet", prompt=["a", "b", "c"], x=CARRIED[name])
+    try:
+        path = write_parquet(tmp_path / "a.parquet", prompt=["a", "b", "c"], x=CARRIED[name])
+    except pa.ArrowNotImplementedError as error:  # lists of a fixed size with nulls, before 25
+        pytest.skip(f"pyarrow {pa.__version__} cannot write it: {error}")
     found = read(path, carry=["x"])
     stored = pq.read_table(path)["x"].combine_chunks()
     plain = stored.dictionary_decode() if pa.types.is_dictionary(stored.type) else stored
