@@ -3,16 +3,32 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# The oldest versions that pyproject.toml allows, and the quick files of tests that meet them.
+OLDEST := .venv-oldest
+OLDEST_STAMP := $(OLDEST)/.installed
+OLDEST_TESTS := cluster commit config decode encode fetch footer foreign_exceptions generate identity \
+	load old_plans oldest once presets read readers session storage storage_s3 text_to_image worker write
+# Files less covered than this are named; pyproject.toml has the floor of the whole.
+NAMED_BELOW := 85
 # Files of tests that run at once; most tests keep one core busy.
 TEST_PROCESSES ?= 2
 
-.PHONY: demo test crash lint format clean
+.PHONY: demo test test-oldest crash lint format clean
 
 demo: $(STAMP)
 	$(BIN)/python -m ldm_batch demo
 
 test: lint
-	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report --fail-under 0 --sort cover | \
+		awk 'NR == 1 || /^TOTAL/ || $$NF + 0 < $(NAMED_BELOW) && /%$$/'
+	$(BIN)/coverage report --format total >/dev/null
+
+test-oldest: $(OLDEST_STAMP)
+	$(OLDEST)/bin/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile \
+		$(OLDEST_TESTS:%=tests/test_%.py)
 
 crash: $(STAMP)
 	cd tests && ../$(BIN)/python -m crash --kills 200 --on-ray 12
@@ -35,5 +51,11 @@ $(STAMP): pyproject.toml constraints.txt
 		--constraint constraints.txt --editable '.[dev]'
 	touch $(STAMP)
 
+$(OLDEST_STAMP): pyproject.toml tests/oldest.txt
+	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --disable-pip-version-check --quiet \
+		--requirement tests/oldest.txt --editable .
+	touch $(OLDEST_STAMP)
+
 clean:
-	rm -rf $(VENV) demo_output build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(OLDEST) .coverage* demo_output build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
