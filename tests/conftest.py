@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,14 @@ def _make_worker(job: JobConfig, pipeline: Any = None) -> tuple[Worker, Plan]:
     save_plan(store, plan)
     spec = WorkerSpec(job, plan.fingerprint, plan.form.number, {}, (8, 8), {"": "model"})
     return (load_worker(spec) if pipeline is None else Worker(spec, pipeline, store)), plan
+
+
+def pytest_sessionfinish() -> None:
+    """Save what is covered: a process that held a Ray may be ended before it ends by itself."""
+    if coverage := sys.modules.get("coverage"):
+        measured = coverage.Coverage.current()
+        if measured is not None:
+            measured.save()
 
 
 @pytest.fixture(scope="session")
