@@ -1,0 +1,78 @@
+"""Whether the scans of a JPEG hold all pixels that its header declares.
+
+libjpeg fills what is missing with grey and warns; Pillow does not pass the warning on. Must not
+know what becomes of the pixels.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+
+import simplejpeg
+
+from ldm_batch.records import Fault, Reason
+
+MAY_BE_INCOMPLETE = "jpeg_may_be_incomplete"
+END = b"\xff\xd9"
+SCAN, NUM_COEFFICIENTS = 0xDA, 64
+FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
+PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
+CUT = ("Premature end", "Corrupt JPEG data: premature end", "Corrupt JPEG data: found marker 0xd9")
+PADDED = re.compile(r"extraneous bytes before marker 0x(?!d[0-7])")
+"""Some cameras pad the end of a scan; before a restart marker it is damage."""
+MARKER = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]", re.DOTALL)
+
+
+def check_scans(data: bytes) -> Fault | tuple[str, ...]:
+    """Decode at an eighth of the size, asking libjpeg for its warnings.
+
+    Args:
+        data: a JPEG whose declared size was accepted.
+
+    Returns:
+        why the image is damaged, or the names of what is to be noted.
+    """
+    try:
+        # the end marker: a file that lacks only that, and Pillow takes it, holds all its pixels
+        simplejpeg.decode_jpeg(data + END, "RGB", min_height=1, min_width=1, min_factor=8)
+    except ValueError as error:
+        warning = str(error)
+        if warning.startswith(CUT):
+            return Fault(Reason.UNDECODABLE_IMAGE, f"a JPEG, cut or damaged: {warning[:200]}")
+        if warning.startswith("Corrupt JPEG data") and not PADDED.search(warning):
+            return Fault(Reason.UNDECODABLE_IMAGE, f"a JPEG, damaged: {warning[:200]}")
+        return (MAY_BE_INCOMPLETE,)  # warned of what is harmless, or not decoded by this library
+    return () if has_all_scans(data) else (MAY_BE_INCOMPLETE,)
+
+
+def has_all_scans(data: bytes) -> bool:
+    """Tell whether every component has all bits of all coefficients in some scan.
+
+    A progressive file may end early by intent or by a cut between two scans: nothing tells which.
+    """
+    missing: dict[int, set[int]] = {}
+    is_progressive = False
+    place = 2
+    while found := MARKER.search(data, place):
+        place, code = found.end(), data[found.end() - 1]
+        if code == END[1] or place + 2 > len(data):
+            break
+        if code == 0x01 or code == 0xD8:
+            continue
+        length = struct.unpack_from(">H", data, place)[0]
+        body, place = data[place + 2 : place + length], place + length
+        if code in FRAMES and len(body) > 5:
+            is_progressive = code in PROGRESSIVE
+            missing = {number: {*range(NUM_COEFFICIENTS)} for number in body[6::3]}
+        elif code == SCAN and len(body) > 3:
+            _take_scan(body, missing, is_progressive)
+    return not any(missing.values())
+
+
+def _take_scan(body: bytes, missing: dict[int, set[int]], is_progressive: bool) -> None:
+    num = body[0]
+    first, last, bits = body[-3:] if is_progressive else (0, NUM_COEFFICIENTS - 1, 0)
+    for number in body[1 : 1 + 2 * num : 2]:
+        if bits & 15 == 0 and number in missing:
+            missing[number] -= {*range(first, last + 1)}
