@@ -74,6 +74,8 @@ PLACES = {
     "transformers": ["diffusion", "demo"],
     "safetensors": ["diffusion", "demo"],
     "huggingface_hub": ["diffusion"],
+    "simplejpeg": ["read.jpeg_scan"],
+    "pillow_heif": ["read.decoders"],
 }
 """Foreign system -> the only modules, or folders, that may import it."""
 LATE = {"torch": ["generate", "commands.tradeoff.measure"]}

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, PngImagePlugin
 
-from ldm_batch.read.decode import FORMATS, DecodedImage, ImageLimits, decode_image, flatten
+from ldm_batch.read.decode import DecodedImage, ImageLimits, decode_image, flatten
+from ldm_batch.read.decoders import FORMATS
 from ldm_batch.records import Fault, Reason
 
 pytestmark = pytest.mark.filterwarnings("ignore:::PIL")
@@ -161,7 +162,7 @@ def test_other_formats_are_named(start: bytes) -> None:
 def test_formats_of_pillow_outside_the_list_stay_shut() -> None:
     data = encode(draw("RGB", (8, 8)), "PPM")
     assert data is not None
-    assert fault(data) == Reason.UNDECODABLE_IMAGE
+    assert fault(data) == Reason.UNSUPPORTED_IMAGE
     assert fault(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 1 1") == Reason.UNSUPPORTED_IMAGE
 
 

@@ -5,18 +5,19 @@ Must not know where an image came from or what it is for.
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
+from ldm_batch.read.profiles import Declared, follow_declared
+
 PLAIN_MODES = ("RGB", "RGBX")
 CONVERTED_MODES = ("1", "L", "LA", "La", "P", "PA", "RGBA", "RGBa", "CMYK", "YCbCr", "LAB", "HSV")
 DEEP_GREY_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
+DIRECT_MODES = {"1": "L", "P": "RGB", "YCbCr": "RGB", "HSV": "RGB", "RGBX": "RGB"}
+"""Mode -> that of the same colours, of which a profile can speak."""
 TIFF_BITS, TIFF_PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0
-PROFILE_SPACES = {"RGB": "RGB", "L": "GRAY", "CMYK": "CMYK"}
-"""Mode -> the colour space that an ICC profile for it describes."""
+NOTHING = Declared()
 
 
 def is_convertible(image: Image.Image) -> bool:
@@ -28,37 +29,38 @@ def is_convertible(image: Image.Image) -> bool:
 
 
 def to_rgb(
-    image: Image.Image, data: bytes = b""
+    image: Image.Image, declared: Declared = NOTHING
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None, list[str]]:
     """Convert a loaded image.
 
-    16-bit grey is scaled by its full range (a bare conversion would clip it), other 16-bit samples
+    16-bit grey is scaled by its full range (a bare conversion would clip it), other deep samples
     were cut to their high byte by the decoder; palettes are looked up; premultiplied colours are
-    divided by alpha; an embedded ICC profile is followed, or ignored where it is damaged or made
-    for another colour space; CMYK and LAB become sRGB.
+    divided by alpha; what the image declares its colours to be is followed, see `follow_declared`;
+    CMYK and LAB become sRGB.
 
     Args:
         image: of a convertible mode, see `is_convertible`.
-        data: the file it was read from, which tells the depth of its samples, where there is one.
+        declared: what its file says beside what the image tells, where there is a file.
 
     Returns:
         uint8 `[height, width, 3]`, alpha uint8 `[height, width]` or None where every pixel is
         opaque, and the names of the conversions.
     """
     done: list[str] = []
-    profile = image.info.get("icc_profile")
+    profile = image.info.get("icc_profile") or declared.profile
     if image.mode in DEEP_GREY_MODES:
         image = _scale_deep_grey(image)
         done.append("16_bit_grey_scaled")
-    elif _sample_bits(image, data) > 8:
+    elif declared.sample_bits > 8:
         done.append("16_bit_to_8")
-    image, alpha = _split_alpha(image, done)
-    image = _apply_profile(image, profile, done)
+    image, alpha = _split_alpha(image, declared, done)
+    image = _make_direct(image, done)
+    image = follow_declared(image, profile, declared, done)
     if image.mode == "LAB":
         image = _from_lab(image)
         done.append("lab_to_srgb")
     elif image.mode != "RGB":
-        if image.mode != "RGBX":
+        if "bilevel_to_rgb" not in done:
             done.append(f"{_word(image.mode)}_to_rgb")
         image = image.convert("RGB")
     return np.array(image, np.uint8), alpha, done
@@ -78,19 +80,13 @@ def _scale_deep_grey(image: Image.Image) -> Image.Image:
     return Image.merge("LA", (Image.fromarray(grey), Image.fromarray(alpha)))
 
 
-def _sample_bits(image: Image.Image, data: bytes) -> int:
-    """Bits of a sample as the file holds it; 8 where the format has no others or does not tell."""
-    if image.format == "PNG" and data:
-        return data[24]
-    if image.format == "TIFF" and data:
-        return max(image.tag_v2.get(TIFF_BITS) or (8,))  # type: ignore[attr-defined]
-    return 8
-
-
 def _split_alpha(
-    image: Image.Image, done: list[str]
+    image: Image.Image, declared: Declared, done: list[str]
 ) -> tuple[Image.Image, NDArray[np.uint8] | None]:
     """The image without its transparency, whatever form that had, and its alpha."""
+    if declared.alpha is not None and not (declared.alpha == 255).all():
+        done.append("alpha_split")
+        return image, declared.alpha
     if not image.has_transparency_data:
         return image, None
     if image.mode in ("RGBa", "La"):
@@ -103,28 +99,20 @@ def _split_alpha(
     plain = bands.getchannel("R") if is_grey else bands.convert("RGB")
     if (alpha == 255).all():
         return plain, None
+    if declared.ignores_empty_alpha and not alpha.any():
+        done.append("empty_alpha_ignored")
+        return plain, None
     done.append("alpha_split")
     return plain, alpha
 
 
-def _apply_profile(image: Image.Image, profile: bytes | None, done: list[str]) -> Image.Image:
-    if not profile or image.mode in ("1", "P", "LAB"):
+def _make_direct(image: Image.Image, done: list[str]) -> Image.Image:
+    """The image in a mode of which a profile can speak: no palette, no other form of RGB."""
+    if image.mode not in DIRECT_MODES:
         return image
-    try:
-        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        if source.profile.xcolor_space.strip() != PROFILE_SPACES.get(image.mode):
-            raise ValueError(source.profile.xcolor_space)
-        if ImageCms.getProfileDescription(source).lower().startswith("srgb"):
-            return image
-        converted = ImageCms.profileToProfile(
-            image, source, ImageCms.createProfile("sRGB"), outputMode="RGB"
-        )
-    except Exception:  # the colour engine raises many kinds; a bad profile spoils no pixels
-        done.append("icc_ignored")
-        return image
-    assert converted is not None
-    done.append("icc_to_srgb")
-    return converted
+    if image.mode != "RGBX":
+        done.append(f"{_word(image.mode)}_to_rgb")
+    return image.convert(DIRECT_MODES[image.mode])
 
 
 def _from_lab(image: Image.Image) -> Image.Image:

@@ -15,29 +15,16 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from ldm_batch.read.colour import is_convertible, to_rgb
+from ldm_batch.read.declarations import declare
+from ldm_batch.read.decoders import HEIF, hear_libtiff, known_formats
+from ldm_batch.read.formats import name_unidentified, our_format
+from ldm_batch.read.jpeg_scan import check_scans
+from ldm_batch.read.png_chunks import PngChunks, is_png, read_chunks
 from ldm_batch.records import Fault, Reason
 
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "AVIF")
-"""The closed list; AVIF where Pillow was built with it."""
 MAX_JPEG_SCANS = 200
 """A progressive JPEG has about ten; each costs time by its pixels, not by its bytes."""
-OTHER_FORMATS = {
-    b"8BPS": "PSD",
-    b"%PDF": "PDF",
-    b"%!PS": "PostScript",
-    b"<svg": "SVG",
-    b"<?xm": "XML or SVG",
-    b"\x00\x00\x01\x00": "ICO",
-    b"\x00\x00\x00\x0cjP": "JPEG 2000",
-    b"\xffO\xffQ": "JPEG 2000",
-    b"\xff\x0a": "JPEG XL",
-    b"\x00\x00\x00\x0cJXL": "JPEG XL",
-    b"v/1\x01": "OpenEXR",
-    b"DDS ": "DDS",
-    b"qoif": "QOI",
-    b"SIMPLE": "FITS",
-}
-"""First bytes of formats that people do send, to name them in the message."""
+JPEG_START = b"\xff\xd8"
 TIFF_TILE_WIDTH, TIFF_TILE_LENGTH, ORIENTATION = 322, 323, 274
 TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -76,29 +63,31 @@ class DecodedImage:
 
 
 def decode_image(data: bytes | None, limits: ImageLimits) -> DecodedImage | Fault:
-    """Decode an image of unknown origin; never raises, whatever the bytes are.
+    """Decode an image of unknown origin; whatever the bytes are, only `MemoryError` gets out.
 
     Args:
-        data: a whole PNG, JPEG, WebP, BMP, TIFF, GIF or AVIF file.
+        data: a whole PNG, JPEG, WebP, BMP, TIFF, GIF, AVIF or HEIC file.
         limits: checked before anything is decoded.
     """
     if not data:
         return Fault(Reason.NULL_IMAGE, "the image is null" if data is None else "no bytes")
     if len(data) > limits.max_bytes:
         return _too_large(f"{len(data)} bytes", f"{limits.max_bytes} (source.max_image_bytes)")
-    if data[:2] == b"\xff\xd8" and data.count(b"\xff\xda") > MAX_JPEG_SCANS:
+    if data.startswith(JPEG_START) and data.count(b"\xff\xda") > MAX_JPEG_SCANS:
         return _too_large("a JPEG of more scans than any camera writes", f"{MAX_JPEG_SCANS} scans")
+    chunks = read_chunks(data) if is_png(data) else None
+    if isinstance(chunks, Fault):
+        return chunks
     try:
-        with Image.open(io.BytesIO(data), formats=_known_formats()) as image:
-            return _check_header(image, limits) or _decode(image, data)
+        return _read(data, chunks, limits)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         return _too_large("its header", f"{limits.max_pixels} pixels (source.max_image_pixels)")
     except UnidentifiedImageError:
-        return _unidentified(data)
+        return name_unidentified(data, known_formats(), _reason(data))
+    except MemoryError:  # ours, not the file's: its size was accepted
+        raise
     except Exception as error:  # a decoder may raise anything on a damaged file
-        return Fault(
-            Reason.UNDECODABLE_IMAGE, f"does not decode: {type(error).__name__}: {str(error)[:200]}"
-        )
+        return _undecodable(error)
 
 
 def flatten(
@@ -116,9 +105,23 @@ def flatten(
     return ((pixels * weight + colour * (255 - weight) + 127) // 255).astype(np.uint8)
 
 
-def _known_formats() -> list[str]:
-    Image.init()
-    return [name for name in FORMATS if name in Image.OPEN]
+def _read(data: bytes, chunks: PngChunks | None, limits: ImageLimits) -> DecodedImage | Fault:
+    with (
+        hear_libtiff() as errors,
+        Image.open(io.BytesIO(data), formats=known_formats()) as image,
+    ):
+        if fault := _check_header(image, limits):
+            return fault
+        noted = check_scans(data) if data.startswith(JPEG_START) else ()
+        if isinstance(noted, Fault):
+            return noted
+        decoded = _decode(image, data, chunks, noted)
+        if errors:
+            return Fault(Reason.UNDECODABLE_IMAGE, f"a TIFF, damaged: {errors[0][:200]}")
+        height, width, _ = decoded.pixels.shape
+        if height * width > limits.max_pixels:  # a HEIC may hold more than it declares
+            return _too_large(f"{width}x{height} pixels", "what its header declares")
+        return decoded
 
 
 def _check_header(image: Image.Image, limits: ImageLimits) -> Fault | None:
@@ -147,45 +150,82 @@ def _check_header(image: Image.Image, limits: ImageLimits) -> Fault | None:
     return None
 
 
-def _decode(image: Image.Image, data: bytes) -> DecodedImage:
+def _decode(
+    image: Image.Image, data: bytes, chunks: PngChunks | None, noted: tuple[str, ...]
+) -> DecodedImage:
     stored_format, mode = str(image.format), image.mode
-    conversions = ["first_frame"] if _is_animated(image) else []
-    turn = TRANSPOSITIONS.get(_orientation(image))
+    conversions = [*noted]
+    if _is_animated(image):
+        conversions.append("primary_image" if stored_format == HEIF else "first_frame")
+    is_tiff = stored_format == "TIFF"
+    orientation = _tiff_orientation(image) if is_tiff else 1
     image.load()
-    pixels, alpha, converted = to_rgb(image, data)
-    if turn is not None:
+    orientation = orientation if is_tiff else _orientation(image)
+    pixels, alpha, converted = to_rgb(image, declare(image, data, chunks))
+    if (image.info.get("original_orientation") or orientation) != 1:
         conversions.append("exif_orientation")
-        if stored_format != "TIFF":  # Pillow turns TIFFs itself
-            pixels = np.asarray(Image.fromarray(pixels).transpose(turn))
-            alpha = None if alpha is None else np.asarray(Image.fromarray(alpha).transpose(turn))
+    if not is_tiff and (turn := TRANSPOSITIONS.get(orientation)) is not None:
+        pixels = np.asarray(Image.fromarray(pixels).transpose(turn))
+        alpha = None if alpha is None else np.asarray(Image.fromarray(alpha).transpose(turn))
     return DecodedImage(pixels, alpha, stored_format, mode, (*conversions, *converted))
 
 
 def _is_animated(image: Image.Image) -> bool:
+    start = image.tell()  # of a HEIC: which of its images is the primary one
     try:
         return bool(getattr(image, "is_animated", False))
+    except MemoryError:
+        raise
     except Exception:  # a damaged second frame does not spoil the first
         return True
     finally:
-        image.seek(0)
+        image.seek(start)
+
+
+def _tiff_orientation(image: Image.Image) -> int:
+    """A TIFF's orientation, to be asked before it is loaded: Pillow turns it and forgets."""
+    try:
+        return int(image.tag_v2.get(ORIENTATION, 1))  # type: ignore[attr-defined]
+    except (TypeError, ValueError):
+        return 1
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation; 1, upright, where the metadata is damaged."""
+    """The EXIF orientation; 1, upright, where the metadata is damaged.
+
+    Only of an image that is loaded: asking loads a PNG, and would swallow what is wrong with it.
+    """
     try:
-        return int(image.getexif().get(ORIENTATION, 1))
+        orientation = int(image.getexif().get(ORIENTATION, 1))
+    except MemoryError:
+        raise
     except Exception:  # metadata does not spoil the pixels
         return 1
+    return orientation if orientation in TRANSPOSITIONS else 1
+
+
+def _reason(data: bytes) -> str:
+    """What the decoder of its own format has against a file; Pillow only says that none took it."""
+    name = our_format(data)
+    if name not in known_formats():
+        return ""
+    try:
+        with Image.OPEN[name][0](io.BytesIO(data), ""):
+            return ""
+    except MemoryError:
+        raise
+    except Exception as error:
+        return str(error)[:200]
+
+
+def _undecodable(error: Exception) -> Fault:
+    what = f"{type(error).__name__}: {str(error)[:200]}"
+    if "not available" in what:  # a codec inside a container, as JPEG in TIFF
+        return Fault(Reason.UNSUPPORTED_IMAGE, f"this Pillow lacks a codec for it: {what}")
+    if "truncated" in what.lower():
+        return Fault(Reason.UNDECODABLE_IMAGE, f"cut: it ends before its pixels do ({what})")
+    return Fault(Reason.UNDECODABLE_IMAGE, f"does not decode: {what}")
 
 
 def _too_large(what: str, limit: str) -> Fault:
     return Fault(Reason.IMAGE_TOO_LARGE, f"{what}; at most {limit}")
-
-
-def _unidentified(data: bytes) -> Fault:
-    for start, name in OTHER_FORMATS.items():
-        if data.startswith(start):
-            return Fault(Reason.UNSUPPORTED_IMAGE, f"{name} is none of {', '.join(FORMATS)}")
-    return Fault(
-        Reason.UNDECODABLE_IMAGE, f"no header of {', '.join(FORMATS)} in its {len(data)} bytes"
-    )
