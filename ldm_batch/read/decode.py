@@ -17,7 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from ldm_batch.read.colour import is_convertible, to_rgb
 from ldm_batch.read.declarations import declare
 from ldm_batch.read.decoders import HEIF, hear_libtiff, known_formats
-from ldm_batch.read.formats import name_unidentified, our_format
+from ldm_batch.read.formats import name_damaged, name_unidentified, our_format
 from ldm_batch.read.jpeg_scan import check_scans
 from ldm_batch.read.png_chunks import PngChunks, is_png, read_chunks
 from ldm_batch.records import Fault, Reason
@@ -87,7 +87,7 @@ def decode_image(data: bytes | None, limits: ImageLimits) -> DecodedImage | Faul
     except MemoryError:  # ours, not the file's: its size was accepted
         raise
     except Exception as error:  # a decoder may raise anything on a damaged file
-        return _undecodable(error)
+        return _undecodable(error, data)
 
 
 def flatten(
@@ -218,13 +218,11 @@ def _reason(data: bytes) -> str:
         return str(error)[:200]
 
 
-def _undecodable(error: Exception) -> Fault:
+def _undecodable(error: Exception, data: bytes) -> Fault:
     what = f"{type(error).__name__}: {str(error)[:200]}"
     if "not available" in what:  # a codec inside a container, as JPEG in TIFF
         return Fault(Reason.UNSUPPORTED_IMAGE, f"this Pillow lacks a codec for it: {what}")
-    if "truncated" in what.lower():
-        return Fault(Reason.UNDECODABLE_IMAGE, f"cut: it ends before its pixels do ({what})")
-    return Fault(Reason.UNDECODABLE_IMAGE, f"does not decode: {what}")
+    return name_damaged(data, what)
 
 
 def _too_large(what: str, limit: str) -> Fault:

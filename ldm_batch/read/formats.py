@@ -85,8 +85,7 @@ def name_unidentified(data: bytes, known: tuple[str, ...], reason: str) -> Fault
     """
     ours = our_format(data)
     if ours in known:
-        what = "cut" if is_cut(data) else "cut or damaged"
-        return Fault(Reason.UNDECODABLE_IMAGE, f"{ours}, {what}: {reason or 'not readable'}")
+        return name_damaged(data, reason or "not readable")
     if ours == "HEIF":
         way = "pip install 'ldm-batch[heif]' where images are read, or convert it to JPEG or PNG"
         return Fault(Reason.UNSUPPORTED_IMAGE, f"HEIC/HEIF, which needs pillow-heif: {way}")
@@ -106,6 +105,13 @@ def name_unidentified(data: bytes, known: tuple[str, ...], reason: str) -> Fault
     )
 
 
+def name_damaged(data: bytes, reason: str) -> Fault:
+    """Say that a file of one of our formats is cut, where it shows, or cut or damaged."""
+    is_short = "truncated" in reason.lower() or is_cut(data)
+    what = "cut" if is_short else "cut or damaged"
+    return Fault(Reason.UNDECODABLE_IMAGE, f"{our_format(data)}, {what}: {reason[:200]}")
+
+
 def our_format(data: bytes) -> str | None:
     """Name one of our formats by a file's first bytes, whether it can be read here or not."""
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
@@ -122,9 +128,9 @@ def is_cut(data: bytes) -> bool:
     """Tell whether a TIFF or ISO media file says of itself that it goes on past its end."""
     if data[4:8] == b"ftyp":
         return _ends_in_a_box(data)
+    if data[:4] not in (b"II*\0", b"MM\0*"):
+        return False
     order = "little" if data[:2] == b"II" else "big"
-    if data[2:4] not in (b"*\0", b"\0*") or len(data) < 8:
-        return len(data) < 16
     place = int.from_bytes(data[4:8], order)  # type: ignore[arg-type]
     num = int.from_bytes(data[place : place + 2], order)  # type: ignore[arg-type]
     return place + 2 + 12 * num > len(data)
@@ -145,6 +151,8 @@ def _ends_in_a_box(data: bytes) -> bool:
 def _foreign_format(data: bytes) -> str | None:
     if data[4:8] == b"ftyp":
         return BRANDS.get(data[8:12], "a video or other ISO media file")
+    if data[-18:-2] == b"TRUEVISION-XFILE" or _looks_like_tga(data):
+        return "TGA"  # its header may begin like a CUR's
     for starts in (FOREIGN, CONTAINERS):
         for start, name in starts.items():
             if data.startswith(start):
@@ -153,8 +161,6 @@ def _foreign_format(data: bytes) -> str | None:
         return "PPM"
     if re.match(rb"\x0a[\x00\x02-\x05][\x00\x01][\x01\x02\x04\x08]", data):
         return "PCX"
-    if data[-18:-2] == b"TRUEVISION-XFILE" or _looks_like_tga(data):
-        return "TGA"
     return _text_format(data)
 
 

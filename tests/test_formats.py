@@ -1,0 +1,153 @@
+"""Files that cannot be read: told by name, with the way out, or told to be cut or damaged."""
+
+import base64
+import sys
+
+import numpy as np
+import pytest
+from image_files import encode
+from PIL import Image
+from test_decode import LIMITS, draw
+
+from ldm_batch.read import decode, decoders
+from ldm_batch.read.decode import decode_image
+from ldm_batch.read.formats import is_cut, name_unidentified
+from ldm_batch.records import Fault, Reason
+
+PLAIN = draw("RGB", (64, 48))
+PNG = encode(PLAIN, "PNG")
+KNOWN = decoders.FORMATS
+NAMED = {
+    "ICNS": encode(Image.new("RGBA", (16, 16)), "ICNS"),
+    "TGA": encode(PLAIN, "TGA"),
+    "PPM": encode(PLAIN, "PPM"),
+    "PCX": encode(PLAIN, "PCX"),
+    "SGI": encode(PLAIN, "SGI"),
+    "ICO": encode(PLAIN, "ICO"),
+    "CUR": b"\0\0\2\0\1\0" + bytes(40),
+    "JPEG 2000": encode(PLAIN, "JPEG2000"),
+    "XCF": b"gimp xcf file\0" + bytes(40),
+    "Canon CR3": b"\0\0\0\x18ftypcrx \0\0\0\1crx isom" + bytes(40),
+    "a ZIP archive": b"PK\3\4" + bytes(40),
+    "a Git LFS pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:0",
+    "a video": b"\0\0\0\x18ftypisom\0\0\0\1isommp42" + bytes(40),
+}
+SVG = b'<svg xmlns="http://www.w3.org/2000/svg" width="4" height="4"/>'
+SVGS = [
+    SVG,
+    b"\xef\xbb\xbf" + SVG,
+    b"\n  " + SVG,
+    b'\xef\xbb\xbf<?xml version="1.0"?>\n<!-- made by hand -->\n' + SVG,
+    "\ufeff".encode("utf-16-le") + SVG.decode().encode("utf-16-le"),
+    b'<!DOCTYPE svg PUBLIC "-//W3C//DTD SVG 1.1//EN" "x">' + SVG,
+]
+PAGES = [
+    b"<!DOCTYPE html><html><body>404</body></html>",
+    b"\n<html><head>",
+    b"\xef\xbb\xbf <!-- 1 --><HTML>",
+]
+
+
+def fault(data: bytes) -> Fault:
+    result = decode_image(data, LIMITS)
+    assert isinstance(result, Fault), result
+    assert len(result.message) < 400
+    return result
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_foreign_formats_are_named_with_the_way_out(name: str) -> None:
+    result = fault(NAMED[name])
+    assert result.reason == Reason.UNSUPPORTED_IMAGE
+    assert result.message.startswith(name)
+    assert ": " in result.message
+
+
+@pytest.mark.parametrize(("name", "texts"), [("SVG", SVGS), ("HTML", PAGES)])
+def test_texts_are_told_behind_a_mark_or_space(name: str, texts: list[bytes]) -> None:
+    for text in texts:
+        assert fault(text).message.startswith(name), text
+        assert fault(text).reason == Reason.UNSUPPORTED_IMAGE
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP", "AVIF"])
+def test_base64_text_says_of_what(file_format: str) -> None:
+    text = base64.b64encode(encode(PLAIN, file_format))
+    lines = base64.encodebytes(encode(PLAIN, file_format))
+    uri = b"data:image/x;base64," + text
+    for data in (
+        text,
+        uri,
+        lines,
+        b'"' + text,
+        base64.urlsafe_b64encode(encode(PLAIN, file_format)),
+    ):
+        result = fault(data)
+        assert result.reason == Reason.UNSUPPORTED_IMAGE
+        assert result.message.startswith(f"base64 text of {file_format}")
+        assert "decode" in result.message
+
+
+def test_noise_and_words_are_no_format() -> None:
+    random = np.random.default_rng(1)
+    for data in (b"no image", b"Tm8gaW1hZ2UgYXQgYWxsLCBqdXN0IHdvcmRz", b"\x80" + random.bytes(200)):
+        assert fault(data).reason == Reason.UNDECODABLE_IMAGE
+        assert "no header" in fault(data).message
+
+
+@pytest.mark.parametrize("compression", ["raw", "tiff_lzw", "tiff_deflate", "jpeg", "packbits"])
+def test_a_cut_tiff_is_cut(compression: str) -> None:
+    data = encode(PLAIN, "TIFF", compression=compression)
+    for end in (9, len(data) // 3, len(data) // 2, len(data) - 200):
+        result = fault(data[:end])
+        assert result.reason == Reason.UNDECODABLE_IMAGE
+        assert "cut" in result.message, result
+
+
+def test_a_cut_avif_is_cut() -> None:
+    data = encode(PLAIN, "AVIF")
+    for end in (50, len(data) // 2, len(data) - 5):
+        result = fault(data[:end])
+        assert result.reason == Reason.UNDECODABLE_IMAGE
+        assert result.message.startswith("AVIF, cut:")
+    assert is_cut(data[:-1])
+    assert not is_cut(data)
+
+
+def test_damage_is_told_of_the_format_it_is_in() -> None:
+    for file_format in ("TIFF", "WEBP", "GIF", "BMP", "JPEG"):
+        data = bytearray(encode(PLAIN, file_format))
+        data[16:] = bytes(len(data) - 16)
+        result = fault(bytes(data))
+        assert result.reason in (Reason.UNDECODABLE_IMAGE, Reason.UNSUPPORTED_IMAGE)
+        assert "no header" not in result.message
+
+
+def test_a_codec_that_is_missing_is_told() -> None:
+    avif = encode(PLAIN, "AVIF")
+    result = name_unidentified(avif, tuple(name for name in KNOWN if name != "AVIF"), "")
+    assert result.reason == Reason.UNSUPPORTED_IMAGE
+    assert "Pillow has no decoder" in result.message
+    missing = decode._undecodable(OSError("decoder libtiff not available"), b"II*\0")
+    assert missing.reason == Reason.UNSUPPORTED_IMAGE
+    assert "codec" in missing.message
+
+
+HEIC = b"\0\0\0\x1cftypheic\0\0\0\0mif1heicmiaf" + bytes(40)
+
+
+def test_heic_without_its_decoder_is_told_with_the_way_out() -> None:
+    result = name_unidentified(HEIC, KNOWN, "")
+    assert result.reason == Reason.UNSUPPORTED_IMAGE
+    assert "pip install 'ldm-batch[heif]'" in result.message
+
+
+def test_heic_without_its_decoder_is_no_exception(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    decoders.known_formats.cache_clear()
+    try:
+        assert "HEIF" not in decoders.known_formats()
+        assert fault(HEIC).reason == Reason.UNSUPPORTED_IMAGE
+    finally:
+        monkeypatch.undo()
+        decoders.known_formats.cache_clear()
