@@ -14,6 +14,8 @@ from ldm_batch.read.decode import decode_image
 from ldm_batch.read.formats import is_cut, name_unidentified
 from ldm_batch.records import Fault, Reason
 
+pytestmark = pytest.mark.filterwarnings("ignore:::PIL")
+
 PLAIN = draw("RGB", (64, 48))
 PNG = encode(PLAIN, "PNG")
 KNOWN = decoders.FORMATS

@@ -18,7 +18,7 @@ NCLX = re.compile(rb"colrnclx(.{2})(.{2})(.{2})(.)", re.DOTALL)
 GIF_PROFILE = b"\x21\xff\x0bICCRGBG1012"
 """How the extension begins that holds an ICC profile, which Pillow passes over."""
 NUM_HEADER_BYTES = 1 << 16
-"""Of an AVIF, in which its properties stand: Pillow does not tell of them."""
+"""Of an AVIF or HEIC, in which its properties stand: Pillow does not tell of them."""
 
 
 def declare(image: Image.Image, data: bytes, chunks: PngChunks | None) -> Declared:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from ldm_batch.read.colour import is_convertible, to_rgb
-from ldm_batch.read.declarations import declare
+from ldm_batch.read.declarations import NUM_HEADER_BYTES, declare
 from ldm_batch.read.decoders import HEIF, hear_libtiff, known_formats
 from ldm_batch.read.formats import name_damaged, name_unidentified, our_format
 from ldm_batch.read.jpeg_scan import check_scans
@@ -162,7 +162,9 @@ def _decode(
     image.load()
     orientation = orientation if is_tiff else _orientation(image)
     pixels, alpha, converted = to_rgb(image, declare(image, data, chunks))
-    if (image.info.get("original_orientation") or orientation) != 1:
+    if stored_format == HEIF:
+        conversions += _heif_orientation(image, data)
+    elif orientation != 1:
         conversions.append("exif_orientation")
     if not is_tiff and (turn := TRANSPOSITIONS.get(orientation)) is not None:
         pixels = np.asarray(Image.fromarray(pixels).transpose(turn))
@@ -202,6 +204,15 @@ def _orientation(image: Image.Image) -> int:
     except Exception:  # metadata does not spoil the pixels
         return 1
     return orientation if orientation in TRANSPOSITIONS else 1
+
+
+def _heif_orientation(image: Image.Image, data: bytes) -> list[str]:
+    """What became of the orientation: the decoder turned by the file's own properties; where there
+    are none, the standard leaves EXIF's aside."""
+    if image.info.get("original_orientation") not in TRANSPOSITIONS:
+        return []
+    is_turned = any(box in data[:NUM_HEADER_BYTES] for box in (b"irot", b"imir"))
+    return ["exif_orientation" if is_turned else "exif_orientation_ignored"]
 
 
 def _reason(data: bytes) -> str:
