@@ -166,6 +166,23 @@ def test_paths_stay_below_their_root(tmp_path: Path, model: str) -> None:
     assert [row["key"] for row in made] == ["c"]
 
 
+def test_paths_that_are_not_found_are_told_why(tmp_path: Path, model: str) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in ("a b.png", "a::b.png", "c%20d.png"):
+        (folder / name).write_bytes(png_of(4, 4))
+    paths = [f"file://{folder}/a%20b.png", "a::b.png", f"file://{folder}/c%20d.png", "a\0b.png"]
+    source = write(folder / "paths.parquet", image=pa.array([*paths, "no.png"]), id=list("abcde"))
+    made = do(make_job(model, source, tmp_path / "out"))
+    assert [row["key"] for row in made] == ["c"]
+    rejected = rows_of(tmp_path / "out" / ".ldm_batch" / "rejected")
+    messages = {row["key"]: row["message"] for row in rejected}
+    assert "%20 stands for itself" in messages["a"]
+    assert "holds '::'" in messages["b"]
+    assert "null character" in messages["d"]
+    assert messages["e"].endswith("no file at its path")
+
+
 def test_images_and_dataset_in_s3(tmp_path: Path, model: str, s3: S3Config) -> None:
     store = Store(f"s3://{BUCKET}/in", s3)
     images = some_pngs(3)

@@ -7,6 +7,7 @@ the output.
 from __future__ import annotations
 
 import posixpath
+import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,6 +25,7 @@ from ldm_batch.write.encode import MAX_SIDES, sha256
 from ldm_batch.write.spool import Spool
 
 LOCAL = "file://"
+ESCAPE = re.compile(rb"%[0-9A-Fa-f]{2}")
 READ_AHEAD = 8
 """Files of images that are read at once, which waits for the store and not for a CPU, and that are
 in memory at most: 256 MiB where each has the largest `source.max_image_bytes` by default."""
@@ -116,12 +118,9 @@ class InputImages:
         except UnicodeDecodeError:
             return Fault(Reason.UNREADABLE_IMAGE, "its path is not UTF-8")
         if uri is None:
-            return Fault(
-                Reason.UNREADABLE_IMAGE,
-                f"its path does not stand below {self._root} (source.image_root)",
-            )
+            return Fault(Reason.UNREADABLE_IMAGE, _why_refused(path, self._root))
         data = read_file(uri, self._limits.max_bytes + 1, self._access)
-        return Fault(Reason.UNREADABLE_IMAGE, "no file at its path") if data is None else data
+        return Fault(Reason.UNREADABLE_IMAGE, _why_missing(path)) if data is None else data
 
 
 def _with_found(row: Mapping[str, Any], found: Future[bytes | Fault | None]) -> Mapping[str, Any]:
@@ -142,6 +141,23 @@ def resolve_path(path: str, root: str) -> str | None:
     scheme, separator, place = (path if is_absolute else f"{root}/{path}").rpartition("://")
     resolved = scheme + separator + posixpath.normpath(place)
     return resolved if resolved.startswith(f"{root}/") else None
+
+
+def _why_refused(path: bytes, root: str) -> str:
+    if b"\0" in path:
+        return "its path holds a null character"
+    if b"::" in path:
+        return "its path holds '::', which chains one file system to another: rename the file"
+    return f"its path does not stand below {root} (source.image_root)"
+
+
+def _why_missing(path: bytes) -> str:
+    if not (escape := ESCAPE.search(path)):
+        return "no file at its path"
+    return (
+        f"no file at its path, in which {escape[0].decode()} stands for itself: paths and URIs are "
+        "taken as they are, without percent-encoding"
+    )
 
 
 def _plain(uri: str) -> str:
