@@ -130,8 +130,8 @@ def plain_cases() -> Iterator[Case]:
     cmyk = Image.frombytes("CMYK", (WIDTH, HEIGHT), paint(inks).astype(np.uint8).tobytes())
     yield Case("CMYK TIFF", encode(cmyk, "TIFF"), CORNERS, ("cmyk_to_rgb",), 1)
     yield Case("CMYK JPEG", encode(cmyk, "JPEG", quality=98), CORNERS, ("cmyk_to_rgb",), 6)
-    lab = Image.frombytes("LAB", (WIDTH, HEIGHT), bytes([137, 80, 67]) * WIDTH * HEIGHT)
-    # L* 53.7, a* 80, b* 67 is sRGB's red
+    lab = Image.frombytes("LAB", (WIDTH, HEIGHT), bytes([138, 81, 70]) * WIDTH * HEIGHT)
+    # L* 54.3, a* 81, b* 70, of white D50, is sRGB's red
     yield Case("LAB TIFF", encode(lab, "TIFF"), ((255, 0, 0),) * 4, ("lab_to_srgb",), 6)
 
 

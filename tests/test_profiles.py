@@ -68,6 +68,7 @@ def test_png_chunks_are_followed_like_a_profile(
         {"sRGB": b"\0", "gAMA": (100_000,), "cHRM": P3_XY},
         {"cICP": bytes([1, 13, 0, 1]), "gAMA": (100_000,)},
         {"cICP": bytes([2, 2, 0, 1])},
+        {"cICP": bytes([1, 2, 0, 1])},
     ],
 )
 def test_what_says_srgb_in_other_words_is_left_alone(chunks: dict) -> None:
@@ -160,6 +161,23 @@ def test_a_profile_that_is_a_bomb_is_ignored() -> None:
     assert result.conversions == ("icc_ignored",)
     many_tags = srgb_profile()[:128] + b"\xff" * 4 + bytes(500_000)
     assert decoded(encode(image, "TIFF", icc_profile=many_tags)).conversions == ("icc_ignored",)
+
+
+def test_an_avif_says_its_primaries_in_its_properties() -> None:
+    data = encode(Image.fromarray(COLOURS), "AVIF", quality=100, subsampling="4:4:4")
+    assert data.count(b"colrnclx") == 1
+    place = data.index(b"colrnclx") + 8
+    plain = decoded(data)
+    assert plain.conversions == ()
+    said = {}
+    for points in ((12, 13), (9, 16), (2, 2)):
+        other = b"".join(point.to_bytes(2) for point in points)
+        said[points] = decoded(data[:place] + other + data[place + 4 :])
+    assert said[12, 13].conversions == ("cicp_to_srgb",)
+    assert said[9, 16].conversions == ("cicp_ignored",)
+    assert said[2, 2].conversions == ()
+    assert np.array_equal(said[9, 16].pixels, plain.pixels)
+    assert furthest(said[12, 13].pixels, plain.pixels) > 10
 
 
 def test_linear_grey_of_a_png() -> None:

@@ -29,6 +29,8 @@ PRIMARIES = {
 """ITU-T H.273, table 2: BT.709, BT.2020, DCI-P3, Display P3."""
 GAMMAS = {4: 2.2, 5: 2.8, 8: 1.0, 13: None}
 """ITU-T H.273, table 3, what is a power or sRGB's curve (None); others are for video and HDR."""
+UNSPECIFIED = 2
+"""sRGB is what one of the two then means."""
 CHROMATICITY_TOLERANCE, GAMMA_TOLERANCE = 0.003, 0.05
 """What libpng takes for sRGB's gamma; the rounding of sRGB's chromaticities by old software."""
 PIXELS_AT_ONCE = 1 << 18
@@ -130,8 +132,10 @@ def _follow_code_points(
     image: Image.Image, points: tuple[int, int, int, bool], done: list[str]
 ) -> Image.Image | None:
     primaries, transfer, matrix, is_full = points
-    if (primaries, transfer) == (2, 2):  # not specified
+    if (primaries, transfer) == (UNSPECIFIED, UNSPECIFIED):
         return None
+    primaries = 1 if primaries == UNSPECIFIED else primaries
+    transfer = 13 if transfer == UNSPECIFIED else transfer
     if primaries not in PRIMARIES or transfer not in GAMMAS or matrix != 0 or not is_full:
         done.append("cicp_ignored")
         return None
