@@ -9,7 +9,14 @@ from PIL import Image
 from test_decode import LIMITS, decoded
 
 from ldm_batch.read.decode import DecodedImage, decode_image
-from ldm_batch.read.jpeg_scan import END, MARKER, MAY_BE_INCOMPLETE, check_scans, has_all_scans
+from ldm_batch.read.jpeg_scan import (
+    END,
+    MARKER,
+    MAY_BE_INCOMPLETE,
+    check_scans,
+    check_tiff_scans,
+    has_all_scans,
+)
 from ldm_batch.records import Fault, Reason
 
 PICTURE = Image.fromarray(
@@ -90,7 +97,7 @@ def test_a_scan_that_is_missing_is_noted() -> None:
 def test_padding_that_cameras_write_is_noted_and_damage_is_not_accepted() -> None:
     data = KINDS["full_chroma"]
     padded = data.removesuffix(END) + bytes(4) + END
-    assert check_scans(padded) == (MAY_BE_INCOMPLETE,)
+    assert check_scans(padded, 10**6) == (MAY_BE_INCOMPLETE,)
     assert np.array_equal(decoded(padded).pixels, decoded(data).pixels)
     broken = bytearray(KINDS["restarts"])
     place = broken.index(b"\xff\xd0")
@@ -108,3 +115,37 @@ def test_flips_give_an_image_or_a_reason() -> None:
         flipped[bit // 8] ^= 1 << bit % 8
         rejected += isinstance(decode_image(bytes(flipped), LIMITS), Fault)
     assert rejected > 0
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_a_jpeg_in_a_tiff_is_asked_too(mode: str) -> None:
+    data = encode(PICTURE.convert(mode), "TIFF", compression="jpeg", strip_size=2000)
+    assert decoded(data).conversions == (() if mode == "RGB" else ("grey_to_rgb",))
+    start = data.index(b"\xff\xda") + 12
+    middle = (start + data.index(END, start)) // 2
+    closed = data[:middle] + END + data[middle + 2 :]
+    result = decode_image(closed, LIMITS)
+    assert isinstance(result, Fault)
+    assert result.message.startswith("a JPEG, cut or damaged")
+
+
+def test_parts_of_a_tiff_that_overlap_are_not_asked_one_by_one() -> None:
+    tags = {259: 7, 273: (0,) * 1000, 279: (10_000,) * 1000}
+    assert check_tiff_scans(tags, bytes(10_000), 99) == (MAY_BE_INCOMPLETE,)
+    assert check_tiff_scans({259: 7, 347: bytes(100_000)}, b"II*", 99) == (MAY_BE_INCOMPLETE,)
+    assert check_tiff_scans({259: 1}, b"II*", 99) == ()
+
+
+def test_a_jpeg_in_a_tiff_is_held_to_the_limits() -> None:
+    data = encode(PICTURE, "TIFF", compression="jpeg")
+    place = data.index(b"\xff\xc0") + 5
+    huge = data[:place] + (60_000).to_bytes(2) * 2 + data[place + 4 :]
+    result = decode_image(huge, LIMITS)
+    assert isinstance(result, Fault)
+    assert result.reason == Reason.IMAGE_TOO_LARGE
+    end = data.index(END, place)
+    scans = data[:end] + b"\xff\xda\x00\x08\x01\x01\x00\x00\x3f\x00" * 300 + data[end:]
+    tags = {259: 7, 273: (data.index(b"\xff\xd8", 8),), 279: (len(scans) - 800,)}
+    found = check_tiff_scans(tags, scans, 10**6)
+    assert isinstance(found, Fault)
+    assert found.reason == Reason.IMAGE_TOO_LARGE

@@ -148,6 +148,8 @@ def test_grey_and_bilevel_profiles() -> None:
     grey = decoded(encode(ramp, "TIFF", icc_profile=linear))
     assert grey.conversions == ("icc_to_srgb",)
     assert 185 <= grey.pixels[8, 0, 0] <= 190  # half the light is level 188
+    named = make_profile("sRGB grey", 1.0, None)
+    assert decoded(encode(ramp, "TIFF", icc_profile=named)).conversions == ("icc_to_srgb",)
     bilevel = decoded(encode(ramp.convert("1"), "TIFF", icc_profile=linear))
     assert bilevel.conversions == ("bilevel_to_rgb", "icc_to_srgb")
     assert {*bilevel.pixels.ravel().tolist()} == {0, 255}

@@ -18,12 +18,10 @@ from ldm_batch.read.colour import is_convertible, to_rgb
 from ldm_batch.read.declarations import NUM_HEADER_BYTES, declare
 from ldm_batch.read.decoders import HEIF, hear_libtiff, known_formats
 from ldm_batch.read.formats import name_damaged, name_unidentified, our_format
-from ldm_batch.read.jpeg_scan import check_scans
+from ldm_batch.read.jpeg_scan import check_number_of_scans, check_scans, check_tiff_scans
 from ldm_batch.read.png_chunks import PngChunks, is_png, read_chunks
 from ldm_batch.records import Fault, Reason
 
-MAX_JPEG_SCANS = 200
-"""A progressive JPEG has about ten; each costs time by its pixels, not by its bytes."""
 JPEG_START = b"\xff\xd8"
 TIFF_TILE_WIDTH, TIFF_TILE_LENGTH, ORIENTATION = 322, 323, 274
 TRANSPOSITIONS = {
@@ -73,8 +71,8 @@ def decode_image(data: bytes | None, limits: ImageLimits) -> DecodedImage | Faul
         return Fault(Reason.NULL_IMAGE, "the image is null" if data is None else "no bytes")
     if len(data) > limits.max_bytes:
         return _too_large(f"{len(data)} bytes", f"{limits.max_bytes} (source.max_image_bytes)")
-    if data.startswith(JPEG_START) and data.count(b"\xff\xda") > MAX_JPEG_SCANS:
-        return _too_large("a JPEG of more scans than any camera writes", f"{MAX_JPEG_SCANS} scans")
+    if data.startswith(JPEG_START) and (fault := check_number_of_scans(data)):
+        return fault
     chunks = read_chunks(data) if is_png(data) else None
     if isinstance(chunks, Fault):
         return chunks
@@ -112,7 +110,7 @@ def _read(data: bytes, chunks: PngChunks | None, limits: ImageLimits) -> Decoded
     ):
         if fault := _check_header(image, limits):
             return fault
-        noted = check_scans(data) if data.startswith(JPEG_START) else ()
+        noted = _check_scans(image, data, limits)
         if isinstance(noted, Fault):
             return noted
         decoded = _decode(image, data, chunks, noted)
@@ -148,6 +146,15 @@ def _check_header(image: Image.Image, limits: ImageLimits) -> Fault | None:
             f"samples of mode {image.mode}: which value is white is not defined",
         )
     return None
+
+
+def _check_scans(image: Image.Image, data: bytes, limits: ImageLimits) -> Fault | tuple[str, ...]:
+    if data.startswith(JPEG_START):
+        return check_scans(data, limits.max_pixels)
+    if image.format == "TIFF":
+        tags = image.tag_v2  # type: ignore[attr-defined]
+        return check_tiff_scans(tags, data, limits.max_pixels)
+    return ()
 
 
 def _decode(

@@ -19,9 +19,10 @@ from PIL import Image, _imaging
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "AVIF")
 """The closed list; AVIF and WebP where Pillow was built with them."""
+MAX_ERRORS = 3
 HEIF = "HEIF"
 """Read where pillow-heif is installed, the extra `heif`."""
-_heard = threading.local()
+_this_thread = threading.local()
 
 
 @cache
@@ -35,12 +36,13 @@ def known_formats() -> tuple[str, ...]:
 
 @contextmanager
 def hear_libtiff() -> Iterator[list[str]]:
-    """The errors that libtiff tells of in this thread; some leave pixels out and go on."""
-    _heard.errors = []
+    """Collect the errors that libtiff tells of in this thread; some leave pixels out and go on."""
+    errors: list[str] = []
+    _this_thread.errors = errors
     try:
-        yield _heard.errors
+        yield errors
     finally:
-        _heard.errors = []
+        del _this_thread.errors
 
 
 def _open_heif() -> bool:
@@ -69,8 +71,8 @@ def _quieten() -> None:
 
 
 def _hear_error(module: bytes | None, message: bytes | None, _: Any) -> None:
-    errors = getattr(_heard, "errors", [])
-    if len(errors) < 3:
+    errors: list[str] | None = getattr(_this_thread, "errors", None)
+    if errors is not None and len(errors) < MAX_ERRORS:
         words = (message or b"").partition(b" %")[0]  # the numbers stand in C's own arguments
         errors.append(b": ".join(filter(None, (module, words))).decode("ascii", "replace"))
 

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import re
 import struct
+from collections.abc import Mapping
+from typing import Any
 
 import simplejpeg
 
 from ldm_batch.records import Fault, Reason
 
+MAX_JPEG_SCANS = 200
+"""A progressive JPEG has about ten; each costs time by its pixels, not by its bytes."""
 MAY_BE_INCOMPLETE = "jpeg_may_be_incomplete"
 END = b"\xff\xd9"
 SCAN, NUM_COEFFICIENTS = 0xDA, 64
@@ -21,19 +25,38 @@ PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
 CUT = ("Premature end", "Corrupt JPEG data: premature end", "Corrupt JPEG data: found marker 0xd9")
 PADDED = re.compile(r"extraneous bytes before marker 0x(?!d[0-7])")
 """Some cameras pad the end of a scan; before a restart marker it is damage."""
+COMPRESSION, JPEG_IN_TIFF, TABLES = 259, 7, 347
+PARTS = ((273, 324), (279, 325))
+"""Tags of where strips, or tiles, stand, and of their sizes."""
+MAX_TABLES_BYTES = 1 << 16
 MARKER = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]", re.DOTALL)
 
 
-def check_scans(data: bytes) -> Fault | tuple[str, ...]:
+def check_number_of_scans(data: bytes) -> Fault | None:
+    """Refuse a JPEG that would take long by its scans, before anything is decoded."""
+    if data.count(b"\xff\xda") <= MAX_JPEG_SCANS:
+        return None
+    what = "a JPEG of more scans than any camera writes"
+    return Fault(Reason.IMAGE_TOO_LARGE, f"{what}; at most {MAX_JPEG_SCANS} scans")
+
+
+def check_scans(data: bytes, max_pixels: int) -> Fault | tuple[str, ...]:
     """Decode at an eighth of the size, asking libjpeg for its warnings.
 
     Args:
-        data: a JPEG whose declared size was accepted.
+        data: a JPEG.
+        max_pixels: that it may declare, as libjpeg reads its header.
 
     Returns:
         why the image is damaged, or the names of what is to be noted.
     """
+    if fault := check_number_of_scans(data):
+        return fault
     try:
+        height, width, *_ = simplejpeg.decode_jpeg_header(data)
+        if height * width > max_pixels:
+            what = f"a JPEG of {width}x{height} pixels"
+            return Fault(Reason.IMAGE_TOO_LARGE, f"{what}; at most {max_pixels}")
         # the end marker: a file that lacks only that, and Pillow takes it, holds all its pixels
         simplejpeg.decode_jpeg(data + END, "RGB", min_height=1, min_width=1, min_factor=8)
     except ValueError as error:
@@ -44,6 +67,33 @@ def check_scans(data: bytes) -> Fault | tuple[str, ...]:
             return Fault(Reason.UNDECODABLE_IMAGE, f"a JPEG, damaged: {warning[:200]}")
         return (MAY_BE_INCOMPLETE,)  # warned of what is harmless, or not decoded by this library
     return () if has_all_scans(data) else (MAY_BE_INCOMPLETE,)
+
+
+def check_tiff_scans(
+    tags: Mapping[int, Any], data: bytes, max_pixels: int
+) -> Fault | tuple[str, ...]:
+    """The same of a TIFF's strips or tiles, where they are JPEGs, with the tables that they share.
+
+    Args:
+        tags: of its first image.
+        data: the file.
+        max_pixels: that a part may declare.
+    """
+    if tags.get(COMPRESSION) != JPEG_IN_TIFF:
+        return ()
+    tables = bytes(tags.get(TABLES) or b"").removesuffix(END)
+    places = zip(*((tags.get(a) or tags.get(b) or ()) for a, b in PARTS), strict=False)
+    parts = [(int(offset), int(size)) for offset, size in places]
+    if len(tables) > MAX_TABLES_BYTES or sum(size for _, size in parts) > len(data):
+        return (MAY_BE_INCOMPLETE,)  # parts that overlap would cost more than the file has bytes
+    noted: tuple[str, ...] = ()
+    for offset, size in parts:
+        part = data[offset : offset + size]
+        found = check_scans(tables + part[2:] if tables else part, max_pixels)
+        if isinstance(found, Fault):
+            return found
+        noted = noted or found
+    return noted
 
 
 def has_all_scans(data: bytes) -> bool:

@@ -94,7 +94,7 @@ def _follow_profile(
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         if source.profile.xcolor_space.strip() != PROFILE_SPACES.get(image.mode):
             raise ValueError(source.profile.xcolor_space)
-        if image.mode == "RGB" and _is_srgb(source):
+        if image.mode in ("RGB", "L") and _is_srgb(source, image.mode):
             return image, True
         converted = ImageCms.profileToProfile(
             image, source, ImageCms.createProfile("sRGB"), outputMode="RGB"
@@ -109,23 +109,30 @@ def _follow_profile(
     return converted, True
 
 
-def _is_srgb(source: ImageCms.ImageCmsProfile) -> bool:
+def _is_srgb(source: ImageCms.ImageCmsProfile, mode: str) -> bool:
     """Tell whether a profile that is called sRGB is: linear ones have that name too."""
     if not ImageCms.getProfileDescription(source).lower().startswith("srgb"):
         return False
-    steps = np.linspace(0, 255, 9).astype(np.uint8)
-    cube = np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(27, 27, 3)
-    grey = np.arange(243, dtype=np.uint8).reshape(9, 27, 1).repeat(3, axis=2)
-    colours = np.concatenate([cube, grey])
+    probe = _probe(mode)
     converted = ImageCms.profileToProfile(
-        Image.fromarray(colours),
+        probe,
         source,
         ImageCms.createProfile("sRGB"),
         renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
         outputMode="RGB",
     )
-    distance = np.abs(np.asarray(converted).astype(int) - colours)
+    distance = np.abs(np.asarray(converted).astype(int) - np.asarray(probe.convert("RGB")))
     return int(distance.max()) <= MAX_SRGB_DISTANCE
+
+
+def _probe(mode: str) -> Image.Image:
+    """Every grey, and of RGB a cube of colours."""
+    grey = np.arange(256, dtype=np.uint8).reshape(8, 32)
+    if mode == "L":
+        return Image.fromarray(grey)
+    steps = np.linspace(0, 255, 8).astype(np.uint8)
+    cube = np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(16, 32, 3)
+    return Image.fromarray(np.concatenate([cube, grey[..., None].repeat(3, axis=2)]))
 
 
 def _follow_code_points(
