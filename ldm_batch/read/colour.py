@@ -86,7 +86,7 @@ def _split_alpha(
     """The image without its transparency, whatever form that had, and its alpha."""
     if declared.alpha is not None and not (declared.alpha == 255).all():
         done.append("alpha_split")
-        return image, declared.alpha
+        return image.convert("L") if image.mode == "1" else image, declared.alpha
     if not image.has_transparency_data:
         return image, None
     if image.mode in ("RGBa", "La"):

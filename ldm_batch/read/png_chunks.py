@@ -76,7 +76,8 @@ def apply_transparent_colour(
 ) -> NDArray[np.uint8] | None:
     """Make the one transparent colour of a grey or RGB image mean what the file says.
 
-    Pillow compares it with samples that it has scaled (2 and 4 bits) or cut (16 bits).
+    Pillow compares it with samples that it has scaled (2 and 4 bits) or cut (16 bits); older ones
+    do not look it up in bilevel images.
 
     Args:
         image: loaded; its `transparency` is set right, or taken away where alpha is returned.
@@ -89,6 +90,9 @@ def apply_transparent_colour(
     if chunks.colour_type == GREY and bits in (2, 4) and len(key) >= 2:
         largest = 2**bits - 1
         image.info["transparency"] = (int.from_bytes(key[:2]) & largest) * 255 // largest
+    if chunks.colour_type == GREY and bits == 1 and len(key) >= 2:
+        image.info.pop("transparency", None)
+        return np.where(np.asarray(image) == (key[1] & 1), 0, 255).astype(np.uint8)
     if chunks.colour_type != RGB or bits != 16 or len(key) < 6:
         return None
     image.info.pop("transparency", None)
