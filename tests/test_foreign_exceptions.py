@@ -24,8 +24,10 @@ from fsspec.implementations.memory import MemoryFileSystem
 from ldm_batch.config import CallConfig, S3Config, SourceConfig
 from ldm_batch.diffusion import fetch
 from ldm_batch.errors import AccessError, JobError, ShardError, StorageError
+from ldm_batch.generate.text_to_image import TEXT_TO_IMAGE
 from ldm_batch.identity import FORMS
 from ldm_batch.read import footer, shard
+from ldm_batch.read.rows import RowContext
 from ldm_batch.records import InputFile, Shard
 from ldm_batch.storage import SourceFile, open_file, read_file
 from ldm_batch.storage.files import list_files
@@ -268,8 +270,9 @@ def test_of_pyarrow_where_rows_are_read(
             raise make(kind)
 
     monkeypatch.setattr(shard.pq, "ParquetFile", Odd)
+    task, context = TEXT_TO_IMAGE, RowContext(SourceConfig(), CALL)
     with pytest.raises(ShardError, match=r"a.parquet: cannot be read: ."):
-        shard.read_shard(planned, SourceConfig(), CALL, form=FORMS[1])
+        shard.read_shard(planned, task.columns, task.parse_row, context, form=FORMS[1])
 
 
 # The hub's client, and the HTTP client below it
