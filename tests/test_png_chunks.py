@@ -11,7 +11,7 @@ from PIL import Image
 from test_decode import LIMITS, decoded, draw
 
 from ldm_batch.read.decode import DecodedImage, decode_image
-from ldm_batch.read.png_chunks import MAX_PNG_CHUNKS, read_chunks
+from ldm_batch.read.png_chunks import ADAM7, MAX_PNG_CHUNKS, read_chunks
 from ldm_batch.records import Fault, Reason
 
 SMALL = {
@@ -128,3 +128,55 @@ def test_transparency_of_other_forms_is_pillows() -> None:
     result = decoded(encode(palette, "PNG", transparency=b"\xff\x80"))
     assert result.alpha is not None
     assert result.alpha.tolist() == [[128, 128]] * 2
+
+
+SHAPES = [
+    (bits, colour_type, channels)
+    for colour_type, channels, depths in (
+        (0, 1, (1, 2, 4, 8, 16)),
+        (2, 3, (8, 16)),
+        (3, 1, (1, 2, 4, 8)),
+        (4, 2, (8, 16)),
+        (6, 4, (8, 16)),
+    )
+    for bits in depths
+]
+
+
+@pytest.mark.parametrize("is_interlaced", [False, True])
+@pytest.mark.parametrize(("bits", "colour_type", "channels"), SHAPES)
+def test_pixels_that_end_early_are_missed(
+    bits: int, colour_type: int, channels: int, is_interlaced: bool
+) -> None:
+    """Pillow leaves the rest black where the packed stream itself is whole."""
+    palette = chunk(b"PLTE", bytes(3)) if colour_type == 3 else b""
+    for width, height in ((1, 1), (2, 3), (5, 7), (9, 17)):
+        header = struct.pack(">IIBBBBB", width, height, bits, colour_type, 0, 0, int(is_interlaced))
+        steps = ADAM7 if is_interlaced else ((0, 0, 1, 1),)
+        sizes = [
+            (len(range(x, width, across)), len(range(y, height, down)))
+            for x, y, across, down in steps
+        ]
+        num_bytes = sum(h * (1 + (w * bits * channels + 7) // 8) for w, h in sizes if w)
+        for num, is_whole in ((num_bytes, True), (num_bytes - 1, False), (0, False)):
+            body = chunk(b"IDAT", zlib.compress(bytes(num)))
+            data = SIGNATURE + chunk(b"IHDR", header) + palette + body + chunk(b"IEND", b"")
+            result = decode_image(data, LIMITS)
+            assert isinstance(result, DecodedImage) == is_whole
+            assert is_whole or "its pixels lack" in str(result)
+
+
+def test_pixels_in_many_chunks_are_counted_in_all() -> None:
+    rows = b"".join(b"\0" + bytes([y]) * 3 * 300 for y in range(200))
+    packed = zlib.compress(rows)
+    parts = b"".join(chunk(b"IDAT", packed[i : i + 7]) for i in range(0, len(packed), 7))
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 300, 200, 8, 2, 0, 0, 0))
+    data = SIGNATURE + header + parts + chunk(b"IEND", b"")
+    assert decoded(data).pixels[:, 0, 0].tolist() == list(range(200))
+
+
+def test_declarations_that_cannot_be_read_are_named() -> None:
+    png = encode(draw("RGB", (4, 3)), "PNG")
+    damaged = with_chunks(png, iCCP=b"name\0\0not packed")
+    assert decoded(damaged).conversions == ("icc_ignored",)
+    assert decoded(with_chunks(png, cICP=b"\x01\x0d")).conversions == ("cicp_ignored",)

@@ -46,17 +46,25 @@ def declare(image: Image.Image, data: bytes, chunks: PngChunks | None) -> Declar
 
 def _declare_png(image: Image.Image, data: bytes, chunks: PngChunks) -> Declared:
     told = chunks.told
-    points, gamma, xy = (told.get(name, b"") for name in (b"cICP", b"gAMA", b"cHRM"))
+    gamma, xy = (told.get(name, b"") for name in (b"gAMA", b"cHRM"))
     numbers = [int.from_bytes(xy[i : i + 4]) / 100_000 for i in range(0, 32, 4)]
     white, colours = numbers[:2], numbers[2:]
     return Declared(
         sample_bits=chunks.bit_depth,
         alpha=apply_transparent_colour(image, data, chunks),
-        code_points=(points[0], points[1], points[2], points[3] == 1) if len(points) == 4 else None,
+        profile=told.get(b"iCCP"),  # as it is: not followed where the decoder could not unpack it
+        code_points=_code_points(told.get(b"cICP")),
         is_srgb=b"sRGB" in told,
         gamma=int.from_bytes(gamma) / 100_000 if len(gamma) == 4 else None,
         chromaticities=(*colours, *white) if len(xy) == 32 else None,
     )
+
+
+def _code_points(chunk: bytes | None) -> tuple[int, int, int, bool] | None:
+    """Those of a cICP; of one of another length such as nobody follows."""
+    if chunk is None:
+        return None
+    return (chunk[0], chunk[1], chunk[2], chunk[3] == 1) if len(chunk) == 4 else (0, 0, 0, False)
 
 
 def _declare_heif(image: Image.Image) -> Declared:

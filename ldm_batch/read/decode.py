@@ -19,11 +19,16 @@ from ldm_batch.read.declarations import NUM_HEADER_BYTES, declare
 from ldm_batch.read.decoders import HEIF, hear_libtiff, known_formats
 from ldm_batch.read.formats import name_damaged, name_unidentified, our_format
 from ldm_batch.read.jpeg_scan import check_number_of_scans, check_scans, check_tiff_scans
-from ldm_batch.read.png_chunks import PngChunks, is_png, read_chunks
+from ldm_batch.read.png_chunks import PngChunks, check_length, is_png, read_chunks
 from ldm_batch.records import Fault, Reason
 
 JPEG_START = b"\xff\xd8"
-TIFF_TILE_WIDTH, TIFF_TILE_LENGTH, ORIENTATION = 322, 323, 274
+TIFF_TILE_WIDTH, TIFF_TILE_LENGTH, TIFF_TILE_OFFSETS, ORIENTATION = 322, 323, 324, 274
+TIFF_WIDTH, TIFF_HEIGHT = 256, 257
+TIFF_STRIP_OFFSETS, TIFF_ROWS_PER_STRIP, TIFF_SAMPLES, TIFF_PLANES = 273, 278, 277, 284
+SEPARATE_PLANES = 2
+TIFF_COMPRESSION, OLD_JPEG = 259, 6
+"""A whole JPEG beside the strips, which may be absent."""
 TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -110,6 +115,8 @@ def _read(data: bytes, chunks: PngChunks | None, limits: ImageLimits) -> Decoded
     ):
         if fault := _check_header(image, limits):
             return fault
+        if fault := (check_length(chunks) if chunks is not None else _check_strips(image)):
+            return fault
         noted = _check_scans(image, data, limits)
         if isinstance(noted, Fault):
             return noted
@@ -146,6 +153,26 @@ def _check_header(image: Image.Image, limits: ImageLimits) -> Fault | None:
             f"samples of mode {image.mode}: which value is white is not defined",
         )
     return None
+
+
+def _check_strips(image: Image.Image) -> Fault | None:
+    """Tell of a TIFF that lists fewer strips, or tiles, than its height and width take."""
+    if image.format != "TIFF":
+        return None
+    tags = image.tag_v2  # type: ignore[attr-defined]
+    width, height = int(tags[TIFF_WIDTH]), int(tags[TIFF_HEIGHT])  # as stored, before it is turned
+    if wide := int(tags.get(TIFF_TILE_WIDTH, 0)):
+        num = -(-width // wide) * -(-height // max(1, int(tags.get(TIFF_TILE_LENGTH, 0))))
+        listed = tags.get(TIFF_TILE_OFFSETS, ())
+    else:
+        num = -(-height // (min(height, int(tags.get(TIFF_ROWS_PER_STRIP, height))) or height))
+        listed = tags.get(TIFF_STRIP_OFFSETS, ())
+    if tags.get(TIFF_PLANES) == SEPARATE_PLANES:
+        num *= int(tags.get(TIFF_SAMPLES, 1))
+    if len(listed) >= num or tags.get(TIFF_COMPRESSION) == OLD_JPEG:
+        return None
+    what = f"{len(listed)} of {num} strips or tiles"
+    return Fault(Reason.UNDECODABLE_IMAGE, f"a TIFF, cut or damaged: it lists {what}")
 
 
 def _check_scans(image: Image.Image, data: bytes, limits: ImageLimits) -> Fault | tuple[str, ...]:

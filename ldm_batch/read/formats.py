@@ -55,14 +55,18 @@ BRANDS = {
     b"crx ": "Canon CR3",
 }
 """Brand of an ISO media file -> its format."""
+PROLOGUE = rb"(<\?xml[^>]*>\s*)?(<!--(?:(?!-->).)*+-->\s*+)*+"
+"""Each comment ends at its first end: a pattern with a choice would try 2^n of them."""
 TEXTS = (
-    (rb"(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)*(<!doctype svg[^>]*>\s*)?<svg\b", "SVG"),
-    (rb"(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)*<(!doctype html|html|head|body)\b", "HTML"),
+    (PROLOGUE + rb"(<!doctype svg[^>]*>\s*)?<svg\b", "SVG"),
+    (PROLOGUE + rb"<(!doctype html|html|head|body|meta|title|script|div|p)\b", "HTML"),
     (rb"<\?xml", "XML or SVG"),
+    (rb'\{\s*"', "JSON"),
 )
 WAY_OUT = "convert it to PNG first"
 WAYS_OUT = {
     "HTML": "the server sent a page in place of the image: fetch it again",
+    "JSON": "the server sent an answer in place of the image: fetch it again",
     "a Git LFS pointer": "fetch the file itself: git lfs pull",
     "a ZIP archive": "unpack it first",
     "gzip": "unpack it first",

@@ -7,6 +7,7 @@ not know how colours become RGB.
 from __future__ import annotations
 
 import io
+import struct
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,7 +21,22 @@ from ldm_batch.records import Fault, Reason
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 MAX_PNG_CHUNKS = 50_000
 """32 MB in parts of 8 kB, as most software cuts them, are 4,000; 2.8 million take seconds."""
+HEADER = len(SIGNATURE) + 8
+"""Where the content of IHDR begins."""
 GREY, RGB = 0, 2
+CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+"""Colour type -> samples of a pixel."""
+ADAM7 = (
+    (0, 0, 8, 8),
+    (4, 0, 8, 8),
+    (0, 4, 4, 8),
+    (2, 0, 4, 4),
+    (0, 2, 2, 4),
+    (1, 0, 2, 2),
+    (0, 1, 1, 2),
+)
+"""First column and row of each of the seven images, and the steps between their pixels."""
+UNPACKED_AT_ONCE = 1 << 20
 TOLD = (b"cICP", b"iCCP", b"sRGB", b"gAMA", b"cHRM", b"tRNS")
 
 
@@ -32,6 +48,11 @@ class PngChunks:
     colour_type: int
     told: Mapping[bytes, bytes]
     """Name -> content of the first chunk of each name in `TOLD`."""
+    pixel_data: tuple[memoryview, ...]
+    """What the IDAT chunks hold, in order."""
+    width: int
+    height: int
+    is_interlaced: bool
 
 
 def is_png(data: bytes) -> bool:
@@ -46,6 +67,7 @@ def read_chunks(data: bytes) -> PngChunks | Fault:
         data: a file that begins as a PNG does; what stands behind IEND is not looked at.
     """
     told: dict[bytes, bytes] = {}
+    pixel_data: list[memoryview] = []
     view, place, num_chunks = memoryview(data), len(SIGNATURE), 0
     kind = b""
     while kind != b"IEND":
@@ -60,11 +82,47 @@ def read_chunks(data: bytes) -> PngChunks | Fault:
             return _damaged(f"damaged: the checksum of its chunk {num_chunks} is wrong")
         if num_chunks == 1 and (kind, length) != (b"IHDR", 13):
             return _damaged("without a header")
+        if kind == b"IDAT":
+            pixel_data.append(view[place + 8 : end])
         if kind in TOLD:
             told.setdefault(kind, bytes(view[place + 8 : end]))
         place = end + 4
-    header = len(SIGNATURE) + 8
-    return PngChunks(data[header + 8], data[header + 9], told)
+    width, height, depth, colour_type, interlace = struct.unpack_from(">IIBB2xB", data, HEADER)
+    return PngChunks(
+        depth, colour_type, told, tuple(pixel_data), width, height, is_interlaced=interlace == 1
+    )
+
+
+def check_length(chunks: PngChunks) -> Fault | None:
+    """Tell of pixels that end early: Pillow leaves the rest black where the stream itself is whole.
+
+    For an image whose size is accepted: unpacks no more than that size takes.
+    """
+    left = _num_unpacked_bytes(chunks)
+    unpacker = zlib.decompressobj()
+    try:
+        packed: bytes | memoryview
+        for packed in (*chunks.pixel_data, memoryview(b"")):  # the last: what is still to give out
+            while left > 0 and not unpacker.eof:
+                num_bytes = len(unpacker.decompress(packed, min(left, UNPACKED_AT_ONCE)))
+                left, packed = left - num_bytes, bytes(unpacker.unconsumed_tail)
+                if not num_bytes and not packed:
+                    break
+    except zlib.error as error:
+        return _damaged(f"damaged: {error}")
+    return _damaged(f"cut, or damaged: its pixels lack {left} bytes") if left > 0 else None
+
+
+def _num_unpacked_bytes(chunks: PngChunks) -> int:
+    """Bytes of all rows, each with its filter's; interlaced, those of seven images (Adam7)."""
+    bits = chunks.bit_depth * CHANNELS.get(chunks.colour_type, 0)
+    steps = ADAM7 if chunks.is_interlaced else ((0, 0, 1, 1),)
+    total = 0
+    for x, y, across, down in steps:
+        width, height = -(-(chunks.width - x) // across), -(-(chunks.height - y) // down)
+        if width > 0 and height > 0:
+            total += height * (1 + -(-width * bits // 8))
+    return total
 
 
 def _damaged(what: str) -> Fault:

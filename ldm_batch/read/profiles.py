@@ -76,7 +76,7 @@ def follow_declared(
         followed = _follow_code_points(image, declared.code_points, done)
         if followed is not None:
             return followed
-    if profile:
+    if profile and image.mode != "LAB":  # which says itself what its colours are
         image, is_followed = _follow_profile(image, profile, done)
         if is_followed:
             return image
