@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 import pytest
-from image_files import encode
+from image_files import encode, srgb_profile
 from PIL import Image
 from test_decode import LIMITS, decoded
 
@@ -147,5 +147,50 @@ def test_a_jpeg_in_a_tiff_is_held_to_the_limits() -> None:
     scans = data[:end] + b"\xff\xda\x00\x08\x01\x01\x00\x00\x3f\x00" * 300 + data[end:]
     tags = {259: 7, 273: (data.index(b"\xff\xd8", 8),), 279: (len(scans) - 800,)}
     found = check_tiff_scans(tags, scans, 10**6)
+    assert isinstance(found, Fault)
+    assert found.reason == Reason.IMAGE_TOO_LARGE
+
+
+def segment(body: bytes) -> bytes:
+    """An APP2 segment."""
+    return b"\xff\xe2" + (len(body) + 2).to_bytes(2) + body
+
+
+@pytest.mark.parametrize("numbers", [b"\x01\x02", b"\x00\x00"])
+def test_a_profile_that_is_damaged_spoils_no_pixels(numbers: bytes) -> None:
+    data = KINDS["baseline"]
+    odd = data[:2] + segment(b"ICC_PROFILE\0" + numbers + srgb_profile()) + data[2:]
+    result = decoded(odd)
+    assert result.conversions == ("icc_ignored",)
+    assert np.array_equal(result.pixels, decoded(data).pixels)
+    half = decode_image(odd[: len(odd) * 3 // 4] + END, LIMITS)
+    assert isinstance(half, Fault)
+    assert half.reason == Reason.UNDECODABLE_IMAGE
+
+
+def test_a_sampling_that_is_not_known_is_noted() -> None:
+    data = bytearray(KINDS["full_chroma"])
+    frame = data.index(b"\xff\xc0")
+    data[frame + 11] = 0x14  # 4:4:1, whose scans then hold other blocks
+    assert not isinstance(check_scans(bytes(data), 10**6), Fault)
+
+
+def test_an_arithmetic_one_cannot_tell_of_a_cut() -> None:
+    data = bytearray(KINDS["grey"])
+    data[data.index(b"\xff\xc0") + 1] = 0xC9
+    assert not has_all_scans(bytes(data))
+
+
+def test_fill_bytes_take_no_time() -> None:
+    """Half a million of them; every search of theirs that began anew took hours."""
+    data = KINDS["baseline"]
+    place = data.index(b"\xff\x00", data.index(b"\xff\xda"))
+    assert has_all_scans(data[:place] + b"\xff" * 500_000 + data[place + 1 :])
+
+
+def test_parts_of_a_tiff_are_held_to_a_limit_together() -> None:
+    part = KINDS["progressive"]
+    tags = {259: 7, 273: [0] * 40, 279: [len(part)] * 40}
+    found = check_tiff_scans(tags, part * 40, max_pixels=128 * 96)
     assert isinstance(found, Fault)
     assert found.reason == Reason.IMAGE_TOO_LARGE

@@ -29,7 +29,10 @@ COMPRESSION, JPEG_IN_TIFF, TABLES = 259, 7, 347
 PARTS = ((273, 324), (279, 325))
 """Tags of where strips, or tiles, stand, and of their sizes."""
 MAX_TABLES_BYTES = 1 << 16
-MARKER = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]", re.DOTALL)
+MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]", re.DOTALL)
+ARITHMETIC = (0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF)
+"""Frames whose decoder feeds itself zeros past the end of a scan, without a word."""
+BAD_PROFILE, APP2, PROFILE_NAME = "Corrupt JPEG data: bad ICC marker", 0xE2, b"ICC_PROFILE\0"
 
 
 def check_number_of_scans(data: bytes) -> Fault | None:
@@ -59,8 +62,11 @@ def check_scans(data: bytes, max_pixels: int) -> Fault | tuple[str, ...]:
             return Fault(Reason.IMAGE_TOO_LARGE, f"{what}; at most {max_pixels}")
         # the end marker: a file that lacks only that, and Pillow takes it, holds all its pixels
         simplejpeg.decode_jpeg(data + END, "RGB", min_height=1, min_width=1, min_factor=8)
-    except ValueError as error:
+    except (ValueError, KeyError) as error:  # KeyError: a chroma sampling that it does not know
         warning = str(error)
+        if warning.startswith(BAD_PROFILE) and (plain := _without_profile(data)) != data:
+            found = check_scans(plain, max_pixels)
+            return found if isinstance(found, Fault) else ("icc_ignored", *found)
         if warning.startswith(CUT):
             return Fault(Reason.UNDECODABLE_IMAGE, f"a JPEG, cut or damaged: {warning[:200]}")
         if warning.startswith("Corrupt JPEG data") and not PADDED.search(warning):
@@ -87,19 +93,45 @@ def check_tiff_scans(
     if len(tables) > MAX_TABLES_BYTES or sum(size for _, size in parts) > len(data):
         return (MAY_BE_INCOMPLETE,)  # parts that overlap would cost more than the file has bytes
     noted: tuple[str, ...] = ()
+    left = MAX_JPEG_SCANS * max_pixels
     for offset, size in parts:
         part = data[offset : offset + size]
-        found = check_scans(tables + part[2:] if tables else part, max_pixels)
+        part = tables + part[2:] if tables else part
+        if (left := left - _cost(part)) < 0:
+            what = "a TIFF whose JPEGs declare more pixels and scans than it has"
+            return Fault(Reason.IMAGE_TOO_LARGE, f"{what}; at most {max_pixels} pixels")
+        found = check_scans(part, max_pixels)
         if isinstance(found, Fault):
             return found
         noted = noted or found
     return noted
 
 
+def _cost(data: bytes) -> int:
+    """Pixels that decoding a JPEG touches, over all its scans; 0 where its header is unreadable."""
+    try:
+        height, width, *_ = simplejpeg.decode_jpeg_header(data)
+    except (ValueError, KeyError):
+        return 0
+    return int(height * width * max(1, data.count(b"\xff\xda")))
+
+
+def _without_profile(data: bytes) -> bytes:
+    """A JPEG without the segments of its ICC profile that stand before its first scan."""
+    kept, place = [data[:2]], 2
+    while place + 4 <= len(data) and data[place] == 0xFF and data[place + 1] != SCAN:
+        end = place + 2 + int.from_bytes(data[place + 2 : place + 4])
+        is_profile = data[place + 1] == APP2 and data.startswith(PROFILE_NAME, place + 4)
+        kept.append(b"" if is_profile else data[place:end])
+        place = end
+    return b"".join([*kept, data[place:]])
+
+
 def has_all_scans(data: bytes) -> bool:
     """Tell whether every component has all bits of all coefficients in some scan.
 
     A progressive file may end early by intent or by a cut between two scans: nothing tells which.
+    Nothing tells of a cut in an arithmetic-coded one either.
     """
     missing: dict[int, set[int]] = {}
     is_progressive = False
@@ -113,6 +145,8 @@ def has_all_scans(data: bytes) -> bool:
         length = struct.unpack_from(">H", data, place)[0]
         body, place = data[place + 2 : place + length], place + length
         if code in FRAMES and len(body) > 5:
+            if code in ARITHMETIC:
+                return False
             is_progressive = code in PROGRESSIVE
             missing = {number: {*range(NUM_COEFFICIENTS)} for number in body[6::3]}
         elif code == SCAN and len(body) > 3:
