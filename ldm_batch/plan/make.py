@@ -65,18 +65,13 @@ def make_plan(
     if not planned:
         job, document = settle_rows_per_shard(job, new_files, document)
     before = planned or Plan(document, shards=(), num_segments=0)
-    shards = [_moved(shard, here.get(shard.file.name)) for shard in before.shards]
-    new_shards = tuple(cut_files(job, new_files, first=len(shards)))
-    if not shards and not new_shards:
+    shards = tuple(_moved(shard, here.get(shard.file.name)) for shard in before.shards)
+    new = tuple(cut_files(job, new_files, first=len(shards)))
+    if not shards and not new:
         uris = ", ".join(source_uris(job.source))
         raise JobError("\n  ".join([f"source.uri: no rows in {uris}", *notes]))
-    return replace(
-        before,
-        shards=(*shards, *new_shards),
-        new_shards=new_shards,
-        gone_files=gone,
-        notes=tuple(notes),
-    )
+    plan = replace(before, shards=(*shards, *new), new_shards=new)
+    return replace(plan, gone_files=gone, notes=tuple(notes))
 
 
 def _look_at_new(
