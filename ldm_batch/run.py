@@ -189,10 +189,10 @@ def _sweeps_leave_nothing() -> Iterator[None]:
 
 def explain(error: Exception) -> str:
     """One message for a mistake in the configuration: the field, what is wrong, what was meant."""
-    while error.__cause__ is not None and isinstance(
-        error.__cause__, (HydraException, OmegaConfBaseException)
-    ):
-        error = error.__cause__
+    while isinstance(cause := error.__cause__, (HydraException, OmegaConfBaseException)):
+        if isinstance(error, OmegaConfBaseException) and error.full_key:
+            break  # under a debugger OmegaConf keeps causes, which no longer name the field
+        error = cause
     if isinstance(error, OmegaConfBaseException):
         return _explain_value(error)
     text = str(error)
