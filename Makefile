@@ -3,11 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# The oldest versions that pyproject.toml allows, and the quick files of tests that meet them.
+# The oldest versions that pyproject.toml allows, and the quick tests that meet them.
 OLDEST := .venv-oldest
 OLDEST_STAMP := $(OLDEST)/.installed
-OLDEST_TESTS := cluster commit config decode encode fetch footer foreign_exceptions generate identity \
-	load old_plans oldest once presets read readers session storage storage_s3 text_to_image worker write
+OLDEST_FILES := cluster commit config decode encode fetch footer foreign_exceptions generate identity \
+	load old_plans oldest once presets read readers session storage storage_s3 worker write
+OLDEST_PIXELS := same_pixels_as_diffusers same_noise_as_diffusers_from_a_seed half_precision_end_to_end
 # Files less covered than this are named; pyproject.toml has the floor of the whole.
 NAMED_BELOW := 85
 # Files of tests that run at once; most tests keep one core busy.
@@ -28,7 +29,8 @@ test: lint
 
 test-oldest: $(OLDEST_STAMP)
 	$(OLDEST)/bin/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile \
-		$(OLDEST_TESTS:%=tests/test_%.py)
+		$(OLDEST_FILES:%=tests/test_%.py) \
+		$(OLDEST_PIXELS:%=tests/test_text_to_image.py::test_%)
 
 crash: $(STAMP)
 	cd tests && ../$(BIN)/python -m crash --kills 200 --on-ray 12
