@@ -8,6 +8,7 @@ OLDEST := .venv-oldest
 OLDEST_STAMP := $(OLDEST)/.installed
 OLDEST_FILES := cluster commit config decode encode fetch footer foreign_exceptions generate identity \
 	load old_plans oldest once presets read readers session storage storage_s3 worker write
+OLDEST_SLOW := tests/test_fetch.py::test_a_job_fetches_once_and_later_ones_need_no_hub
 OLDEST_PIXELS := same_pixels_as_diffusers same_noise_as_diffusers_from_a_seed half_precision_end_to_end
 # Files less covered than this are named; pyproject.toml has the floor of the whole.
 NAMED_BELOW := 85
@@ -29,7 +30,7 @@ test: lint
 
 test-oldest: $(OLDEST_STAMP)
 	$(OLDEST)/bin/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile \
-		$(OLDEST_FILES:%=tests/test_%.py) \
+		--deselect $(OLDEST_SLOW) $(OLDEST_FILES:%=tests/test_%.py) \
 		$(OLDEST_PIXELS:%=tests/test_text_to_image.py::test_%)
 
 crash: $(STAMP)
