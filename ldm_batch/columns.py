@@ -7,11 +7,11 @@ all of these come from this table. Must not know tasks, files or models.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Literal
 
-from ldm_batch.identity import MAX_GIVEN_SEED
+from ldm_batch.identity import MAX_SEED
 
 ArrowType = Literal["bool", "float64", "int32", "int64", "string", "uint64"]
 METADATA_KEY = b"ldm_batch"
@@ -55,6 +55,8 @@ class Column:
     is_named: bool = False
     """Read from the input only where `source.columns` names it, and recorded only where a job uses
     it: plans from before it was known had neither."""
+    since: int = 1
+    """Number of the first form of plans that have it recorded."""
 
     @property
     def about(self) -> str:
@@ -99,7 +101,7 @@ _ALL = (
         By.ROW,
         "Seed of the image's noise: the row's own, or derived.",
         low=0,
-        high=MAX_GIVEN_SEED,
+        high=MAX_SEED,
     ),
     Column(
         "num_inference_steps", "int32", By.CALL, "Denoising steps.", default=50, low=1, high=1000
@@ -141,6 +143,14 @@ _ALL = (
     Column("image_format", "string", By.US, "webp, png or jpeg.", repeats=True),
     Column("image_sha256", "string", By.US, "SHA-256 of the image's bytes."),
     Column("pixel_sha256", "string", By.US, "SHA-256 of its pixels, RGB, row by row."),
+    Column(
+        "made_as",
+        "string",
+        By.US,
+        "What was otherwise than planned when it was made, by name; empty as a rule.",
+        repeats=True,
+        since=2,
+    ),
     Column("input_file", "string", By.US, "Name of the planned input file.", repeats=True),
     Column("input_row", "int64", By.US, "Place of the row in that file, from 0."),
     Column("input_path", "string", By.US, "Path of the low-resolution image, as it was named."),
@@ -196,6 +206,10 @@ class TaskColumns:
     def types(self) -> dict[str, ArrowType]:
         """Name and Arrow type of the recorded columns."""
         return {n: kind for n in self.recorded if (kind := COLUMNS[n].type) != "image"}
+
+    def of_form(self, form: int) -> TaskColumns:
+        """The columns that datasets of a form have recorded: those that it knew."""
+        return replace(self, recorded=tuple(n for n in self.recorded if COLUMNS[n].since <= form))
 
 
 def json_schema(fields: Iterable[str]) -> dict[str, Any]:

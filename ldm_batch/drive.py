@@ -143,7 +143,7 @@ def _settle_plan(
             chosen.engine.check_models(job, task)
         form = planned.form if planned else NEWEST_FORM
         of_task = task.identify(job, lock)
-        images = images_document(job, lock, carry, form, of_task=of_task)
+        images = images_document(job, lock, carry, form, task=task.columns, of_task=of_task)
         document = plan_document(images, form, config=config, environment=environment)
         plan = make_plan(
             job,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -21,11 +22,12 @@ REJECTED_FOLDER = f"{META_FOLDER}/rejected"
 FAILURES_FOLDER = f"{META_FOLDER}/failures"
 
 MAX_SEED = 2**64 - 1
-"""Largest seed of an image, as they are derived."""
-MAX_GIVEN_SEED = 2**63 - 1
 """Largest seed that a job or a row may bring."""
+MAX_EXACT_FLOAT = float(2**53 - 1)
+"""Up to here every whole number is a float of its own; the next is that of two whole numbers."""
 
 _OBJECT_NAME = re.compile(r"([0-9]{5}|[1-9][0-9]{5,})\.(parquet|json)")
+_ENDS_IN_NUMBER = re.compile(r":[0-9]+\Z")
 
 
 def data_path(shard_id: str) -> str:
@@ -38,9 +40,13 @@ def receipt_path(shard_id: str) -> str:
     return f"{RECEIPTS_FOLDER}/{shard_id}.json"
 
 
-def rejected_path(shard_id: str) -> str:
-    """Path of a shard's rejected rows below the sink."""
-    return f"{REJECTED_FOLDER}/{shard_id}.parquet"
+def rejected_path(shard_id: str, digest: str = "") -> str:
+    """Path of a shard's rejected rows below the sink.
+
+    Args:
+        digest: SHA-256 (hexadecimal) of the file, which the shard's object names; none in form 1.
+    """
+    return f"{REJECTED_FOLDER}/{shard_id}{'-' * bool(digest)}{digest}.parquet"
 
 
 def failure_path(shard_id: str) -> str:
@@ -59,41 +65,21 @@ def derive_key(file_name: str, input_row: int) -> str:
     return f"{file_name}#{input_row}"
 
 
-def image_key(key: str, image_index: int) -> str:
-    """Key of image `image_index` of a row as an input of its own: the row's key for the first."""
-    return f"{key}:{image_index}" if image_index else key
+def numbered_seed(seed: int, image_index: int) -> int:
+    """Seed of image `image_index` of what has this seed: the seed itself for the first.
 
-
-def image_seed(job_seed: int, key: str, image_index: int, row_seed: int | None = None) -> int:
-    """Seed of image `image_index` of a row, 0 to 2**64 - 1.
-
-    The row's own seed plus `image_index` (modulo 2**64) where it has one, else the 64-bit
-    BLAKE2b hash of (job seed, image index, key).
+    Returns:
+        For every other image the 63-bit BLAKE2b hash of (seed, image index), so that no image's
+        seed is that of its neighbour's row.
     """
-    if row_seed is not None:
-        return (row_seed + image_index) % (MAX_SEED + 1)
-    return _hashed_seed(b"ldm_batch.seed", job_seed, key, image_index)
-
-
-def upscale_seed(job_seed: int, key: str, image_index: int, row_seed: int | None = None) -> int:
-    """Seed with which an image is enlarged, 0 to 2**64 - 1; independent of the image's own seed.
-
-    In a job of two stages `key` is the `image_key` of what the first one makes, so that it gives
-    the images of two jobs after each other.
-    """
-    if row_seed is not None:
-        return (row_seed + image_index) % (MAX_SEED + 1)
-    return _hashed_seed(b"ldm_batch.upscal", job_seed, key, image_index)
-
-
-def _hashed_seed(person: bytes, job_seed: int, key: str, image_index: int) -> int:
-    text = f"{job_seed}\0{image_index}\0{key}".encode()
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8, person=person).digest(), "big")
+    if image_index == 0:
+        return seed
+    return _hash(b"ldm_batch.image", f"{seed}\0{image_index}", bits=63)
 
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """How the plans of one form name images and derive their seeds.
+    """How the plans of one form name images, derive their seeds and take those of rows.
 
     A plan records its form's number and keeps it for ever; a new rule is a new form.
     """
@@ -102,13 +88,82 @@ class Form:
     image_key: Callable[[str, int], str]
     """(key of a row, number of its image) -> key of that image as an input of its own."""
     image_seed: Callable[..., int]
-    """See `image_seed`."""
+    """(job seed, key, number of the image, the row's own seed or nothing) -> the image's seed, 0 to
+    2**64 - 1."""
     upscale_seed: Callable[..., int]
-    """See `upscale_seed`."""
+    """The same of an image that is enlarged, independent of its own seed. In a job of two stages
+    the key is the `image_key` of what the first one makes, so that it gives the images of two jobs
+    after each other."""
+    max_given_seed: int
+    """Largest seed that a row may bring; a larger one is a rejection."""
+    max_given_float: float
+    """Largest float that stands for a whole number."""
+    keeps_rejected_rows: bool
+    """Whether rejections hold the row itself, under a name that their object knows."""
 
 
-FORMS = {1: Form(1, image_key, image_seed, upscale_seed)}
-"""All forms that there ever were, by number."""
+def _image_key_1(key: str, image_index: int) -> str:
+    return f"{key}:{image_index}" if image_index else key
+
+
+def _image_seed_1(job_seed: int, key: str, image_index: int, row_seed: int | None = None) -> int:
+    """The row's own seed plus the image's number where it has one, else a 64-bit hash."""
+    if row_seed is not None:
+        return (row_seed + image_index) % (MAX_SEED + 1)
+    return _hash(b"ldm_batch.seed", f"{job_seed}\0{image_index}\0{key}", bits=64)
+
+
+def _upscale_seed_1(job_seed: int, key: str, image_index: int, row_seed: int | None = None) -> int:
+    if row_seed is not None:
+        return (row_seed + image_index) % (MAX_SEED + 1)
+    return _hash(b"ldm_batch.upscal", f"{job_seed}\0{image_index}\0{key}", bits=64)
+
+
+def _image_key_2(key: str, image_index: int) -> str:
+    """With the number also where the key could be taken for that of another row's image."""
+    return f"{key}:{image_index}" if image_index or _ENDS_IN_NUMBER.search(key) else key
+
+
+def _image_seed_2(job_seed: int, key: str, image_index: int, row_seed: int | None = None) -> int:
+    """Image `image_index` of the row's seed: its own, or the 63-bit hash of (job seed, key)."""
+    derived = _hash(b"ldm_batch.row", f"{job_seed}\0{key}", bits=63)
+    return numbered_seed(derived if row_seed is None else row_seed, image_index)
+
+
+def _upscale_seed_2(job_seed: int, key: str, image_index: int, row_seed: int | None = None) -> int:
+    derived = _hash(b"ldm_batch.large", f"{job_seed}\0{key}", bits=63)
+    return numbered_seed(derived if row_seed is None else row_seed, image_index)
+
+
+def _hash(person: bytes, text: str, *, bits: int) -> int:
+    """The first bits of the 8-byte BLAKE2b hash of a text."""
+    digest = hashlib.blake2b(text.encode(), digest_size=8, person=person).digest()
+    return int.from_bytes(digest, "big") >> (64 - bits)
+
+
+FORMS = {
+    1: Form(
+        1,
+        _image_key_1,
+        _image_seed_1,
+        _upscale_seed_1,
+        max_given_seed=2**63 - 1,
+        max_given_float=math.inf,
+        keeps_rejected_rows=False,
+    ),
+    2: Form(
+        2,
+        _image_key_2,
+        _image_seed_2,
+        _upscale_seed_2,
+        max_given_seed=MAX_SEED,
+        max_given_float=MAX_EXACT_FLOAT,
+        keeps_rejected_rows=True,
+    ),
+}
+"""All forms that there ever were, by number. What the second mends: seeds of 64 bits, which are
+negative where a reader has signed ones; `seed + 1` as the second image's, which is the first one's
+of the next row; two images of one name; floats that two whole numbers share."""
 NEWEST_FORM = FORMS[max(FORMS)]
 """The form of plans that are made now."""
 

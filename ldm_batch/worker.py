@@ -80,6 +80,7 @@ class Worker:
         self._spec, self._pipeline, self._store = spec, pipeline, store
         self._task = choose(spec.job).task
         self._form = FORMS[spec.fingerprint_form]
+        self._columns = self._task.columns.of_form(spec.fingerprint_form)
         self._turn = threading.Lock()
         self._encoders = Encoders(spec.job.image, spec.job.batch_size)
         self._origin = _make_origin(spec, self._task, pipeline)
@@ -103,9 +104,9 @@ class Worker:
         job, task, clock = self._spec.job, self._task, Clock()
         originals = InputImages(job, shard, inputs) if task.columns.has_image else None
         call = with_size(job.call, self._spec.native_size)
-        context = RowContext(job.source, call, originals)
+        context = RowContext(job.source, call, self._form, originals)
 
-        found = read_shard(shard, task.columns, task.parse_row, context, form=self._form)
+        found = read_shard(shard, task.columns, task.parse_row, context)
         counts = self._count_tokens(found.rows)
         rows, too_long = self._refuse_long(found.rows, counts)
         num_images = job.num_images_per_prompt
@@ -224,7 +225,7 @@ class Worker:
         facts: Mapping[str, Any],
     ) -> AbstractContextManager[BinaryIO]:
         """The object of a shard, on local disk."""
-        schema = object_schema(self._task.columns, carried, facts)
+        schema = object_schema(self._columns, carried, facts)
         extension = self._spec.job.image.format
         return written_object(records, encoded, schema=schema, extension=extension)
 

@@ -71,7 +71,9 @@ def _plan_job(job: JobConfig) -> Plan:
     planned, task = load_plan(store), chosen.task
     form = planned.form if planned else NEWEST_FORM
     carry = carry_schema(job.source, task.columns)
-    images = images_document(job, lock, carry, form, of_task=task.identify(job, lock))
+    images = images_document(
+        job, lock, carry, form, task=task.columns, of_task=task.identify(job, lock)
+    )
     document = plan_document(images, form, config={}, environment={"command": "run"})
     sizes = {"document": document, "native_size": native_size}
     return make_plan(job, store, planned, task=task.columns, **sizes)

@@ -67,8 +67,8 @@ def test_valid_jobs(changes: dict[str, Any]) -> None:
     [
         ({"name": "a/b"}, "name: 'a/b' may hold letters, digits, '_', '-' and '.'"),
         ({"name": ""}, "name: '' may hold"),
-        ({"seed": -1}, "seed: -1 is not between 0 and 9223372036854775807"),
-        ({"seed": 2**63}, "seed: 9223372036854775808 is not between"),
+        ({"seed": -1}, "seed: -1 is not between 0 and 18446744073709551615"),
+        ({"seed": 2**64}, "seed: 18446744073709551616 is not between"),
         ({"batch_size": 0}, "batch_size: 0 is not between 1 and 4096"),
         ({"num_threads": 0}, "num_threads: 0 is not between"),
         ({"rows_per_shard": 0}, "rows_per_shard: 0 is not between"),

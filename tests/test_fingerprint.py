@@ -42,8 +42,15 @@ HOW_MUCH = {
 OLDER_NAMES = {"model.pipeline", "upscale.model.pipeline", "source.kind"}
 ONE_ENGINE = {"upscale.model.engine"}
 """Any other than `ldm` is refused."""
-NOT_YET = {"source.image_root", "source.carry", "source.carry_parent"}
-"""The columns that are carried are, by name and type; where images named by path stand is not."""
+CARRIED = {"source.carry", "source.carry_parent"}
+"""The columns that are carried are in it, by name and type."""
+NOT_IN_FORM = {1: {"source.image_root"}, 2: set[str]()}
+OF_PROMPTS = [
+    *("call.guidance_scale", "call.negative_prompt", "call.height", "call.width"),
+    *("source.max_prompt_chars", "source.long_prompts"),
+    *("scheduler.guidance_rescale", "scheduler.guidance_interval"),
+]
+"""What a job without prompts has no use for."""
 
 
 def paths(section: Any, before: str = "") -> Iterator[str]:
@@ -74,33 +81,43 @@ def with_other(section: Any, path: str) -> Any:
     return dataclasses.replace(section, **{name: other})
 
 
-def document(job: JobConfig, like: JobConfig) -> dict[str, Any]:
+def document(job: JobConfig, like: JobConfig, form: int) -> dict[str, Any]:
     """The document of a job, by the task of one that is like it but for a value."""
     task = choose(like).task
     of_task = task.identify(job, {})
-    return images_document(job, {}, {}, FORMS[1], of_task=of_task)
+    return images_document(job, {}, {}, FORMS[form], task=task.columns, of_task=of_task)
 
 
-def identifying() -> set[str]:
+def identifying(form: int) -> set[str]:
     """Fields that change the document of some kind of job."""
     return {
         path
         for job in JOBS.values()
         for path in paths(job)
-        if document(with_other(job, path), job) != document(job, job)
+        if document(with_other(job, path), job, form) != document(job, job, form)
     }
 
 
-def test_every_field_identifies_images_or_changes_none() -> None:
+@pytest.mark.parametrize("form", FORMS)
+def test_every_field_identifies_images_or_changes_none(form: int) -> None:
     """A new field stands in the document, or in one of the lists above: nowhere is no choice."""
     everything = {path for path in paths(JobConfig()) if not path.startswith("cluster.")}
-    found = identifying()
-    assert everything - found == PLACES | HOW_MUCH | OLDER_NAMES | ONE_ENGINE | NOT_YET
+    known = PLACES | HOW_MUCH | OLDER_NAMES | ONE_ENGINE | CARRIED | NOT_IN_FORM[form]
+    assert everything - identifying(form) == known
 
 
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("name", JOBS)
-def test_what_a_kind_of_job_does_not_use_changes_nothing_of_it(name: str) -> None:
+def test_what_a_kind_of_job_does_not_use_changes_nothing_of_it(name: str, form: int) -> None:
     job = JOBS[name]
     changed = with_other(job, "upscale.tile_size")
     is_used = name != "text"
-    assert (document(changed, job) != document(job, job)) == is_used
+    assert (document(changed, job, form) != document(job, job, form)) == is_used
+
+
+@pytest.mark.parametrize("path", OF_PROMPTS)
+def test_of_a_job_without_prompts_their_settings_identify_nothing(path: str) -> None:
+    job = JOBS["images"]
+    changed = with_other(job, path)
+    assert document(changed, job, 2) == document(job, job, 2)
+    assert document(changed, job, 1) != document(job, job, 1)

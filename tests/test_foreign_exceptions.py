@@ -270,9 +270,9 @@ def test_of_pyarrow_where_rows_are_read(
             raise make(kind)
 
     monkeypatch.setattr(shard.pq, "ParquetFile", Odd)
-    task, context = TEXT_TO_IMAGE, RowContext(SourceConfig(), CALL)
+    task, context = TEXT_TO_IMAGE, RowContext(SourceConfig(), CALL, FORMS[1])
     with pytest.raises(ShardError, match=r"a.parquet: cannot be read: ."):
-        shard.read_shard(planned, task.columns, task.parse_row, context, form=FORMS[1])
+        shard.read_shard(planned, task.columns, task.parse_row, context)
 
 
 # The hub's client, and the HTTP client below it

@@ -14,7 +14,7 @@ from ldm_batch.generate.choose import choose
 from ldm_batch.generate.pipeline import BatchKey
 from ldm_batch.generate.random_pixels import RandomPixels
 from ldm_batch.generate.text_to_image import TEXT_TO_IMAGE
-from ldm_batch.identity import NEWEST_FORM, image_seed
+from ldm_batch.identity import NEWEST_FORM, numbered_seed
 from ldm_batch.records import Call, PlannedImage, PromptCount, Request, Row
 
 CALLS = [
@@ -91,10 +91,10 @@ def test_images_of_a_row_follow_each_other_with_their_seeds() -> None:
     rows = [row(0), row(1, seed=40)]
     planned = plan(rows, job_seed=7, num_images=2)
     assert [(image.row, image.image_index, image.seed) for image in planned] == [
-        (rows[0], 0, image_seed(7, "key-0", 0)),
-        (rows[0], 1, image_seed(7, "key-0", 1)),
+        (rows[0], 0, NEWEST_FORM.image_seed(7, "key-0", 0)),
+        (rows[0], 1, NEWEST_FORM.image_seed(7, "key-0", 1)),
         (rows[1], 0, 40),
-        (rows[1], 1, 41),
+        (rows[1], 1, numbered_seed(40, 1)),
     ]
 
 

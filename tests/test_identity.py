@@ -5,12 +5,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ldm_batch.identity import (
+    FORMS,
+    Form,
     data_path,
     derive_key,
     differing_fields,
     failure_path,
     fingerprint,
-    image_seed,
+    numbered_seed,
     receipt_path,
     rejected_path,
     shard_index,
@@ -43,6 +45,7 @@ def test_objects_of_a_shard_have_fixed_places() -> None:
         ".ldm_batch/rejected/00017.parquet",
         ".ldm_batch/failures/00017.json",
     ]
+    assert rejected_path("00017", "ab12") == ".ldm_batch/rejected/00017-ab12.parquet"
 
 
 @given(st.integers(0, 10**7))
@@ -61,31 +64,68 @@ def test_a_key_is_a_place_in_the_input() -> None:
 
 def test_seeds_never_change() -> None:
     """Numbers that every later version has to give, or no image could be made again."""
-    assert image_seed(0, "prompts.parquet#0", 0) == 4213725861822439833
-    assert image_seed(7, "schlüssel", 3) == 7864525711273102946
-    assert image_seed(0, "any", 2, row_seed=40) == 42
+    first, second = FORMS[1], FORMS[2]
+    assert first.image_seed(0, "prompts.parquet#0", 0) == 4213725861822439833
+    assert first.image_seed(7, "schlüssel", 3) == 7864525711273102946
+    assert first.image_seed(0, "any", 2, row_seed=40) == 42
+    assert second.image_seed(0, "prompts.parquet#0", 0) == 4535112226489183479
+    assert second.image_seed(7, "schlüssel", 3) == 5968230801111893527
+    assert second.image_seed(0, "any", 2, row_seed=40) == 6457580072764801241
+    assert second.upscale_seed(0, "prompts.parquet#0", 0) == 7377275554704602052
+    assert second.upscale_seed(0, "any", 2, row_seed=40) == 6457580072764801241
 
 
+@pytest.mark.parametrize(("form", "bits"), [(1, 64), (2, 63)])
 @given(st.integers(0, 2**63 - 1), KEYS, st.integers(0, 999))
-def test_a_seed_has_64_bits_and_depends_on_each_part(seed: int, key: str, k: int) -> None:
-    here = image_seed(seed, key, k)
-    assert 0 <= here < 2**64
-    assert len({here, image_seed(seed + 1, key, k), image_seed(seed, key, k + 1)}) == 3
-    assert image_seed(seed, key + "x", k) != here
+def test_a_seed_has_its_bits_and_depends_on_each_part(
+    form: int, bits: int, seed: int, key: str, k: int
+) -> None:
+    for derive in (FORMS[form].image_seed, FORMS[form].upscale_seed):
+        here = derive(seed, key, k)
+        assert 0 <= here < 2**bits
+        assert len({here, derive(seed + 1, key, k), derive(seed, key, k + 1)}) == 3
+        assert derive(seed, key + "x", k) != here
 
 
 @given(st.integers(0, 2**63 - 1), st.integers(0, 999))
 def test_a_rows_own_seed_wins(row_seed: int, k: int) -> None:
-    assert image_seed(1, "a", k, row_seed) == image_seed(2, "b", k, row_seed) == row_seed + k
+    first, second = FORMS[1].image_seed, FORMS[2].image_seed
+    assert first(1, "a", k, row_seed) == first(2, "b", k, row_seed) == row_seed + k
+    assert second(1, "a", k, row_seed) == second(2, "b", k, row_seed)
+    assert second(1, "a", k, row_seed) == numbered_seed(row_seed, k)
 
 
-def test_the_last_seed_wraps() -> None:
-    assert image_seed(0, "a", 2, 2**64 - 1) == 1
+def test_the_last_seed_wraps_in_form_1() -> None:
+    assert FORMS[1].image_seed(0, "a", 2, 2**64 - 1) == 1
 
 
+@given(st.integers(0, 2**64 - 1), st.integers(1, 999))
+def test_the_first_image_takes_its_rows_seed_and_others_none_of_their_neighbours(
+    seed: int, k: int
+) -> None:
+    assert numbered_seed(seed, 0) == seed
+    assert 0 <= numbered_seed(seed, k) < 2**63
+    assert numbered_seed(seed, k) != (seed + k) % 2**64
+
+
+@pytest.mark.parametrize("form", FORMS.values())
 @given(st.lists(st.tuples(st.integers(0, 99), st.integers(0, 9), KEYS), unique=True, max_size=9))
-def test_seeds_of_different_images_differ(images: list[tuple[int, int, str]]) -> None:
-    assert len({image_seed(seed, key, k) for seed, k, key in images}) == len(images)
+def test_seeds_of_different_images_differ(form: Form, images: list[tuple[int, int, str]]) -> None:
+    assert len({form.image_seed(seed, key, k) for seed, k, key in images}) == len(images)
+
+
+NUMBERED = st.lists(st.sampled_from(["a", "b:1", ":", "0", "7", ":2"]), max_size=4).map("".join)
+
+
+@given(st.lists(st.tuples(NUMBERED, st.integers(0, 12)), unique=True, max_size=9))
+def test_no_two_images_share_a_name(images: list[tuple[str, int]]) -> None:
+    assert len({FORMS[2].image_key(key, k) for key, k in images}) == len(images)
+
+
+def test_an_image_is_named_by_its_number_where_it_could_be_taken_for_another() -> None:
+    names = [FORMS[2].image_key(key, k) for key, k in [("a", 0), ("a", 1), ("a:1", 0), ("a:x", 0)]]
+    assert names == ["a", "a:1", "a:1:0", "a:x"]
+    assert FORMS[1].image_key("a:1", 0) == FORMS[1].image_key("a", 1)
 
 
 def test_a_fingerprint_never_changes() -> None:

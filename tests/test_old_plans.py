@@ -12,6 +12,7 @@ import pytest
 from commands import Ended, digests, objects, run
 
 from ldm_batch.config import CallConfig, JobConfig
+from ldm_batch.generate.text_to_image import TEXT_TO_IMAGE
 from ldm_batch.identity import FORMS, NEWEST_FORM
 from ldm_batch.plan.fingerprint import images_document
 from ldm_batch.versions import versions
@@ -158,7 +159,8 @@ class LaterCall(CallConfig):
 
 def test_a_later_field_enters_only_where_it_is_used() -> None:
     def document(call: CallConfig) -> dict[str, Any]:
-        return images_document(JobConfig(call=call), {}, {}, FORMS[1], of_task={})
+        job, task = JobConfig(call=call), TEXT_TO_IMAGE.columns
+        return images_document(job, {}, {}, FORMS[1], task=task, of_task={})
 
     assert document(LaterCall()) == document(CallConfig())
     assert document(LaterCall(sharpness=0.5))["call"] == {

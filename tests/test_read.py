@@ -45,9 +45,9 @@ file = InputFile("a.parquet", path, size_bytes, "", footer.num_rows, footer.sha2
 shard = Shard(0, file, 0, min(1000, footer.num_rows))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 CALL = CallConfig(height=8, width=8)
-context = RowContext(SourceConfig(carry=carry), CALL)
+context = RowContext(SourceConfig(carry=carry), CALL, FORMS[1])
 task = TEXT_TO_IMAGE
-found = read_shard(shard, task.columns, task.parse_row, context, form=FORMS[1])
+found = read_shard(shard, task.columns, task.parse_row, context)
 after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 print(len(found.rows), len(found.rejections), (after - before) // 1024)
 """
@@ -62,9 +62,9 @@ def planned(path: str | Path, start: int = 0, num_rows: int | None = None) -> Sh
     return Shard(0, file, start, total - start if num_rows is None else num_rows)
 
 
-def read_rows(shard: Shard, source: SourceConfig) -> ShardRows:
-    context = RowContext(source, CALL)
-    return read_shard(shard, TEXT_TO_IMAGE.columns, TEXT_TO_IMAGE.parse_row, context, form=FORMS[1])
+def read_rows(shard: Shard, source: SourceConfig, form: int = 2) -> ShardRows:
+    context = RowContext(source, CALL, FORMS[form])
+    return read_shard(shard, TEXT_TO_IMAGE.columns, TEXT_TO_IMAGE.parse_row, context)
 
 
 def read(path: str | Path, **source: Any) -> ShardRows:
@@ -206,7 +206,8 @@ def test_any_range_of_rows_is_a_plain_slice(
         ({"id": [""]}, Reason.INVALID_ID, "the id has 0 bytes"),
         ({"id": ["x" * 513]}, Reason.INVALID_ID, "the id has 513 bytes, it may have 1 to 512"),
         ({"seed": [-1]}, Reason.OUT_OF_RANGE, "seed -1 is not between 0 and"),
-        ({"seed": pa.array([2**63], pa.uint64())}, Reason.OUT_OF_RANGE, "seed 9223372036854775808"),
+        ({"seed": [2.0**53]}, Reason.OUT_OF_RANGE, "seed 9007199254740992 is a float, and other"),
+        ({"seed": [2.0**64]}, Reason.OUT_OF_RANGE, "seed 1.8446744073709552e+19 is not between"),
         ({"seed": [1.5]}, Reason.WRONG_TYPE, "seed 1.5 is not a whole number"),
         ({"seed": pa.array([1.5], pa.float16())}, Reason.WRONG_TYPE, "seed 1.5 is not a whole"),
         ({"seed": [float("nan")]}, Reason.WRONG_TYPE, "seed nan is not a whole number"),
@@ -229,6 +230,26 @@ def test_every_bad_value_has_its_reason(
     [rejection] = found.rejections
     assert (rejection.reason, found.rows) == (reason, [])
     assert message in rejection.message
+
+
+@pytest.mark.parametrize("seed", [0, 2**53, 2**63 - 1, 2**63, 2**64 - 1])
+def test_every_seed_that_we_derive_may_be_given(
+    tmp_path: Path, write_parquet: WriteParquet, seed: int
+) -> None:
+    path = write_parquet(tmp_path / "a.parquet", prompt=["a"], seed=pa.array([seed], pa.uint64()))
+    [row] = read(path).rows
+    assert row.seed == seed
+    of_form_1 = read_rows(planned(path), SourceConfig(), form=1)
+    assert [r.reason for r in of_form_1.rejections] == [Reason.OUT_OF_RANGE] * (seed >= 2**63)
+
+
+def test_floats_are_seeds_as_far_as_they_are_exact(
+    tmp_path: Path, write_parquet: WriteParquet
+) -> None:
+    path = write_parquet(tmp_path / "a.parquet", prompt=["a", "b"], seed=[7.0, 2.0**53 - 1])
+    assert [row.seed for row in read(path).rows] == [7, 2**53 - 1]
+    path = write_parquet(tmp_path / "b.parquet", prompt=["a"], seed=[2.0**62])
+    assert [row.seed for row in read_rows(planned(path), SourceConfig(), form=1).rows] == [2**62]
 
 
 @pytest.mark.parametrize("prompt", ["x" * 4096, "ü" * 4096, "🐈" * 4096, "\u0000", "."])

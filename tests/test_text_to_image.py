@@ -23,6 +23,7 @@ from ldm_batch.diffusion.load import load
 from ldm_batch.diffusion.noise import make_generator
 from ldm_batch.diffusion.text_encoder import TextEncoder
 from ldm_batch.diffusion.text_to_image import TextToImage
+from ldm_batch.identity import FORMS, numbered_seed
 from ldm_batch.records import Call, Fault, Request
 
 DEMO = ModelConfig(path="demo:text_to_image")
@@ -115,7 +116,7 @@ def test_same_pixels_as_diffusers(guidance_scale: float) -> None:
 
 def test_same_noise_as_diffusers_from_a_seed() -> None:
     arguments = {"num_inference_steps": 4, "output_type": "pt"}
-    ours = pipeline()(PROMPTS, seed=7, **arguments).images
+    ours = pipeline()(PROMPTS, seed=[7, 8, 9, 10], **arguments).images
     generators = [torch.Generator().manual_seed(7 + i) for i in range(4)]
     theirs = plain_diffusers()(PROMPTS, generator=generators, **arguments).images
     assert (ours - theirs).abs().max() <= 1e-5
@@ -187,14 +188,14 @@ def test_output_types_agree() -> None:
 
 def test_library_images_are_the_jobs_images() -> None:
     job = pipeline().generate(requests())
-    images = pipeline()(PROMPTS, seed=0, num_inference_steps=4, guidance_scale=2.0).images
+    images = pipeline()(PROMPTS, seed=[*range(4)], num_inference_steps=4, guidance_scale=2.0).images
     assert np.array_equal(np.stack(job), np.stack(images))
 
 
 def test_library_images_are_rescaled_as_a_rows_are() -> None:
     call = replace(CALL, guidance_scale=4.0, guidance_rescale=0.7)
     arguments = {name: getattr(call, name) for name in ARGUMENTS}
-    images = pipeline()(PROMPTS, seed=0, **arguments).images
+    images = pipeline()(PROMPTS, seed=[*range(4)], **arguments).images
     assert np.array_equal(np.stack(pipeline().generate(requests(call))), np.stack(images))
 
 
@@ -202,8 +203,17 @@ def test_num_images_per_prompt_and_batches() -> None:
     arguments = {"num_inference_steps": 2, "output_type": "np"}
     images = pipeline()(PROMPTS[:3], num_images_per_prompt=2, seed=10, **arguments).images
     assert images.shape[0] == 6
-    last = pipeline()(PROMPTS[2], seed=[15], **arguments).images
+    last = pipeline()(PROMPTS[2], seed=[numbered_seed(10, 5)], **arguments).images
     assert np.array_equal(images[5:], last)
+
+
+def test_the_images_of_a_row_have_the_seeds_that_a_job_gives_them() -> None:
+    arguments = {"num_images_per_prompt": 3, "num_inference_steps": 1, "output_type": "np"}
+    images = pipeline()(PROMPTS[:2], seed=[40, 2**64 - 1], **arguments).images
+    seeds = [FORMS[2].image_seed(0, "", k, own) for own in (40, 2**64 - 1) for k in range(3)]
+    spread = [prompt for prompt in PROMPTS[:2] for _ in range(3)]
+    one_by_one = pipeline()(spread, seed=seeds, num_inference_steps=1, output_type="np").images
+    assert np.array_equal(images, one_by_one)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
-"""What of a section identifies images: what a fingerprint of form 1 holds of it.
+"""What of a section identifies images: what a fingerprint holds of it.
 
-A field that form 1 began with always stands in it; one that was added later only where it is not at
-its default, so that plans from before it keep their fingerprint.
+A field that there was from the first always stands in it; one that was added later only where it is
+not at its default, so that plans from before it keep their fingerprint.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def identify_model(model: ModelConfig, files: Mapping[str, str], pipeline: str) 
 
     Args:
         files: SHA-256 by path.
-        pipeline: what form 1 calls the pipeline that it is.
+        pipeline: what the form calls whoever draws by it.
     """
     section = _identify(model, MODEL_FIELDS, MODEL_NAMES)
     return section | {"pipeline": pipeline, "files": dict(files)}

@@ -15,6 +15,7 @@ import torch
 
 from ldm_batch.diffusion.noise import make_generator, make_noise
 from ldm_batch.diffusion.pixels import OUTPUT_TYPES, OutputType, Pictures, to_output
+from ldm_batch.identity import numbered_seed
 from ldm_batch.records import Call
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class NoiseSource:
     """What a call says of its noise; of seed and generator, one."""
 
     seed: int | Sequence[int] | None = None
-    """Image i uses seed + i, or one seed per image; None: fresh ones."""
+    """See `seeds_of`."""
     generator: torch.Generator | Sequence[torch.Generator] | None = None
     """One for all, or one per image."""
     latents: torch.Tensor | None = None
@@ -81,7 +82,8 @@ def plan_call(
     """
     prompts = _spread(_texts("prompt", prompt), num_images_per_prompt)
     negatives = _negatives(negative_prompt, len(prompts), num_images_per_prompt)
-    generators = make_generators(source.seed, source.generator, len(prompts))
+    seeds = seeds_of(source.seed, len(prompts), per_row=num_images_per_prompt)
+    generators = make_generators(seeds, source.generator, len(prompts))
     noise = _noise(source, generators, (len(prompts), *shape))
     return list(_cut(prompts, negatives, noise, generators, batch_size))
 
@@ -129,17 +131,42 @@ def _negatives(
     return texts
 
 
+def seeds_of(
+    seed: int | Sequence[int] | None, num_images: int, *, per_row: int = 1
+) -> list[int] | None:
+    """The seed of each image of a call, as a job derives them; None: fresh ones are to be drawn.
+
+    Args:
+        seed: one, of which image i takes `numbered_seed(seed, i)`: the first the seed itself; or
+            one for each row, whose image k takes `numbered_seed` of it and k; or one per image.
+        num_images: of the call.
+        per_row: images of each row.
+
+    Raises:
+        ValueError: as many as there are neither rows nor images.
+    """
+    if seed is None:
+        return None
+    if isinstance(seed, int):
+        return [numbered_seed(seed, i) for i in range(num_images)]
+    if len(seed) == num_images:
+        return list(seed)
+    if len(seed) * per_row != num_images:
+        raise ValueError(f"seed: {len(seed)} seeds for {num_images} images")
+    return [numbered_seed(one, k) for one in seed for k in range(per_row)]
+
+
 def make_generators(
-    seed: int | Sequence[int] | None,
+    seeds: Sequence[int] | None,
     generator: torch.Generator | Sequence[torch.Generator] | None,
     num_images: int,
 ) -> list[torch.Generator]:
-    """Return one generator per image from a call's `seed` or `generator`.
+    """Return one generator per image from a call's seeds or its `generator`.
 
     Raises:
         ValueError: both are given, or as many as there are not images.
     """
-    if generator is not None and seed is not None:
+    if generator is not None and seeds is not None:
         raise ValueError("seed and generator: give one of them, not both")
     if isinstance(generator, torch.Generator):
         return [generator] * num_images
@@ -147,13 +174,9 @@ def make_generators(
         if len(generator) != num_images:
             raise ValueError(f"generator: {len(generator)} generators for {num_images} images")
         return list(generator)
-    if seed is None:
-        seed = [secrets.randbits(64) for _ in range(num_images)]
-    if isinstance(seed, int):
-        seed = [seed + i for i in range(num_images)]
-    if len(seed) != num_images:
-        raise ValueError(f"seed: {len(seed)} seeds for {num_images} images")
-    return [make_generator(one) for one in seed]
+    if seeds is None:
+        seeds = [secrets.randbits(63) for _ in range(num_images)]
+    return [make_generator(one) for one in seeds]
 
 
 def _noise(

@@ -20,6 +20,7 @@ from ldm_batch.diffusion.call_arguments import (
     check_output_type,
     make_generators,
     make_output,
+    seeds_of,
     wrap_output,
 )
 from ldm_batch.diffusion.call_images import ImageLike, to_images, to_signed
@@ -196,7 +197,8 @@ class SuperResolution(LoadedPipeline):
                 tensors `[3, h, w]` (-1..1); arrays and tensors may have an axis of images first.
             num_inference_steps: steps of the scheduler, 1 or more.
             eta: eta of DDIM, 0 to 1.
-            seed: image i uses seed + i, or one seed per image; None: fresh ones.
+            seed: that of the first image, from which those of the others are hashed as a job does;
+                or one per image; None: fresh ones.
             generator: in place of `seed`: one for all (drawn from in turn), or one each.
             output_type: `pil`, or, where all sizes are equal, `np` (float32 `[N, H, W, 3]`, 0..1)
                 or `pt` (`[N, 3, H, W]`, 0..1).
@@ -225,7 +227,7 @@ class SuperResolution(LoadedPipeline):
             raise ValueError(
                 f"output_type={output_type!r}: needs images of one size, there are {len(sizes)}"
             )
-        generators = make_generators(seed, generator, len(images))
+        generators = make_generators(seeds_of(seed, len(images)), generator, len(images))
         call = {"num_inference_steps": num_inference_steps, "eta": eta}
         with self._lock:
             made = self._make_all(images, generators, call)

@@ -172,7 +172,8 @@ class TextToImage(LoadedPipeline):
             width: likewise.
             num_images_per_prompt: images of one prompt stand next to each other.
             guidance_rescale: 0 to 1 (Lin et al. 2023, eq. 16); None: the pipeline's own.
-            seed: image i uses seed + i, or one seed per image; None: fresh ones.
+            seed: that of the first image, from which those of the others are hashed as a job does;
+                or one per prompt, or one per image; None: fresh ones.
             generator: in place of `seed`: one for all (drawn from as diffusers does), or one each.
             latents: standard normal noise `[images, C, h, w]` to start from, float32.
             output_type: `pil`, `np` (float32 `[N, H, W, 3]`, 0..1) or `pt` (`[N, 3, H, W]`, 0..1).

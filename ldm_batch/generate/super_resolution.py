@@ -57,6 +57,7 @@ COLUMNS = TaskColumns(
         "image_format",
         "image_sha256",
         "pixel_sha256",
+        "made_as",
         "input_file",
         "input_row",
         "input_path",
@@ -85,7 +86,7 @@ def parse_row(values: Mapping[str, Any], place: RowPlace, context: RowContext) -
         InvalidRow: a value is missing, of the wrong type or out of range, or is no usable image.
     """
     arguments = parse_arguments(values, context.call, ARGUMENTS)
-    seed, carry = parse_seed(values), parse_all_carried(values)
+    seed, carry = parse_seed(values, context.form), parse_all_carried(values)
     assert context.images is not None
     image = context.images.keep(place.index, values[IMAGE])
     if isinstance(image, Fault):

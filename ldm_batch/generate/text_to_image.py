@@ -39,6 +39,7 @@ COLUMNS = TaskColumns(
         "image_format",
         "image_sha256",
         "pixel_sha256",
+        "made_as",
         "input_file",
         "input_row",
         "fingerprint",
@@ -63,7 +64,7 @@ def parse_row(values: Mapping[str, Any], place: RowPlace, context: RowContext) -
     return place.row(
         {"prompt": prompt, "negative_prompt": default if negative is None else negative},
         Call(**parse_arguments(values, context.call, ARGUMENTS)),
-        seed=parse_seed(values),
+        seed=parse_seed(values, context.form),
         carry=parse_all_carried(values),
     )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ldm_batch.columns import TaskColumns
 from ldm_batch.config import JobConfig
 from ldm_batch.config.identified import (
     identify_call,
@@ -27,6 +28,7 @@ def images_document(
     carry: Mapping[str, str],
     form: Form,
     *,
+    task: TaskColumns,
     of_task: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Everything that can change an image or the row set: what the fingerprint is made of.
@@ -37,13 +39,14 @@ def images_document(
         lock: SHA-256 of every file that loading the models reads.
         carry: types of the carried columns, see `carry_schema`.
         form: by whose rules; of a dataset that is planned already, its plan's.
+        task: the columns of the job's task.
         of_task: what identifies the images of the job's task beside what all tasks have.
     """
-    return {**IMAGES_OF_FORM[form.number](job, lock, carry), **of_task}
+    return {**IMAGES_OF_FORM[form.number](job, lock, carry, task), **of_task}
 
 
 def _images_of_form_1(
-    job: JobConfig, lock: Mapping[str, str], carry: Mapping[str, str]
+    job: JobConfig, lock: Mapping[str, str], carry: Mapping[str, str], _task: TaskColumns
 ) -> dict[str, Any]:
     pipeline = pipeline_name(job.task, job.model.engine)
     return {
@@ -64,4 +67,34 @@ def _images_of_form_1(
     }
 
 
-IMAGES_OF_FORM = {1: _images_of_form_1}
+def _images_of_form_2(
+    job: JobConfig, lock: Mapping[str, str], carry: Mapping[str, str], task: TaskColumns
+) -> dict[str, Any]:
+    """Only what the task makes use of: guidance is nothing to a job that has no prompts."""
+    is_guided, has_prompts = "guidance_scale" in task.fields, "prompt" in task.fields
+    scheduler, call = identify_scheduler(job.scheduler), identify_call(job.call)
+    prompts = {name: getattr(job.source, name) for name in ("max_prompt_chars", "long_prompts")}
+    return {
+        "task": job.task,
+        "model": identify_model(job.model, split_lock(lock)[0], job.model.engine),
+        "scheduler": {
+            name: value
+            for name, value in scheduler.items()
+            if is_guided or not name.startswith("guidance")
+        },
+        "call": {name: value for name, value in call.items() if name in task.fields},
+        "image": identify_encoding(job.image),
+        "seed": job.seed,
+        "num_images_per_prompt": job.num_images_per_prompt,
+        "batch_size": job.batch_size,
+        "num_threads": job.num_threads,
+        "source": {
+            "columns": dict(job.source.columns),
+            "carry": dict(carry),
+            **(prompts if has_prompts else {}),
+            **({"image_root": job.source.image_root} if task.has_image else {}),
+        },
+    }
+
+
+IMAGES_OF_FORM = {1: _images_of_form_1, 2: _images_of_form_2}

@@ -62,6 +62,8 @@ class RowContext:
     """Limits of texts."""
     call: CallConfig
     """Defaults of the call's arguments, the size filled in."""
+    form: Form
+    """The plan's: how images are named, and which seeds a row may bring."""
     images: InputImages | None = None
     """Where images are checked and kept, if rows bring some."""
 
@@ -81,26 +83,34 @@ def parse_arguments(
     return {name: _parse_argument(values, name, getattr(call, name)) for name in names}
 
 
-def parse_seed(values: Mapping[str, Any]) -> int | None:
+def parse_seed(values: Mapping[str, Any], form: Form) -> int | None:
     """The row's own seed, if it has one.
 
     Raises:
-        InvalidRow: it is no whole number, or out of range.
+        InvalidRow: it is no whole number, out of range, or a float that stands for several.
     """
     seed: int | None = _parse_argument(values, "seed", None)
+    if seed is None:
+        return None
+    _refuse_outside("seed", seed, 0, form.max_given_seed)
+    if isinstance(values["seed"], float) and seed > form.max_given_float:
+        message = f"seed {seed} is a float, and other whole numbers have the same; store integers"
+        raise InvalidRow(Reason.OUT_OF_RANGE, message)
     return seed
 
 
 def parse_key(values: Mapping[str, Any], derived: str, form: Form) -> str:
-    """The row's own id, with the image's number where the input has one, else the derived key.
+    """The row's own id, as an image's name where the input has image numbers, else the derived key.
 
     Raises:
         InvalidRow: the id is null, empty, too long or no UTF-8.
     """
     if "id" not in values:
         return derived
-    image_index = _parse_argument(values, "image_index", 0)
-    return form.image_key(_parse_id(values["id"]), image_index or 0)
+    key = _parse_id(values["id"])
+    if "image_index" not in values:
+        return key
+    return form.image_key(key, _parse_argument(values, "image_index", 0))
 
 
 def _parse_id(value: bytes | int | None) -> str:

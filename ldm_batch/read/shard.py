@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from ldm_batch.columns import TaskColumns
 from ldm_batch.config import SourceConfig
 from ldm_batch.errors import AccessError, JobError, ShardError
-from ldm_batch.identity import Form, derive_key
+from ldm_batch.identity import derive_key
 from ldm_batch.read import footer as footers
 from ldm_batch.read import matching
 from ldm_batch.read.rows import (
@@ -55,8 +55,6 @@ def read_shard(
     columns: TaskColumns,
     parse_row: ParseRow,
     context: RowContext,
-    *,
-    form: Form,
 ) -> ShardRows:
     """Read and check the rows of one shard.
 
@@ -66,7 +64,6 @@ def read_shard(
         parse_row: the task's.
         context: what it reads with; height and width of its call must be set, if rows bring no
             images.
-        form: the plan's, which says how images are named.
 
     Raises:
         ShardError: the file is gone, is damaged, or is not the one that was planned.
@@ -80,7 +77,7 @@ def read_shard(
         place = shard.row_start + number
         key = derive_key(shard.file.name, place)
         try:
-            key = parse_key(values, key, form)
+            key = parse_key(values, key, context.form)
             if key in seen:
                 raise InvalidRow(Reason.DUPLICATE_ID, f"id {key!r} stands twice in this shard")
             seen.add(key)

@@ -60,6 +60,7 @@ def make_record(
         "image_format": origin.image_format,
         "image_sha256": digests[0],
         "pixel_sha256": digests[1],
+        "made_as": "",
         "input_file": input_file,
         "input_row": row.input_row,
         "fingerprint": origin.fingerprint,

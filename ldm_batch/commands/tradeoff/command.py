@@ -77,9 +77,9 @@ def sample_rows(job: JobConfig, form: Form, num_rows: int) -> list[Row]:
     document = {"images": {"source": {"carry": carry_schema(job.source, task)}}}
     store = Store(str(job.sink.uri))
     plan = make_plan(job, store, None, task=task, document=document, native_size=size)
-    context = RowContext(job.source, with_size(job.call, size))
+    context = RowContext(job.source, with_size(job.call, size), form)
     shards = _spread(plan.shards, MAX_SHARDS_READ)
-    found = [read_shard(shard, task, chosen.task.parse_row, context, form=form) for shard in shards]
+    found = [read_shard(shard, task, chosen.task.parse_row, context) for shard in shards]
     rows = [row for read in found for row in read.rows]
     if not rows:
         raise JobError(f"{job.source.uri}: no valid rows to try")

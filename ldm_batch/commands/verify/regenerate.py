@@ -180,8 +180,8 @@ def _read_and_generate(
     call = with_size(job.call, (NO_SIDE, NO_SIDE))
     with Spool() as spool:
         inputs = InputImages(job, row, spool)
-        context = RowContext(job.source, call, inputs)
-        found = read_shard(row, task.columns, task.parse_row, context, form=form)
+        context = RowContext(job.source, call, form, inputs)
+        found = read_shard(row, task.columns, task.parse_row, context)
         images = plan_images(
             task,
             found.rows,
