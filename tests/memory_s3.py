@@ -68,7 +68,8 @@ class MemoryS3:
     def list_objects_v2(self, Prefix: str, **_: Any) -> dict[str, Any]:
         def listing() -> dict[str, Any]:
             keys = set(self.objects) if self.stale is None else self.stale
-            return {"Contents": [{"Key": key} for key in sorted(keys) if key.startswith(Prefix)]}
+            found = [key for key in sorted(keys) if key.startswith(Prefix)]
+            return {"Contents": [{"Key": key, "LastModified": datetime.now(UTC)} for key in found]}
 
         return self._do(listing)
 

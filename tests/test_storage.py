@@ -143,6 +143,19 @@ def test_a_removed_object_can_be_created_again(store: Store) -> None:
     assert store.publish("a", b"second", exclusive=True)
 
 
+def test_objects_have_the_time_at_which_they_appeared(store: Store) -> None:
+    assert store.modified_at("data") == {}
+    began = time.time()
+    store.publish("data/a", b"one", exclusive=True)
+    store.publish("data/deep/b", b"two", exclusive=True)
+    [(name, modified_at)] = store.modified_at("data").items()
+    assert (name, began - 2 < modified_at < time.time() + 2) == ("a", True)
+    os.utime(Path(store.root, "data/a"), (0, 1000.5))
+    assert store.modified_at("data") == {"a": 1000.5}
+    store.publish("data/a", b"again", exclusive=False)
+    assert store.modified_at("data")["a"] > began - 2
+
+
 def test_publishing_leaves_nothing_else(store: Store) -> None:
     for exclusive in (True, True, False):
         store.publish("data/a", b"x", exclusive=exclusive)

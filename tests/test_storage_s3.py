@@ -119,6 +119,17 @@ def test_long_listings_are_read_to_their_end(s3: S3Config, store: Store) -> None
     assert folder.names("") == store.names("") == {"data", "datax"}
 
 
+def test_objects_have_the_time_at_which_they_appeared(s3: S3Config, store: Store) -> None:
+    assert store.modified_at("data") == {}
+    began = time.time()
+    put(s3, *(f"some/sink/data/{i}" for i in range(5)), "some/sink/data/deep/b", "some/sink/data/")
+    folder = S3Folder(BUCKET, "some/sink", connect(s3))
+    folder.keys_per_page = 2
+    times = store.modified_at("data")
+    assert times.keys() == folder.modified_at("data").keys() == set("01234")
+    assert all(began - 2 < modified_at < time.time() + 2 for modified_at in times.values())
+
+
 def test_of_many_processes_one_wins(s3: S3Config, store: Store) -> None:
     command = [sys.executable, "-c", RACER, str(s3.endpoint)]
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}

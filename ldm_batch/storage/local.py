@@ -35,6 +35,21 @@ class LocalFolder:
             except FileNotFoundError:
                 return set()
 
+    def modified_at(self, folder: str) -> dict[str, float]:
+        """When each file directly below a folder was written, by name, in seconds since the epoch;
+        empty where the folder is not there."""
+        times: dict[str, float] = {}
+        with translated(self._name(folder)):
+            try:
+                entries = list(os.scandir(self._root / folder))
+            except FileNotFoundError:
+                return times
+            for entry in entries:
+                with suppress(FileNotFoundError):  # it was removed meanwhile
+                    if entry.is_file():
+                        times[entry.name] = entry.stat().st_mtime
+        return times
+
     def has(self, path: str) -> bool:
         """Tell whether an object is there."""
         with translated(self._name(path)):

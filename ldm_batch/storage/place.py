@@ -58,6 +58,10 @@ class Place(Protocol):
     def names(self, folder: str) -> set[str]:
         """Names directly below a folder; empty where the folder is not there."""
 
+    def modified_at(self, folder: str) -> dict[str, float]:
+        """When each object directly below a folder appeared, by name; empty where the folder is
+        not there. Seconds since the epoch, by the store's own clock."""
+
     def has(self, path: str) -> bool:
         """Tell whether an object is there."""
 

@@ -124,6 +124,15 @@ class S3Folder:
         keys += [info["Prefix"] for page in pages for info in page.get("CommonPrefixes", [])]
         return {key.removeprefix(prefix).rstrip("/") for key in keys} - {""}
 
+    def modified_at(self, folder: str) -> dict[str, float]:
+        """When each object directly below a folder was put there, by name, in seconds since the
+        epoch; empty where the folder is not there."""
+        prefix = self._key(f"{folder}/" if folder else "")
+        pages = self._pages(Prefix=prefix, Delimiter="/")
+        found = [info for page in pages for info in page.get("Contents", [])]
+        times = {info["Key"].removeprefix(prefix): info["LastModified"] for info in found}
+        return {name: time.timestamp() for name, time in times.items() if name}
+
     def has(self, path: str) -> bool:
         """Tell whether an object is there."""
         return self.head(path) is not None

@@ -121,6 +121,14 @@ class Store:
         """Names directly below a folder; empty where the folder is not there."""
         return self._place.names(folder)
 
+    def modified_at(self, folder: str) -> dict[str, float]:
+        """When each object directly below a folder appeared, by name.
+
+        Returns:
+            Seconds since the epoch, by the store's own clock; empty where the folder is not there.
+        """
+        return self._place.modified_at(folder)
+
     def has(self, path: str) -> bool:
         """Tell whether an object is there."""
         return self._place.has(path)
