@@ -7,7 +7,7 @@ all of these come from this table. Must not know tasks, files or models.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal
 
@@ -207,9 +207,15 @@ class TaskColumns:
         """Name and Arrow type of the recorded columns."""
         return {n: kind for n in self.recorded if (kind := COLUMNS[n].type) != "image"}
 
-    def of_form(self, form: int) -> TaskColumns:
-        """The columns that datasets of a form have recorded: those that it knew."""
-        return replace(self, recorded=tuple(n for n in self.recorded if COLUMNS[n].since <= form))
+    def of_dataset(self, form: int, carried: Mapping[str, str]) -> list[tuple[str, str]]:
+        """Name and type of every column of a dataset that begins now, in order.
+
+        Args:
+            form: number of its plan's form, which knows no columns that came after it.
+            carried: Arrow types of the columns that rows bring along, by name.
+        """
+        own = [(n, kind) for n, kind in self.types.items() if COLUMNS[n].since <= form]
+        return [*((name, "image") for name in self.images), *own, *carried.items()]
 
 
 def json_schema(fields: Iterable[str]) -> dict[str, Any]:

@@ -84,7 +84,8 @@ class Dataset:
             JobError: an object is none of ours, or damaged.
         """
         indices = (shard.index for shard in self.done)
-        return map_in_threads(partial(read_receipt, self.store), indices, RECEIPT_THREADS)
+        read = partial(read_receipt, self.store, fingerprint=self.plan.fingerprint)
+        return map_in_threads(read, indices, RECEIPT_THREADS)
 
     def rows_at(self, index: int, places: Collection[int]) -> list[Mapping[str, Any]]:
         """Some rows of a shard's object, in order, by their places in it, from 0."""

@@ -20,6 +20,7 @@ PLAN_FOLDER = f"{META_FOLDER}/plan"
 RECEIPTS_FOLDER = f"{META_FOLDER}/receipts"
 REJECTED_FOLDER = f"{META_FOLDER}/rejected"
 FAILURES_FOLDER = f"{META_FOLDER}/failures"
+RUNS_FOLDER = f"{META_FOLDER}/runs"
 
 MAX_SEED = 2**64 - 1
 """Largest seed that a job or a row may bring."""
@@ -52,6 +53,11 @@ def rejected_path(shard_id: str, digest: str = "") -> str:
 def failure_path(shard_id: str) -> str:
     """Path of the record of a shard's last failure below the sink."""
     return f"{FAILURES_FOLDER}/{shard_id}.json"
+
+
+def run_path(started: str, unique: str) -> str:
+    """Path of the record of a driver's run below the sink, which says that it is alive."""
+    return f"{RUNS_FOLDER}/{started}-{unique}.json"
 
 
 def shard_index(object_name: str) -> int | None:

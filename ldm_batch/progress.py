@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Sequence
 from typing import TextIO
 
-from ldm_batch.records import Failure, Outcome, Receipt
+from ldm_batch.records import Failure, Outcome, Receipt, Shard
 
 LINE_EVERY_S = 10.0
 MOVE_EVERY_S = 0.2
@@ -48,12 +49,17 @@ class Tally:
 class Progress:
     """Prints how far a run is."""
 
-    def __init__(self, out: TextIO, *, num_rows: int, num_shards: int) -> None:
-        self._out, self._num_rows, self._num_shards = out, num_rows, num_shards
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+        self._num_rows = self._num_shards = 0
         self._is_terminal = out.isatty()
         self._started = time.monotonic()
         self._shown = -1
         self._last = 0.0 if self._is_terminal else self._started
+
+    def expect(self, shards: Sequence[Shard]) -> None:
+        """Count these shards as what there is to do."""
+        self._num_rows, self._num_shards = sum(s.num_rows for s in shards), len(shards)
 
     def show(self, tally: Tally, *, force: bool = False) -> None:
         """Print where the run stands, if it is time to."""
@@ -96,3 +102,8 @@ def _duration(seconds: float | None) -> str:
     minutes, seconds_left = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds_left:02d}" if hours else f"{minutes}:{seconds_left:02d}"
+
+
+def tell(out: TextIO, message: str) -> None:
+    """Print a line now: logs of a job that waits must not stand in a buffer."""
+    print(message, file=out, flush=True)

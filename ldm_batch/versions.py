@@ -11,7 +11,12 @@ from collections.abc import Mapping
 
 from ldm_batch import __version__
 
-RECORDED_PACKAGES = ("torch", "diffusers", "transformers", "numpy", "pillow", "pyarrow", "ray")
+RECORDED_PACKAGES = (
+    *("torch", "diffusers", "transformers", "numpy", "pillow", "simplejpeg", "pyarrow", "ray"),
+)
+DECISIVE = ("torch", "diffusers", "transformers", "pillow", "simplejpeg", "device")
+"""Of an environment, what images may differ by: in their last bits, or in the bytes that they are
+stored as."""
 
 
 def versions() -> dict[str, str]:
@@ -26,4 +31,14 @@ def differing_versions(here: Mapping[str, str], there: Mapping[str, str]) -> lis
         f"{name} {there.get(name, 'missing')} (here {here.get(name, 'missing')})"
         for name in sorted(here.keys() | there.keys())
         if here.get(name) != there.get(name)
+    ]
+
+
+def decisive_differences(planned: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """Name what differs of that by which images differ, e.g. `torch 2.6.0, now 2.13.0`; what only
+    one of the two knows is no difference."""
+    return [
+        f"{name} {planned[name]}, now {now[name]}"
+        for name in DECISIVE
+        if name in planned and name in now and planned[name] != now[name]
     ]

@@ -9,12 +9,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, BinaryIO
-
-import pyarrow as pa
 
 from ldm_batch.columns import COLUMNS, IMAGE, LOW_RESOLUTION, By
 from ldm_batch.config import JobConfig, with_size
@@ -22,8 +18,9 @@ from ldm_batch.errors import LdmBatchError, StorageError
 from ldm_batch.generate.batches import generate_images, plan_images
 from ldm_batch.generate.choose import choose
 from ldm_batch.generate.pipeline import Pipeline
-from ldm_batch.generate.task import Task
 from ldm_batch.identity import FORMS, data_path, fingerprint
+from ldm_batch.plan.recorded import refuse_other_environment
+from ldm_batch.plan.stored import refuse_other_plan
 from ldm_batch.read.images import InputImages
 from ldm_batch.read.rows import RowContext
 from ldm_batch.read.shard import read_shard
@@ -40,6 +37,7 @@ from ldm_batch.records import (
     split_lock,
 )
 from ldm_batch.storage import Store, open_sink
+from ldm_batch.versions import versions
 from ldm_batch.write.commit import commit_shard, make_facts
 from ldm_batch.write.encode import Encoded, Encoders
 from ldm_batch.write.parquet import object_schema, written_object
@@ -50,17 +48,27 @@ from ldm_batch.write.spool import Spool
 
 @dataclass(frozen=True, slots=True)
 class WorkerSpec:
-    """All that a worker needs to know of a job; plain values that travel to other machines."""
+    """All that a worker needs to know to load; plain values that travel to other machines."""
 
     job: JobConfig
-    fingerprint: str
-    fingerprint_form: int
-    """Number of the plan's form: how images are named and seeded."""
     model_lock: Mapping[str, str]
     native_size: tuple[int, int]
     """The model's own height and width in pixels."""
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a plan says of every shard; plain values that travel to other machines."""
+
+    fingerprint: str
+    form: int
+    """Number of the plan's form: how images are named and seeded."""
+    columns: tuple[tuple[str, str], ...]
+    """Name and type of every column of an object, in order."""
     model_names: Mapping[str, str]
     """Section of a model -> its name in the dataset: the job's own under nothing."""
+    environment: Mapping[str, str] | None = None
+    """Versions and device on which alone shards may be made; None: any."""
 
 
 def load_worker(spec: WorkerSpec) -> Worker:
@@ -79,38 +87,41 @@ class Worker:
     def __init__(self, spec: WorkerSpec, pipeline: Pipeline, store: Store) -> None:
         self._spec, self._pipeline, self._store = spec, pipeline, store
         self._task = choose(spec.job).task
-        self._form = FORMS[spec.fingerprint_form]
-        self._columns = self._task.columns.of_form(spec.fingerprint_form)
         self._turn = threading.Lock()
         self._encoders = Encoders(spec.job.image, spec.job.batch_size)
-        self._origin = _make_origin(spec, self._task, pipeline)
 
-    def make_shard(self, shard: Shard) -> Receipt:
+    def environment(self) -> dict[str, str]:
+        """What it runs on: versions by package, and the kind of its device."""
+        return {**versions(), "device": str(self._pipeline.describe().get("device", "cpu"))}
+
+    def make_shard(self, shard: Shard, terms: Terms) -> Receipt:
         """Turn one shard into its committed object, unless that stands by now.
 
         Raises:
             ShardError: the input cannot be read, or the object would be too large.
             StorageError: the object could not be written.
-            JobError: what stands in the shard's place is damaged, or none of ours.
+            JobError: what stands in the shard's place is damaged, or none of ours; the plan is
+                another one by now; or this is not what the plan wants shards to be made on.
         """
+        refuse_other_environment(terms.environment, self.environment())
         if not self._spec.job.overwrite and self._is_there(shard):
-            found = replace(read_receipt(self._store, shard.index), outcome=Outcome.FOUND)
-            return self._with_receipt(found)
+            found = read_receipt(self._store, shard.index, terms.fingerprint)
+            return self._with_receipt(replace(found, outcome=Outcome.FOUND), terms)
         with Spool() as encoded, Spool() as inputs:
-            return self._with_receipt(self._make_shard(shard, encoded, inputs))
+            return self._with_receipt(self._make_shard(shard, terms, encoded, inputs), terms)
 
-    def _make_shard(self, shard: Shard, encoded: Spool, inputs: Spool) -> Receipt:
+    def _make_shard(self, shard: Shard, terms: Terms, encoded: Spool, inputs: Spool) -> Receipt:
         """Read, generate and encode, write, commit: what the package's listing says."""
-        job, task, clock = self._spec.job, self._task, Clock()
+        job, task, form, clock = self._spec.job, self._task, FORMS[terms.form], Clock()
         originals = InputImages(job, shard, inputs) if task.columns.has_image else None
         call = with_size(job.call, self._spec.native_size)
-        context = RowContext(job.source, call, self._form, originals)
+        context = RowContext(job.source, call, form, originals)
 
         found = read_shard(shard, task.columns, task.parse_row, context)
         counts = self._count_tokens(found.rows)
         rows, too_long = self._refuse_long(found.rows, counts)
         num_images = job.num_images_per_prompt
-        images = plan_images(task, rows, self._form, job_seed=job.seed, num_images=num_images)
+        images = plan_images(task, rows, form, job_seed=job.seed, num_images=num_images)
         clock.lap("read_s")
 
         with self._turn:
@@ -125,10 +136,12 @@ class Worker:
 
         faulty = reject_faulty(images, pictures.faults)
         rejections = [*found.rejections, *too_long, *faulty.values()]
-        facts = make_facts(shard, self._spec.fingerprint, rejections)
+        facts = make_facts(shard, terms.fingerprint, rejections)
         good = {n: image for n, image in enumerate(images) if image.row.key not in faulty}
-        records = self._records(shard, good, counts, pictures)
-        with self._written(records, encoded, found.carried, facts) as content:
+        records = self._records(shard, terms, good, counts, pictures)
+        schema = object_schema(terms.columns, dict(found.carried), facts)
+        with written_object(records, encoded, schema=schema, extension=job.image.format) as content:
+            refuse_other_plan(self._store, terms.fingerprint)
             committed = commit_shard(
                 self._store,
                 shard,
@@ -157,10 +170,10 @@ class Worker:
         except LdmBatchError:
             return False
 
-    def _with_receipt(self, receipt: Receipt) -> Receipt:
+    def _with_receipt(self, receipt: Receipt, terms: Terms) -> Receipt:
         """Store a receipt; the shard is done all the same if that fails."""
         try:
-            write_receipt(self._store, receipt)
+            write_receipt(self._store, receipt, terms.fingerprint)
         except StorageError as error:
             notes = (*receipt.notes, f"its receipt is not stored: {error}")
             return replace(receipt, notes=notes)
@@ -192,6 +205,7 @@ class Worker:
     def _records(
         self,
         shard: Shard,
+        terms: Terms,
         images: Mapping[int, PlannedImage],
         counts: Mapping[str, PromptCount],
         pictures: Encoded,
@@ -202,13 +216,14 @@ class Worker:
             images: those that are stored, by number.
         """
         task, records = self._task, []
+        origin = self._origin(terms)
         unmeasured = {n: None for n in task.columns.recorded if COLUMNS[n].by is By.CHECK}
         for number, image in images.items():
             low = pictures.digests.get((number, LOW_RESOLUTION))
             of_task = task.record(image, counts[image.row.key], low and low[1])
             record = make_record(
                 image,
-                origin=self._origin,
+                origin=origin,
                 input_file=shard.file.name,
                 digests=pictures.digests[number, IMAGE],
                 of_task={**unmeasured, **of_task, **pictures.measured.get(number, {})},
@@ -217,29 +232,17 @@ class Worker:
             records.append((number, record))
         return records
 
-    def _written(
-        self,
-        records: Sequence[tuple[int, Mapping[str, object]]],
-        encoded: Spool,
-        carried: Sequence[tuple[str, pa.DataType]],
-        facts: Mapping[str, Any],
-    ) -> AbstractContextManager[BinaryIO]:
-        """The object of a shard, on local disk."""
-        schema = object_schema(self._columns, carried, facts)
-        extension = self._spec.job.image.format
-        return written_object(records, encoded, schema=schema, extension=extension)
-
-
-def _make_origin(spec: WorkerSpec, task: Task, pipeline: Pipeline) -> Origin:
-    described = pipeline.describe()
-    return Origin(
-        scheduler=str(described["scheduler"]),
-        model=spec.model_names[""],
-        model_sha256=fingerprint(split_lock(spec.model_lock)[0]),
-        image_format=spec.job.image.format,
-        fingerprint=spec.fingerprint,
-        of_task=task.origin(spec.job, spec.model_lock, described, spec.model_names),
-    )
+    def _origin(self, terms: Terms) -> Origin:
+        """What all images of the job have in common."""
+        spec, described = self._spec, self._pipeline.describe()
+        return Origin(
+            scheduler=str(described["scheduler"]),
+            model=terms.model_names[""],
+            model_sha256=fingerprint(split_lock(spec.model_lock)[0]),
+            image_format=spec.job.image.format,
+            fingerprint=terms.fingerprint,
+            of_task=self._task.origin(spec.job, spec.model_lock, described, terms.model_names),
+        )
 
 
 def reject_faulty(

@@ -22,14 +22,13 @@ from ldm_batch.config import (
     SinkConfig,
     SourceConfig,
 )
+from ldm_batch.drive.settle import Planning
 from ldm_batch.generate.choose import choose
 from ldm_batch.generate.choose import validate_job as validate
-from ldm_batch.identity import NEWEST_FORM
-from ldm_batch.plan.fingerprint import images_document
-from ldm_batch.plan.make import carry_schema, make_plan
-from ldm_batch.plan.stored import Plan, load_plan, plan_document, save_plan
+from ldm_batch.plan.stored import Plan, load_plan, save_plan
+from ldm_batch.records import Receipt, Shard
 from ldm_batch.storage import Store
-from ldm_batch.worker import Worker, WorkerSpec, load_worker
+from ldm_batch.worker import Terms, Worker, WorkerSpec, load_worker
 
 # Two files of tests run at once on two cores: a second thread of torch in each only waits. Set for
 # the commands that tests start too.
@@ -64,26 +63,34 @@ def _make_job(source: Any, sink: Any, **changes: Any) -> JobConfig:
     return job
 
 
-def _plan_job(job: JobConfig) -> Plan:
-    store = Store(str(job.sink.uri))
+def _planning(job: JobConfig) -> Planning:
     chosen = choose(job)
     lock, native_size = chosen.find_models()
-    planned, task = load_plan(store), chosen.task
-    form = planned.form if planned else NEWEST_FORM
-    carry = carry_schema(job.source, task.columns)
-    images = images_document(
-        job, lock, carry, form, task=task.columns, of_task=task.identify(job, lock)
-    )
-    document = plan_document(images, form, config={}, environment={"command": "run"})
-    sizes = {"document": document, "native_size": native_size}
-    return make_plan(job, store, planned, task=task.columns, **sizes)
+    sink = Store(str(job.sink.uri))
+    return Planning(chosen, sink, lock=lock, native_size=native_size, command="run")
 
 
-def _make_worker(job: JobConfig, pipeline: Any = None) -> tuple[Worker, Plan]:
+def _plan_job(job: JobConfig) -> Plan:
+    return _planning(job).make(load_plan(Store(str(job.sink.uri))))
+
+
+@dataclasses.dataclass
+class SettledWorker:
+    """A worker that knows the terms of the plan whose shards it makes."""
+
+    worker: Worker
+    terms: Terms
+
+    def make_shard(self, shard: Shard) -> Receipt:
+        return self.worker.make_shard(shard, self.terms)
+
+
+def _make_worker(job: JobConfig, pipeline: Any = None) -> tuple[SettledWorker, Plan]:
     store, plan = Store(str(job.sink.uri)), _plan_job(job)
     save_plan(store, plan)
-    spec = WorkerSpec(job, plan.fingerprint, plan.form.number, {}, (8, 8), {"": "model"})
-    return (load_worker(spec) if pipeline is None else Worker(spec, pipeline, store)), plan
+    spec = WorkerSpec(job, {}, (8, 8))
+    worker = load_worker(spec) if pipeline is None else Worker(spec, pipeline, store)
+    return SettledWorker(worker, _planning(job).terms(plan)), plan
 
 
 def pytest_sessionfinish() -> None:
@@ -113,7 +120,7 @@ def plan_job() -> Callable[[JobConfig], Plan]:
 
 
 @pytest.fixture(scope="session")
-def make_worker() -> Callable[..., tuple[Worker, Plan]]:
+def make_worker() -> Callable[..., tuple[SettledWorker, Plan]]:
     """`make_worker(job, pipeline)` -> a worker and the stored plan, by default of random pixels."""
     return _make_worker
 

@@ -14,6 +14,7 @@ from ldm_batch.cluster.attempts import run_in_process
 from ldm_batch.config.cluster import ClusterConfig
 from ldm_batch.errors import JobError, ShardError
 from ldm_batch.records import Failure, InputFile, Notice, Outcome, Receipt, Shard
+from ldm_batch.versions import versions
 
 FILE = InputFile("p.parquet", "/p.parquet", 1, "1", 80, "00")
 SHARDS = [Shard(i, FILE, i * 10, 10) for i in range(8)]
@@ -42,7 +43,10 @@ class Scripted:
         self._notes, self._script = notes, script
         (notes / f"worker-{os.getpid()}").touch()
 
-    def make_shard(self, shard: Shard) -> Receipt:
+    def environment(self) -> dict[str, str]:
+        return versions()
+
+    def make_shard(self, shard: Shard, _terms: object) -> Receipt:
         attempt = len(list(self._notes.glob(f"shard-{shard.index}-*")))
         (self._notes / f"shard-{shard.index}-{attempt}-{os.getpid()}").touch()
         match self._script.get(shard.index):

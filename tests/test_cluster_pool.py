@@ -16,6 +16,7 @@ from ldm_batch.cluster import run_on_ray
 from ldm_batch.config.cluster import ClusterConfig
 from ldm_batch.errors import JobError, ShardError
 from ldm_batch.records import Failure, InputFile, Notice, Outcome, Receipt, Shard
+from ldm_batch.versions import versions
 
 FILE = InputFile("p.parquet", "/p.parquet", 1, "1", 400, "00")
 SHARDS = [Shard(i, FILE, i * 10, 10) for i in range(30)]
@@ -68,7 +69,10 @@ class Scripted:
             wait_for(lambda: self._num_tries("good") > 0)
             raise JobError("model.path: no such folder")
 
-    def make_shard(self, shard: Shard) -> Receipt:
+    def environment(self) -> dict[str, str]:
+        return versions()
+
+    def make_shard(self, shard: Shard, _terms: object) -> Receipt:
         place = self._num_tries(self._kind)
         (self._notes / f"{self._kind}-{place}-{shard.index}").touch()
         if self._kind == "bad":

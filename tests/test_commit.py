@@ -27,6 +27,7 @@ from ldm_batch.write.receipt import read_receipt, write_failure, write_receipt
 from ldm_batch.write.spool import Spool
 
 SHARD = Shard(17, InputFile("a.parquet", "/in/a.parquet", 1, "", 9, ""), 0, 9)
+FINGERPRINT = "f" * 64
 REJECTIONS = [
     Rejection("a", 3, Reason.NULL_PROMPT, "the prompt is null"),
     Rejection("b", 4, Reason.NULL_PROMPT, "the prompt is null"),
@@ -52,8 +53,9 @@ def commit(
     )
 
 
-def empty_object() -> bytes:
-    schema = object_schema(COLUMNS, [], make_facts(SHARD, "f" * 64, REJECTIONS))
+def empty_object(fingerprint: str = FINGERPRINT) -> bytes:
+    facts = make_facts(SHARD, fingerprint, REJECTIONS)
+    schema = object_schema(COLUMNS.of_dataset(2, {}), {}, facts)
     with Spool() as spool, written_object([], spool, schema=schema, extension="webp") as file:
         file.seek(0)
         return file.read()
@@ -135,23 +137,23 @@ def test_an_object_past_its_limit_is_no_commit(store: Store) -> None:
 
 @pytest.mark.parametrize("outcome", [Outcome.COMMITTED, Outcome.REPLACED])
 def test_a_receipt_comes_back(store: Store, outcome: Outcome) -> None:
-    write_receipt(store, receipt(outcome))
-    assert read_receipt(store, 17) == receipt(outcome)
+    write_receipt(store, receipt(outcome), FINGERPRINT)
+    assert read_receipt(store, 17, FINGERPRINT) == receipt(outcome)
 
 
 @pytest.mark.parametrize("outcome", [Outcome.LOST_TO_SAME, Outcome.LOST_TO_OTHER])
 def test_who_lost_leaves_the_winners_receipt(store: Store, outcome: Outcome) -> None:
-    write_receipt(store, receipt())
-    write_receipt(store, dataclasses.replace(receipt(outcome), num_images=99))
-    assert read_receipt(store, 17) == receipt()
+    write_receipt(store, receipt(), FINGERPRINT)
+    write_receipt(store, dataclasses.replace(receipt(outcome), num_images=99), FINGERPRINT)
+    assert read_receipt(store, 17, FINGERPRINT) == receipt()
 
 
 @pytest.mark.parametrize("outcome", [Outcome.LOST_TO_SAME, Outcome.LOST_TO_OTHER])
 def test_who_lost_to_a_crashed_winner_writes_its_receipt(store: Store, outcome: Outcome) -> None:
     store.publish("data/00017.parquet", empty_object(), exclusive=True)
-    write_receipt(store, receipt(outcome))
+    write_receipt(store, receipt(outcome), FINGERPRINT)
     assert store.names(identity.RECEIPTS_FOLDER) == {"00017.json"}
-    is_rebuilt = read_receipt(store, 17).notes == ("rebuilt from the object",)
+    is_rebuilt = read_receipt(store, 17, FINGERPRINT).notes == ("rebuilt from the object",)
     assert is_rebuilt == (outcome is Outcome.LOST_TO_OTHER)
 
 
@@ -161,7 +163,7 @@ def test_a_commit_ends_a_failure(store: Store) -> None:
     assert json.loads(raw or b"") == dataclasses.asdict(
         Failure(17, 3, "out of memory", "Traceback")
     )
-    write_receipt(store, receipt())
+    write_receipt(store, receipt(), FINGERPRINT)
     assert not store.has(identity.failure_path("00017"))
 
 
@@ -177,7 +179,7 @@ def test_a_missing_or_damaged_receipt_is_made_from_the_object(
     )
     if damaged is not None:
         store.publish(identity.receipt_path("00017"), damaged, exclusive=False)
-    rebuilt = read_receipt(store, 17)
+    rebuilt = read_receipt(store, 17, FINGERPRINT)
     assert (rebuilt.num_rows, rebuilt.num_rows_with_images, rebuilt.num_images) == (9, 6, 0)
     assert rebuilt.rejected == {"null_prompt": 2, "empty_prompt": 1}
     assert (rebuilt.object_bytes, rebuilt.object_sha256) == (size_bytes, digest)
@@ -185,7 +187,9 @@ def test_a_missing_or_damaged_receipt_is_made_from_the_object(
 
 
 def foreign(**facts: object) -> bytes:
-    schema = object_schema(COLUMNS, [], facts | {"shard": facts.get("shard", "00017")})
+    schema = object_schema(
+        COLUMNS.of_dataset(2, {}), {}, facts | {"shard": facts.get("shard", "00017")}
+    )
     with Spool() as spool, written_object([], spool, schema=schema, extension="webp") as file:
         file.seek(0)
         return file.read()
@@ -193,16 +197,23 @@ def foreign(**facts: object) -> bytes:
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"PAR1", empty_object()[:-9], foreign(), foreign(num_rows=1, shard="00017")],
-    ids=["empty", "magic", "cut", "without counts", "with some counts"],
+    [
+        b"",
+        b"PAR1",
+        empty_object()[:-9],
+        foreign(),
+        foreign(num_rows=1, shard="00017"),
+        empty_object("e" * 64),
+    ],
+    ids=["empty", "magic", "cut", "without counts", "with some counts", "of other settings"],
 )
 def test_an_object_that_is_not_ours_is_named(store: Store, content: bytes) -> None:
     store.publish("data/00017.parquet", content, exclusive=True)
     with pytest.raises(JobError, match=r"data/00017.parquet: not an object of this dataset"):
-        read_receipt(store, 17)
+        read_receipt(store, 17, FINGERPRINT)
 
 
 def test_an_object_under_another_name_is_refused(store: Store) -> None:
     store.publish("data/00018.parquet", empty_object(), exclusive=True)
     with pytest.raises(JobError, match=r"data/00018.parquet: not an object of this dataset"):
-        read_receipt(store, 18)
+        read_receipt(store, 18, FINGERPRINT)

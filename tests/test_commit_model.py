@@ -29,6 +29,7 @@ from ldm_batch.write.commit import commit_shard, committed_shards
 from ldm_batch.write.receipt import roll_forward, write_receipt
 
 NUM_SHARDS, NUM_ROWS = 12, 4
+FINGERPRINT = "f" * 64
 EVENTS = ("ok", "ok", "500", "409", "lost", "late", "crash before", "crash after", "other")
 SHARDS = st.integers(0, NUM_SHARDS - 1)
 SCRIPTS = st.lists(st.sampled_from(EVENTS), min_size=1, max_size=8)
@@ -41,6 +42,7 @@ def make_content(index: int, on_other_machine: bool) -> bytes:
     """The object of a shard, as one kind of machine makes it."""
     facts = {
         "shard": f"{index:05d}",
+        "fingerprint": FINGERPRINT,
         "num_rows": NUM_ROWS,
         "num_rows_with_images": NUM_ROWS,
         "rejected": {},
@@ -74,7 +76,7 @@ class Commits(RuleBasedStateMachine):
         self.client.script.clear()
         self.client.stale = None
         done = committed_shards(self.store)
-        roll_forward(self.store, done)
+        roll_forward(self.store, done, FINGERPRINT)
         for index in set(range(NUM_SHARDS)) - done:
             self.attempt(index, False)
         while self.client.late:
@@ -108,7 +110,7 @@ class Commits(RuleBasedStateMachine):
             object_bytes=size_bytes,
             object_sha256=digest,
         )
-        write_receipt(self.store, receipt)
+        write_receipt(self.store, receipt, FINGERPRINT)
 
     def object_of(self, index: int) -> bytes | None:
         """The object of a shard, if there is one."""
@@ -141,7 +143,7 @@ class Commits(RuleBasedStateMachine):
         self.client.stale = set(self.client.objects) - missed
         done = committed_shards(self.store)
         self.client.stale = None
-        roll_forward(self.store, done)
+        roll_forward(self.store, done, FINGERPRINT)
         for index in set(range(NUM_SHARDS)) - done:
             self.attempt(index, machine)
 

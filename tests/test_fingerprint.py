@@ -34,6 +34,8 @@ HOW_MUCH = {
     "max_rejected_fraction",
     "shards",
     "overwrite",
+    "plan_again",
+    "strict_environment",
     "dry_run",
     "source.allow_touched",
     "sink.allow_unconditional",

@@ -252,7 +252,7 @@ def test_a_gone_file_matters_only_for_its_shards(job: Any, source: Path, plan_jo
     plan = plan_job(job)
     assert plan.gone_files == {"b.parquet"}
     assert select_shards(plan, {3, 4}, named=[], overwrite=False) == list(plan.shards[:3])
-    assert select_shards(plan, set(), named=[1], overwrite=False) == [plan.shards[1]]
+    assert select_shards(plan, set(), named=[range(1, 2)], overwrite=False) == [plan.shards[1]]
     with pytest.raises(JobError, match=r"source.uri: planned input is gone: b.parquet"):
         select_shards(plan, {3}, named=[], overwrite=False)
 
@@ -340,8 +340,9 @@ def test_racing_drivers_of_different_jobs(
     one, other = (plan_job(make_job(source, tmp_path / "out", seed=seed)) for seed in (0, 1))
     store = Store(str(tmp_path / "out"))
     save_plan(store, dataclasses.replace(one, new_shards=()))
+    assert not save_plan(store, other)
     with pytest.raises(JobError, match="seed: planned 0, now 1"):
-        save_plan(store, other)
+        plan_job(make_job(source, tmp_path / "out", seed=1))
 
 
 @pytest.mark.parametrize(
@@ -395,7 +396,9 @@ def test_200_000_shards(tmp_path: Path) -> None:
     files = [input_file(1000, f"{number:03d}.parquet") for number in range(200)]
     cuts = [shard for file in files for shard in cut_file(file, [1000], 1)]
     shards = tuple(dataclasses.replace(shard, index=i) for i, shard in enumerate(cuts))
-    document = plan_document({"seed": 0}, NEWEST_FORM, config={}, environment={})
+    document = plan_document(
+        {"seed": 0}, NEWEST_FORM, columns=[], models={}, config={}, environment={}
+    )
     store = Store(str(tmp_path))
     assert save_plan(store, Plan(document, shards, 0, new_shards=shards))
     assert Path(tmp_path, identity.PLAN_FOLDER, "00000.parquet").stat().st_size < 2_000_000
@@ -417,7 +420,8 @@ def test_what_is_selected(done: set[int], named: list[int], overwrite: bool) -> 
     shards = tuple(cut_file(input_file(10), [10], 1))
     plan = Plan({"fingerprint": ""}, shards, 1)
     overwrite = overwrite and bool(named)
-    selected = [s.index for s in select_shards(plan, done, named=named, overwrite=overwrite)]
+    ranges = [range(index, index + 1) for index in named]
+    selected = [s.index for s in select_shards(plan, done, named=ranges, overwrite=overwrite)]
     wanted = set(named) or set(range(10))
     assert selected == sorted(wanted if overwrite else wanted - done)
 
@@ -425,7 +429,7 @@ def test_what_is_selected(done: set[int], named: list[int], overwrite: bool) -> 
 def test_a_shard_that_is_not_planned_is_named() -> None:
     plan = Plan({}, tuple(cut_file(input_file(3), [3], 1)), 1)
     with pytest.raises(JobError, match="no shard 3; the plan has 0 to 2"):
-        select_shards(plan, set(), named=[1, 3], overwrite=False)
+        select_shards(plan, set(), named=[range(1, 4)], overwrite=False)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from ldm_batch.progress import Progress, Tally
-from ldm_batch.records import Failure, Outcome, Receipt
+from ldm_batch.records import Failure, InputFile, Outcome, Receipt, Shard
 
 
 class Terminal(io.StringIO):
@@ -20,6 +20,14 @@ def receipt(outcome: Outcome = Outcome.COMMITTED, **changes: object) -> Receipt:
     return Receipt(
         0, outcome, **(values | changes), rejected=rejected, object_bytes=1, object_sha256=""
     )
+
+
+def expecting(out: io.StringIO) -> Progress:
+    """The progress of a run that has four shards of 1,000 rows to make."""
+    file = InputFile("a", "a", 1, "", 4000, "")
+    progress = Progress(out)
+    progress.expect([Shard(i, file, i * 1000, 1000) for i in range(4)])
+    return progress
 
 
 def tally_of(*events: Receipt | Failure) -> Tally:
@@ -40,7 +48,7 @@ def test_a_tally_counts() -> None:
 def test_a_line_tells_where_a_run_stands() -> None:
     out = io.StringIO()
     tally = tally_of(receipt(), Failure(7, 3, "x"))
-    Progress(out, num_rows=4000, num_shards=4).show(tally, force=True)
+    expecting(out).show(tally, force=True)
     pattern = r"1,000/4,000 rows \| 1/4 shards \| [\d.]+ images/s \| ETA 0:00 \| 3 rejected \| 1 sh"
     assert re.match(pattern, out.getvalue())
     assert out.getvalue().endswith("1 shards failed\n")
@@ -48,14 +56,14 @@ def test_a_line_tells_where_a_run_stands() -> None:
 
 def test_before_the_first_shard_there_is_no_estimate() -> None:
     out = io.StringIO()
-    Progress(out, num_rows=4000, num_shards=4).show(Tally(), force=True)
+    expecting(out).show(Tally(), force=True)
     assert out.getvalue() == "0/4,000 rows | 0/4 shards | 0.00 images/s | ETA --:-- | 0 rejected\n"
 
 
 def test_plain_lines_come_now_and_then() -> None:
     """Not at each shard, but once at the end."""
     out = io.StringIO()
-    progress = Progress(out, num_rows=4000, num_shards=4)
+    progress = expecting(out)
     tally = Tally()
     for _ in range(4):
         tally.add(receipt())
@@ -69,7 +77,7 @@ def test_plain_lines_come_now_and_then() -> None:
 
 def test_what_was_shown_is_not_shown_again() -> None:
     out = io.StringIO()
-    progress, tally = Progress(out, num_rows=1000, num_shards=1), tally_of(receipt())
+    progress, tally = expecting(out), tally_of(receipt())
     progress.show(tally, force=True)
     progress.show(tally, force=True)
     assert len(out.getvalue().splitlines()) == 1
@@ -77,7 +85,7 @@ def test_what_was_shown_is_not_shown_again() -> None:
 
 def test_a_terminal_has_one_line_that_moves() -> None:
     out = Terminal()
-    progress, tally = Progress(out, num_rows=2000, num_shards=2), Tally()
+    progress, tally = expecting(out), Tally()
     progress.show(tally)
     for _ in range(2):
         tally.add(receipt())
@@ -85,7 +93,7 @@ def test_a_terminal_has_one_line_that_moves() -> None:
     progress.end()
     assert out.getvalue().count("\r\x1b[K") == 3
     assert out.getvalue().count("\n") == 1
-    assert "2,000/2,000 rows" in out.getvalue().splitlines()[-1]
+    assert "2,000/4,000 rows" in out.getvalue().splitlines()[-1]
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from PIL import Image
 from ldm_batch import identity
 from ldm_batch.errors import ShardError, StorageError
 from ldm_batch.generate.random_pixels import RandomPixels
+from ldm_batch.plan.stored import load_plan
 from ldm_batch.records import Fault, Outcome, PromptCount, Reason, Receipt, Request
 from ldm_batch.storage import Store
 from ldm_batch.write.encode import sha256
@@ -101,7 +102,7 @@ def test_what_is_recorded_of_an_image_is_true(run: Make, tmp_path: Path) -> None
         "guidance_scale": 1.0,
         "eta": 0.25,
         "scheduler": "none",
-        "model": "model",
+        "model": "random_pixels",
         "image_format": "png",
         "input_file": "a.parquet",
         "input_row": 0,
@@ -115,7 +116,7 @@ def test_a_receipt_tells_what_happened(run: Make, tmp_path: Path) -> None:
     [receipt] = run(prompt=["a", None, "", "b"])
     store = Store(str(tmp_path / "out"))
     data = store.read("data/00000.parquet") or b""
-    assert read_receipt(store, 0) == receipt
+    assert read_receipt(store, 0, "") == receipt
     assert (receipt.outcome, receipt.num_rows, receipt.num_images) == (Outcome.COMMITTED, 4, 2)
     assert receipt.rejected == {"null_prompt": 1, "empty_prompt": 1}
     assert (receipt.object_bytes, receipt.object_sha256) == (len(data), sha256(data))
@@ -127,7 +128,9 @@ def test_a_receipt_can_be_rebuilt_from_the_object(run: Make, tmp_path: Path) -> 
     [receipt] = run(prompt=["a", None, "b"])
     store = Store(str(tmp_path / "out"))
     store.remove(identity.receipt_path("00000"))
-    rebuilt = read_receipt(store, 0)
+    plan = load_plan(store)
+    assert plan is not None
+    rebuilt = read_receipt(store, 0, plan.fingerprint)
     names = ["num_rows", "num_rows_with_images", "num_images", "rejected", "object_sha256"]
     assert {n: getattr(rebuilt, n) for n in names} == {n: getattr(receipt, n) for n in names}
 
@@ -336,7 +339,7 @@ def test_a_shard_that_stands_is_not_made_again(
     found = make_worker(job, Idle())[0].make_shard(plan.shards[0])
     assert (found.outcome, found.object_sha256) == (Outcome.FOUND, made.object_sha256)
     assert (found.num_images, found.rejected) == (1, {"null_prompt": 1})
-    assert read_receipt(Store(str(tmp_path / "out")), 0).num_images == 1
+    assert read_receipt(Store(str(tmp_path / "out")), 0, "").num_images == 1
     assert (tmp_path / "out/.ldm_batch/receipts/00000.json").exists()
 
 

@@ -52,7 +52,8 @@ def write(
     num_images: int, carried: Sequence[tuple[str, Any]] = (), carry: Mapping[str, Any] | None = None
 ) -> bytes:
     """The object of a shard whose images came in reverse order."""
-    schema = object_schema(COLUMNS, carried, {"shard": "00017", "num_rows": num_images})
+    columns = COLUMNS.of_dataset(2, {name: str(kind) for name, kind in carried})
+    schema = object_schema(columns, dict(carried), {"shard": "00017", "num_rows": num_images})
     with Spool() as spool:
         for slot in reversed(range(num_images)):
             spool.add((slot, "image"), content(slot))

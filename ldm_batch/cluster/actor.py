@@ -13,7 +13,6 @@ from typing import Any
 from ldm_batch.cluster.attempts import Loader, ShardMaker, Trouble, catch_trouble
 from ldm_batch.config.cluster import ClusterConfig
 from ldm_batch.records import Receipt, Shard
-from ldm_batch.versions import versions
 
 NODE_ID = "ray.io/node-id"
 """The label that Ray gives every node."""
@@ -31,17 +30,17 @@ class _Actor:
         return own_node()
 
     def load(self) -> dict[str, str] | Trouble:
-        """Load the model; the versions of what it runs on, or what went wrong."""
+        """Load the model; what it runs on, or what went wrong."""
         loaded = catch_trouble(self._load)
         if isinstance(loaded, Trouble):
             return loaded
         self._worker = loaded
-        return versions()
+        return loaded.environment()
 
-    def make(self, shard: Shard) -> Receipt | Trouble:
+    def make(self, shard: Shard, terms: Any) -> Receipt | Trouble:
         """Make one shard."""
         assert self._worker is not None
-        return catch_trouble(self._worker.make_shard, shard)
+        return catch_trouble(self._worker.make_shard, shard, terms)
 
 
 def own_node() -> tuple[str, str]:

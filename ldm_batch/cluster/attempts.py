@@ -6,9 +6,9 @@ Must not know Ray, plans or pixels; `run_in_process` is the executor without a c
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar, TypeVarTuple
+from typing import Any, Protocol, TypeVar, TypeVarTuple
 
 from ldm_batch.config.cluster import ClusterConfig
 from ldm_batch.errors import JobError, LdmBatchError
@@ -21,11 +21,17 @@ Out = TypeVar("Out")
 class ShardMaker(Protocol):
     """What a worker does."""
 
-    def make_shard(self, shard: Shard) -> Receipt:
-        """Turn one shard into its committed object."""
+    def environment(self) -> dict[str, str]:
+        """What it runs on: versions by package, and its device."""
+
+    def make_shard(self, shard: Shard, terms: Any) -> Receipt:
+        """Turn one shard into its committed object, on the terms of its plan."""
 
 
 Loader = Callable[[], ShardMaker]
+Begin = Callable[[Mapping[str, str]], tuple[Sequence[Shard], Any]]
+"""What the first worker that has loaded runs on -> the shards to make, and on what terms. Called
+once, before any shard is handed out; what it raises ends the run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,18 +102,20 @@ def unwrap(result: Out | Trouble) -> Out:
 
 
 def run_in_process(
-    load: Loader, shards: Sequence[Shard], cluster: ClusterConfig
+    load: Loader, shards: Sequence[Shard], cluster: ClusterConfig, begin: Begin | None = None
 ) -> Iterator[Receipt | Failure]:
     """Make shards one after the other in this process, and yield what became of each.
 
     Raises:
         JobError: the model does not load.
     """
-    loaded = run_once_in_process(load)
+    loaded, terms = run_once_in_process(load), None
+    if begin is not None:
+        shards, terms = begin(loaded.environment())
     for shard in shards:
         pending = Pending(shard)
         while True:
-            made = catch_trouble(loaded.make_shard, shard)
+            made = catch_trouble(loaded.make_shard, shard, terms)
             if isinstance(made, Receipt):
                 yield made
                 break

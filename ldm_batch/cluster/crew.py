@@ -61,6 +61,8 @@ class Crew:
         self._members: dict[int, Member] = {}
         self.asked: dict[object, tuple[Member, Question | Shard]] = {}
         """Ray's reference -> who was asked, and what; a shard: to make it."""
+        self.terms: object = None
+        """On what terms shards are made, or Ray's reference to them."""
         self.drained: set[str] = set()
         """Nodes that were ever seen draining."""
         self.num_load_deaths = 0
@@ -74,7 +76,7 @@ class Crew:
     def hand(self, number: int, shard: Shard) -> None:
         """Ask a worker for a shard."""
         member = self._members[number]
-        self.asked[member.actor.make.remote(shard)] = (member, shard)
+        self.asked[member.actor.make.remote(shard, self.terms)] = (member, shard)
 
     def start(self) -> None:
         """Start one more worker, wherever there is room, now or later."""

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from types import ModuleType
 
-from ldm_batch.cluster.attempts import Loader, Trouble
+from ldm_batch.cluster.attempts import Begin, Loader, Trouble
 from ldm_batch.cluster.crew import MAX_LOAD_DEATHS, Crew, Member
 from ldm_batch.cluster.schedule import Ending, Schedule
 from ldm_batch.cluster.session import brief, ray_session, runtime_env_error
@@ -29,18 +29,24 @@ LOST_COMMITS = (Outcome.LOST_TO_SAME, Outcome.LOST_TO_OTHER)
 Event = Receipt | Failure | Notice
 
 
-def run_on_ray(load: Loader, shards: Sequence[Shard], cluster: ClusterConfig) -> Iterator[Event]:
+def run_on_ray(
+    load: Loader, shards: Sequence[Shard], cluster: ClusterConfig, begin: Begin | None = None
+) -> Iterator[Event]:
     """Make shards on Ray workers and yield what became of each, as it becomes known.
 
     A shard whose attempt failed is tried again elsewhere, up to `max_attempts`; attempts that end
     because a node was preempted or lost are not counted. Closing the iterator stops the workers.
+
+    Args:
+        shards: what there is to make, by which the number of workers is chosen.
+        begin: says, when a worker has loaded, which shards are made; without it, all of them.
 
     Raises:
         JobError: the model does not load, or a local Ray has no room for a worker.
         TryLaterError: Ray does not start, no worker for `start_timeout_s`, or the head is lost.
     """
     with ray_session(cluster) as ray:
-        pool = _Pool(ray, load, shards, cluster)
+        pool = _Pool(ray, load, shards, cluster, begin)
         try:
             yield from pool.run()
         finally:
@@ -51,12 +57,19 @@ class _Pool:
     """A job's schedule and crew, and what to do with each answer."""
 
     def __init__(
-        self, ray: ModuleType, load: Loader, shards: Sequence[Shard], cluster: ClusterConfig
+        self,
+        ray: ModuleType,
+        load: Loader,
+        shards: Sequence[Shard],
+        cluster: ClusterConfig,
+        begin: Begin | None,
     ) -> None:
-        self._ray = ray
+        self._ray, self._begin = ray, begin
         self._schedule = Schedule(shards, cluster)
         self._crew = Crew(ray, load, cluster, self._schedule)
-        self._versions = versions()
+        self._environment = versions()
+        """What all workers should run on: our versions, the device of the first."""
+        self._has_begun = False
         self._view: View | None = None
         """The cluster as it was seen since answers were last gathered."""
 
@@ -120,12 +133,19 @@ class _Pool:
             yield from self._crew.on_trouble(member, answer.message, is_certain=True)
             self._crew.end(member)
             return
+        if not self._has_begun:
+            self._has_begun = True
+            self._environment = {**answer, **self._environment}
+            if self._begin is not None:
+                shards, terms = self._begin(answer)
+                self._schedule.start_with(shards)
+                self._crew.terms = self._ray.put(terms)
         self._crew.on_loaded(member)
-        differing = differing_versions(self._versions, answer)
+        differing = differing_versions(self._environment, answer)
         if differing:
             yield from self._crew.say_once(
-                f"warning: {member.host} runs other versions, so its images may differ in their "
-                f"last bits: {', '.join(differing)}"
+                f"warning: {member.host} runs on other versions or another device, so its images "
+                f"may differ in their last bits: {', '.join(differing)}"
             )
 
     def _on_made(self, member: Member, shard: Shard, answer: Receipt | Trouble) -> Iterator[Event]:

@@ -85,6 +85,11 @@ class Schedule:
         """Shards that no worker has."""
         return len(self._fresh) + len(self._first) + len(self._again)
 
+    def start_with(self, shards: Sequence[Shard]) -> None:
+        """Make these shards and no others; before any is handed out."""
+        self._shards, self._fresh = shards, range(len(shards))
+        self._num_unfinished = len(shards)
+
     def meet_another(self, *, from_end: bool) -> None:
         """Another job makes shards of this dataset too: go on from that side of the list from which
         it does not come, or both would make every shard at the same time."""

@@ -6,6 +6,7 @@ Hydra, torch nor Ray.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
@@ -19,6 +20,7 @@ from ldm_batch.config.s3 import S3Config
 from ldm_batch.config.source import SourceConfig
 from ldm_batch.config.upscale import UpscaleConfig
 
+SHARDS = re.compile(r"([0-9]{1,9})(?: *- *([0-9]{1,9}))?")
 ImageFormat = Literal["webp", "png", "jpeg"]
 IMAGE_FORMATS: tuple[ImageFormat, ...] = get_args(ImageFormat)
 
@@ -87,11 +89,20 @@ class JobConfig:
     max_object_bytes: int = 256 * 1024 * 1024
     """Upper bound of one output object; shards are planned small enough to stay below it."""
     max_rejected_fraction: float = 0.1
-    """Share of rows that may be rejected before the job stops as going wrong; 1: never stop."""
-    shards: list[int] = field(default_factory=list)
-    """Only these shards; empty: all that are missing."""
+    """Share of the dataset's rows that may be rejected before the job stops as going wrong; 1:
+    never stop. A run whose own rows are within it goes on."""
+    # A list as OmegaConf knows it would refuse `17` and `3-9`.
+    shards: Any = field(default_factory=list)
+    """Only these shards: a number, a range as `3-9`, or a list of these; empty: all that are
+    missing. A job of named shards is never stopped by `max_rejected_fraction`."""
     overwrite: bool = False
     """Make the shards named in `shards` again, replacing what is committed."""
+    plan_again: bool = False
+    """Replace the plan of a dataset of which nothing is committed, with other settings or another
+    input; refused while another driver is at work on it."""
+    strict_environment: bool = False
+    """Refuse to go on with other versions of torch, diffusers, transformers, Pillow or simplejpeg,
+    or another kind of device, than the dataset was begun with; false: tell of it."""
     dry_run: bool = False
     """Print the plan and generate nothing."""
 
@@ -108,9 +119,33 @@ def check_own_fields(job: JobConfig) -> Iterator[str]:
     yield from whole_or_auto("rows_per_shard", job.rows_per_shard, 1_000_000)
     yield from within("max_object_bytes", job.max_object_bytes, 64 * 1024, 4 * 1024**3)
     yield from within("max_rejected_fraction", job.max_rejected_fraction, 0, 1)
-    for index in job.shards:
-        yield from within("shards", index, 0, 10**9)
+    try:
+        named = shard_ranges(job.shards)
+    except ValueError as error:
+        named = []
+        yield f"shards: {error}"
     if job.sink.uri is None:
         yield "sink.uri: not set; name the folder of the dataset, e.g. sink.uri=out/cats"
-    if job.overwrite and not job.shards:
+    if job.overwrite and not named:
         yield "overwrite: needs the shards to make again, e.g. shards=[17]"
+
+
+def shard_ranges(shards: Any) -> list[range]:
+    """The shards that a job names: a number, `3-9` (both included), or a list of these.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    parts = shards if isinstance(shards, list) else [shards]
+    return [_shard_range(part) for part in parts]
+
+
+def _shard_range(part: object) -> range:
+    match = SHARDS.fullmatch(str(part)) if isinstance(part, int | str) else None
+    if match is None or isinstance(part, bool):
+        raise ValueError(f"{part!r} is not a shard's number, or a range as 3-9")
+    first = int(match[1])
+    last = int(match[2] or first)
+    if last < first:
+        raise ValueError(f"{part!r} ends before it begins")
+    return range(first, last + 1)

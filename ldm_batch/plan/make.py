@@ -124,17 +124,19 @@ def carry_schema(source: SourceConfig, task: TaskColumns) -> dict[str, str]:
 
 
 def select_shards(
-    plan: Plan, done: set[int], *, named: Sequence[int], overwrite: bool
+    plan: Plan, done: set[int], *, named: Sequence[range], overwrite: bool
 ) -> list[Shard]:
     """The shards to do: the named ones (all of them with `overwrite`), else all that are missing.
 
     Raises:
         JobError: a named shard is not in the plan, or the input of a shard to do is gone.
     """
-    for index in named:
-        if index >= len(plan.shards):
-            raise JobError(f"shards: no shard {index}; the plan has 0 to {len(plan.shards) - 1}")
-    wanted = [plan.shards[i] for i in sorted(set(named))] if named else plan.shards
+    for indices in named:
+        if indices[-1] >= len(plan.shards):
+            last = len(plan.shards) - 1
+            raise JobError(f"shards: no shard {indices[-1]}; the plan has 0 to {last}")
+    chosen = {index for indices in named for index in indices}
+    wanted = [plan.shards[index] for index in sorted(chosen)] if named else plan.shards
     selected = [shard for shard in wanted if overwrite or shard.index not in done]
     gone = sorted({shard.file.name for shard in selected} & plan.gone_files)
     if gone:

@@ -6,18 +6,21 @@ Must not know stores or workers.
 from __future__ import annotations
 
 import dataclasses
+import platform
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ldm_batch.config import JobConfig, ModelConfig, source_uris
+from ldm_batch.errors import JobError
 from ldm_batch.storage import absolute
+from ldm_batch.versions import decisive_differences
 
 
 def resume_command(job: JobConfig, overrides: Sequence[str]) -> str:
     """The command that goes on with this job from any folder, without the choice of shards."""
-    dropped = ("shards=", "overwrite=", "dry_run=", "source.uri=", "sink.uri=")
+    dropped = ("shards=", "overwrite=", "dry_run=", "plan_again=", "source.uri=", "sink.uri=")
     kept = [_without_values(t) for t in overrides if not t.lstrip("+").startswith(dropped)]
     uris = source_uris(job.source)
     source = _quoted(uris[0]) if len(uris) == 1 else f"[{','.join(map(_quoted, uris))}]"
@@ -69,6 +72,26 @@ def model_name(model: ModelConfig) -> str:
     return model.path if model.path.startswith("demo:") else Path(model.path).name
 
 
+def planned_model_names(document: Mapping[str, Any], now: Mapping[str, str]) -> dict[str, str]:
+    """The models as a dataset's column `model` names them, whatever their folders are called now.
+
+    Args:
+        document: of the plan; one of form 1 does not store them, but the job that it began with.
+        now: what they are called now, by section.
+    """
+    if "models" in document:
+        return {**now, **document["models"]}
+    config = document.get("config", {})
+    sections = {"": config.get("model"), "upscale.": config.get("upscale", {}).get("model")}
+    places = {
+        section: ModelConfig(**{name: model[name] for name in ("path", "repo_id", "revision")})
+        for section, model in sections.items()
+        if model
+    }
+    named = {s: model_name(place) for s, place in places.items() if place.path or place.repo_id}
+    return {**now, **{section: name for section, name in named.items() if section in now}}
+
+
 def recorded_config(job: JobConfig) -> dict[str, Any]:
     """The resolved job as a plan stores it: of environment variables the names only."""
     config = dataclasses.asdict(job)
@@ -76,3 +99,13 @@ def recorded_config(job: JobConfig) -> dict[str, Any]:
     if isinstance(environment.get("env_vars"), dict):
         environment["env_vars"] = dict.fromkeys(environment["env_vars"], "(not recorded)")
     return config
+
+
+def refuse_other_environment(planned: Mapping[str, str] | None, now: Mapping[str, str]) -> None:
+    """Raise a JobError where images were made on something else so far; None: anything will do."""
+    if differing := decisive_differences(planned or {}, now):
+        raise JobError(
+            f"strict_environment: the dataset was made with {'; '.join(differing)} on "
+            f"{platform.node()}; install what it was made with, or set strict_environment=false, "
+            "and images may differ in their last bits"
+        )

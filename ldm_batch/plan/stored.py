@@ -97,11 +97,18 @@ def load_plan(store: Store) -> Plan | None:
         JobError: the plan is damaged or of a format that this version does not know.
     """
     document = load_document(store)
-    if document is None:
-        return None
     names = sorted(
         n for n in store.names(identity.PLAN_FOLDER) if identity.shard_index(n) is not None
     )
+    if document is None and names:
+        document = load_document(store)  # another driver may have stored its plan meanwhile
+    if document is None:
+        if names:
+            raise JobError(
+                f"{store.uri(identity.PLAN_FOLDER)}: damaged plan: {identity.PLAN_PATH} is gone "
+                "and its shards are not; put it back, or remove this folder where nothing was made"
+            )
+        return None
     shards = [shard for name in names for shard in _read_segment(store, name)]
     if [shard.index for shard in shards] != list(range(len(shards))):
         raise JobError(f"{store.uri(identity.PLAN_FOLDER)}: damaged plan: shards are missing")
@@ -136,6 +143,8 @@ def plan_document(
     images: Mapping[str, Any],
     form: identity.Form,
     *,
+    columns: Sequence[tuple[str, str]],
+    models: Mapping[str, str],
     config: Mapping[str, Any],
     environment: Mapping[str, Any],
 ) -> dict[str, Any]:
@@ -144,14 +153,18 @@ def plan_document(
     Args:
         images: everything that can change an image or the row set; this is the fingerprint.
         form: the rules by which the fingerprint was made of it.
+        columns: name and type of every column of the dataset, for as long as it lives.
+        models: section of a model -> its name in the column `model`.
         config: the resolved job.
-        environment: versions and command, recorded and not compared.
+        environment: command, versions, device: recorded, and told where they differ.
     """
     return {
         "format": PLAN_FORMAT,
         "fingerprint_form": form.number,
         "fingerprint": identity.fingerprint(images),
         "images": images,
+        "columns": [list(column) for column in columns],
+        "models": models,
         "config": config,
         "environment": environment,
     }
@@ -165,14 +178,36 @@ def save_plan(store: Store, plan: Plan) -> bool:
     """
     raw = json.dumps(plan.document, indent=2, sort_keys=True).encode()
     if plan.num_segments == 0 and not store.publish(identity.PLAN_PATH, raw, exclusive=True):
-        stored = load_plan(store)
-        if stored is None or stored.num_segments > 0 or stored.form != plan.form:
+        stored = store.read(identity.PLAN_PATH)
+        if stored is None or json.loads(stored) != json.loads(raw):
             return False
-        refuse_other_fingerprint(stored.document, plan.document, store)
     if not plan.new_shards:
         return True
     path = f"{identity.PLAN_FOLDER}/{plan.num_segments:05d}.parquet"
     return store.publish(path, _segment_bytes(plan.new_shards), exclusive=True)
+
+
+def remove_plan(store: Store) -> None:
+    """Remove a plan of which nothing is committed, and what was noted of its attempts.
+
+    `plan.json` goes last: a crash before leaves a plan of fewer shards, which can be removed again.
+    """
+    folders = (identity.FAILURES_FOLDER, identity.REJECTED_FOLDER, identity.RECEIPTS_FOLDER)
+    for folder in (*folders, identity.PLAN_FOLDER):
+        for name in sorted(store.names(folder), reverse=True):
+            store.remove(f"{folder}/{name}")
+    store.remove(identity.PLAN_PATH)
+
+
+def refuse_other_plan(store: Store, fingerprint: str) -> None:
+    """Raise a JobError where the sink's plan is not the one with this fingerprint any more."""
+    document = load_document(store)
+    if document is None or document["fingerprint"] != fingerprint:
+        raise JobError(
+            f"{store.uri(identity.PLAN_PATH)}: is "
+            f"{'gone' if document is None else 'another plan by now'}; nothing more is made by the "
+            "one that this job began with. Run the command again"
+        )
 
 
 def _segment_bytes(shards: Sequence[Shard]) -> bytes:

@@ -26,6 +26,8 @@ class LocalFolder:
     def __init__(self, root: str) -> None:
         self._root = Path(root)
         self._scratch = Path(root, SCRATCH_FOLDER)
+        self._made: list[Path] = []
+        """Folders that were not there, the outermost first."""
 
     def names(self, folder: str) -> set[str]:
         """Names directly below a folder; empty where the folder is not there."""
@@ -89,6 +91,12 @@ class LocalFolder:
         with translated(self._name(path)):
             (self._root / path).unlink(missing_ok=True)
 
+    def remove_empty_folders(self) -> None:
+        """Remove the folders that were made here and nothing stands in."""
+        while self._made:
+            with suppress(OSError):  # something stands in it
+                self._made.pop().rmdir()
+
     def leftovers(self) -> Iterator[Leftover]:
         """Temporary files of writers, crashed ones and those at work."""
         for name in sorted(self.names(SCRATCH_FOLDER)):
@@ -105,17 +113,34 @@ class LocalFolder:
     def _publish(self, path: str, content: BinaryIO, *, exclusive: bool) -> bool:
         target = self._root / path
         temporary = self._scratch / f"{uuid.uuid4().hex}.tmp"
-        content.seek(0)
         with translated(str(target)):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            self._scratch.mkdir(parents=True, exist_ok=True)
             try:
-                _write_durably(temporary, content)
+                self._write(temporary, content)
+                self._make_folder(target.parent)
                 created = _give_name(temporary, target, exclusive=exclusive)
             finally:
                 temporary.unlink(missing_ok=True)
             _sync_folder(target.parent)
         return created
+
+    def _write(self, path: Path, content: BinaryIO) -> None:
+        """Write a file, whose folder another process may just be removing because it was empty."""
+        for last in (False, False, True):
+            self._make_folder(path.parent)
+            content.seek(0)
+            try:
+                return _write_durably(path, content)
+            except FileNotFoundError:
+                if last:
+                    raise
+        return None
+
+    def _make_folder(self, folder: Path) -> None:
+        if folder.is_dir():
+            return
+        missing = [path for path in (folder, *folder.parents) if not path.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
+        self._made += reversed(missing)
 
 
 def _write_durably(path: Path, source: BinaryIO) -> None:

@@ -83,6 +83,9 @@ class Place(Protocol):
     def remove(self, path: str) -> None:
         """Remove an object; nothing happens where it is not there."""
 
+    def remove_empty_folders(self) -> None:
+        """Remove the folders that this process made and nothing stands in."""
+
     def leftovers(self) -> Iterator[Leftover]:
         """What crashed writers left behind."""
 

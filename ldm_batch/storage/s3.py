@@ -191,6 +191,9 @@ class S3Folder:
         except Missing:
             return
 
+    def remove_empty_folders(self) -> None:
+        """There are no folders."""
+
     def leftovers(self) -> Iterator[Leftover]:
         """Uploads that were never completed, and temporary objects."""
         for info in self.objects(self._key(f"{SCRATCH_FOLDER}/")):

@@ -204,6 +204,24 @@ class Store:
             "a weaker promise with sink.allow_unconditional=true"
         )
 
+    def now(self) -> float:
+        """What time it is by the store's own clock, in seconds since the epoch.
+
+        Raises:
+            StorageError: it cannot be written to.
+        """
+        name = f"clock-{uuid.uuid4().hex}"
+        path = f"{SCRATCH_FOLDER}/{name}"
+        try:
+            self.publish(path, b"", exclusive=True)
+            return self.modified_at(SCRATCH_FOLDER).get(name, time.time())
+        finally:
+            self.remove(path)
+
+    def remove_empty_folders(self) -> None:
+        """Remove the folders that this process made and nothing stands in."""
+        self._place.remove_empty_folders()
+
     def leftovers(self) -> list[Leftover]:
         """Temporary objects and uncompleted uploads, of crashed writers and of those at work."""
         return list(self._place.leftovers())

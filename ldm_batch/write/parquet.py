@@ -10,18 +10,23 @@ import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, cast, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ldm_batch.columns import COLUMNS, IMAGE_COLUMNS, METADATA_KEY, TaskColumns
+from ldm_batch.columns import COLUMNS, IMAGE_COLUMNS, METADATA_KEY, ArrowType
+from ldm_batch.errors import ShardError
 from ldm_batch.records import Rejection
 from ldm_batch.write.spool import Spool
 
 IMAGES_PER_ROW_GROUP = 100
 """Images that a reader fetches for one row of them, and that are in memory when they are written:
 about 10 MB of 256 x 256 pixels in lossless WebP."""
+ARROW_TYPES: Mapping[str, pa.DataType] = {
+    kind: pa.type_for_alias(kind) for kind in get_args(ArrowType)
+}
+"""The types of our own columns, by name."""
 IMAGE_TYPE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 _REJECTION_FIELDS: dict[str, pa.DataType] = {
     "key": pa.string(),
@@ -34,25 +39,41 @@ REJECTION_SCHEMA = pa.schema(_REJECTION_FIELDS)
 
 
 def object_schema(
-    task: TaskColumns, carried: Sequence[tuple[str, pa.DataType]], metadata: Mapping[str, Any]
+    columns: Sequence[tuple[str, str]],
+    carried: Mapping[str, pa.DataType],
+    metadata: Mapping[str, Any],
 ) -> pa.Schema:
     """Arrow schema of an output object: images, what is recorded of them, what is carried along.
 
     Args:
-        task: the columns of the job's task.
-        carried: name and Arrow type of the columns copied from the input.
+        columns: name and type of each column, as the dataset's plan stores them.
+        carried: Arrow types of the columns copied from the input.
         metadata: what the object says of its shard (JSON), under the key `ldm_batch`.
+
+    Raises:
+        ShardError: a carried column is not what the plan says.
     """
-    fields: list[tuple[str, pa.DataType]] = [(name, IMAGE_TYPE) for name in task.images]
-    fields += [(name, pa.type_for_alias(alias)) for name, alias in task.types.items()]
-    features = {name: {"_type": "Image"} for name in task.images}
+    fields = [(name, _arrow_type(name, alias, carried)) for name, alias in columns]
+    features = {name: {"_type": "Image"} for name, alias in columns if alias == "image"}
     return pa.schema(
-        [*fields, *carried],
+        fields,
         metadata={
             b"huggingface": json.dumps({"info": {"features": features}}).encode(),
             METADATA_KEY: json.dumps(metadata, sort_keys=True).encode(),
         },
     )
+
+
+def _arrow_type(name: str, alias: str, carried: Mapping[str, pa.DataType]) -> pa.DataType:
+    if alias == "image":
+        return IMAGE_TYPE
+    if name not in carried:
+        if alias not in ARROW_TYPES:
+            raise ShardError(f"column {name!r} ({alias}) is planned, and the input carries none")
+        return ARROW_TYPES[alias]
+    if str(carried[name]) != alias:
+        raise ShardError(f"carried column {name!r} has type {carried[name]}, planned {alias}")
+    return carried[name]
 
 
 @contextmanager
@@ -121,7 +142,7 @@ def _record_batch(
     arrays = [
         pa.array(images[field.name], IMAGE_TYPE)
         if field.name in images
-        else _column([record[field.name] for record in records], field.type)
+        else _column([record.get(field.name) for record in records], field.type)
         for field in schema
     ]
     return pa.record_batch(arrays, schema=schema)

@@ -21,6 +21,7 @@ from ldm_batch.columns import METADATA_KEY
 from ldm_batch.errors import JobError
 from ldm_batch.records import Failure, Outcome, Receipt
 from ldm_batch.storage import Store
+from ldm_batch.storage.place import brief
 from ldm_batch.write.commit import Committed, size_and_digest
 
 
@@ -61,7 +62,7 @@ def make_receipt(
     )
 
 
-def write_receipt(store: Store, receipt: Receipt) -> None:
+def write_receipt(store: Store, receipt: Receipt, fingerprint: str) -> None:
     """Store the receipt of a committed shard, and forget its failure.
 
     An attempt that lost leaves the winner's receipt alone, and makes one up for a winner that
@@ -73,7 +74,7 @@ def write_receipt(store: Store, receipt: Receipt) -> None:
         store.publish(path, _receipt_bytes(receipt), exclusive=False)
     elif not store.has(path):
         is_same = receipt.outcome is Outcome.LOST_TO_SAME
-        standing = receipt if is_same else _rebuild_receipt(store, receipt.shard)
+        standing = receipt if is_same else _rebuild_receipt(store, receipt.shard, fingerprint)
         store.publish(path, _receipt_bytes(standing), exclusive=True)
     store.remove(identity.failure_path(shard_id))
 
@@ -88,8 +89,11 @@ def write_failure(store: Store, failure: Failure) -> None:
     store.publish(identity.failure_path(f"{failure.shard:05d}"), raw, exclusive=False)
 
 
-def read_receipt(store: Store, index: int) -> Receipt:
+def read_receipt(store: Store, index: int, fingerprint: str) -> Receipt:
     """The receipt of a committed shard, rebuilt from its object where it is missing or damaged.
+
+    Args:
+        fingerprint: the plan's, which the object must name.
 
     Raises:
         JobError: the object in `data/` is not one of ours, or is damaged.
@@ -102,10 +106,10 @@ def read_receipt(store: Store, index: int) -> Receipt:
             return Receipt(**fields)
     except (ValueError, TypeError, KeyError):
         pass  # a damaged receipt is as good as none: the object knows all that counts
-    return _rebuild_receipt(store, index)
+    return _rebuild_receipt(store, index, fingerprint)
 
 
-def _rebuild_receipt(store: Store, index: int) -> Receipt:
+def _rebuild_receipt(store: Store, index: int, fingerprint: str) -> Receipt:
     path = identity.data_path(f"{index:05d}")
     with store.open(path) as file:
         size_bytes, digest = size_and_digest(file)
@@ -114,6 +118,8 @@ def _rebuild_receipt(store: Store, index: int) -> Receipt:
             facts: Mapping[str, Any] = json.loads((metadata.metadata or {})[METADATA_KEY])
             if facts["shard"] != f"{index:05d}":
                 raise ValueError(f"it is shard {facts['shard']}")
+            if facts["fingerprint"] != fingerprint:
+                raise ValueError("it was made with other settings")
             return Receipt(
                 shard=index,
                 outcome=Outcome.COMMITTED,
@@ -127,13 +133,17 @@ def _rebuild_receipt(store: Store, index: int) -> Receipt:
             )
         except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
             raise JobError(
-                f"{store.uri(path)}: not an object of this dataset, or damaged; remove it and run "
-                "the job again to make it anew"
+                f"{store.uri(path)}: not an object of this dataset, or damaged ({brief(error)}); "
+                "remove it and run the job again to make it anew"
             ) from error
 
 
-def roll_forward(store: Store, done: set[int]) -> None:
-    """Write the receipts that a crash between commit and receipt left out."""
+def roll_forward(store: Store, done: set[int], fingerprint: str) -> None:
+    """Write the receipts that a crash between commit and receipt left out.
+
+    Raises:
+        JobError: an object without a receipt is none of this dataset.
+    """
     names = store.names(identity.RECEIPTS_FOLDER)
     for index in sorted(done - {identity.shard_index(name) for name in names}):
-        write_receipt(store, read_receipt(store, index))
+        write_receipt(store, read_receipt(store, index, fingerprint), fingerprint)

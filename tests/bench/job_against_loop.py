@@ -9,6 +9,7 @@ is not counted on either side. A third side is the loop with our sampler in diff
 """
 
 import argparse
+import json
 import os
 import statistics
 import tempfile
@@ -35,12 +36,12 @@ from ldm_batch.demo.world import caption, draw_specs
 from ldm_batch.generate.batches import plan_images
 from ldm_batch.generate.choose import choose
 from ldm_batch.generate.text_to_image import TEXT_TO_IMAGE
-from ldm_batch.identity import NEWEST_FORM
+from ldm_batch.identity import NEWEST_FORM, PLAN_PATH
 from ldm_batch.plan.make import make_plan
-from ldm_batch.plan.stored import plan_document
+from ldm_batch.plan.stored import PLAN_FORMAT, plan_document
 from ldm_batch.records import Call, Row, Shard
 from ldm_batch.storage import Store
-from ldm_batch.worker import Worker, WorkerSpec
+from ldm_batch.worker import Terms, Worker, WorkerSpec
 
 MODEL = Path(__file__).parents[2] / "ldm_batch/demo/models/text_to_image"
 BATCH_SIZE, GUIDANCE = 16, 2.0
@@ -61,11 +62,16 @@ def make_job(folder: Path, prompts: list[str], steps: int) -> JobConfig:
 
 def plan_shards(job: JobConfig, native_size: tuple[int, int]) -> tuple[Shard, ...]:
     images = {"source": {"carry": {}}}
-    document = plan_document(images, NEWEST_FORM, config={}, environment={})
+    document = plan_document(images, NEWEST_FORM, columns=[], models={}, config={}, environment={})
     store = Store(str(job.sink.uri))
     task = TEXT_TO_IMAGE.columns
     sizes = {"document": document, "native_size": native_size}
     return make_plan(job, store, None, task=task, **sizes).shards
+
+
+def plan_of(terms: Terms) -> bytes:
+    """The plan that a worker asks for before it commits."""
+    return json.dumps({"format": PLAN_FORMAT, "fingerprint": terms.fingerprint}).encode()
 
 
 def timed(side: Callable[[], None]) -> tuple[float, float]:
@@ -88,7 +94,9 @@ def main() -> None:
         job = make_job(Path(name), prompts, options.steps)
         lock, native_size = choose(job).find_models()
         ours = choose(job).load(lock)
-        spec = WorkerSpec(job, "bench", NEWEST_FORM.number, lock, native_size, {"": "demo"})
+        spec = WorkerSpec(job, lock, native_size)
+        columns = TEXT_TO_IMAGE.columns.of_dataset(NEWEST_FORM.number, {})
+        terms = Terms("bench", NEWEST_FORM.number, tuple(columns), {"": "demo"})
         shards = plan_shards(job, native_size)
         height, width = native_size
         call = Call(
@@ -130,9 +138,11 @@ def main() -> None:
 
         def whole_job() -> None:
             with tempfile.TemporaryDirectory() as sink:
-                worker = Worker(spec, ours, Store(sink))
+                store = Store(sink)
+                store.publish(PLAN_PATH, plan_of(terms), exclusive=True)
+                worker = Worker(spec, ours, store)
                 for shard in shards:
-                    worker.make_shard(shard)
+                    worker.make_shard(shard, terms)
 
         sides = {"diffusers loop": loop, "our sampler, bare": our_loop, "whole job": whole_job}
         for side in sides.values():

@@ -51,6 +51,7 @@ from ldm_batch.plan.stored import Plan, load_plan, plan_document, save_plan
 from ldm_batch.progress import Tally
 from ldm_batch.records import InputFile, Outcome, Receipt, Shard
 from ldm_batch.storage import Store
+from ldm_batch.versions import versions
 from ldm_batch.write.commit import committed_shards
 
 ROWS_PER_FILE = 1000
@@ -278,7 +279,10 @@ def print_sides(num_rows: int, num_rounds: int, scratch: Path) -> None:
 class Idle:
     """A worker that makes nothing and says that it did."""
 
-    def make_shard(self, shard: Shard) -> Receipt:
+    def environment(self) -> dict[str, str]:
+        return versions()
+
+    def make_shard(self, shard: Shard, _terms: object) -> Receipt:
         return make_receipt(shard.index, shard.num_rows)
 
 
@@ -308,7 +312,9 @@ def store_shards(num_shards: int) -> None:
         file = InputFile(name, f"/prompts/{name}", 10**8, "1764099999.123456", num_rows, "0" * 64)
         shards += cut_file(file, [num_rows], ROWS_PER_FILE)
     shards = [dataclasses.replace(shard, index=index) for index, shard in enumerate(shards)]
-    document = plan_document({}, NEWEST_FORM, config={}, environment={"command": ""})
+    document = plan_document(
+        {}, NEWEST_FORM, columns=[], models={}, config={}, environment={"command": ""}
+    )
     assert save_plan(Store("out"), Plan(document, tuple(shards), 0, new_shards=tuple(shards)))
 
 

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import ray
 
+from ldm_batch.versions import versions
+
 sys.path.insert(0, str(Path(__file__).parent))
 
 from ldm_batch.cluster import run_on_ray
@@ -41,7 +43,10 @@ class Sleeper:
         while len(list(folder.glob("loaded-*"))) < NUM_WORKERS:
             time.sleep(0.01)
 
-    def make_shard(self, shard: Shard) -> Receipt:
+    def environment(self) -> dict[str, str]:
+        return versions()
+
+    def make_shard(self, shard: Shard, _terms: object) -> Receipt:
         time.sleep(self._shard_s)
         return Receipt(shard.index, Outcome.COMMITTED, 10, 10, 10, {}, 100, "00")
 
