@@ -105,6 +105,7 @@ class Worker:
         """
         refuse_other_environment(terms.environment, self.environment())
         if not self._spec.job.overwrite and self._is_there(shard):
+            refuse_other_plan(self._store, terms.fingerprint)
             found = read_receipt(self._store, shard.index, terms.fingerprint)
             return self._with_receipt(replace(found, outcome=Outcome.FOUND), terms)
         with Spool() as encoded, Spool() as inputs:

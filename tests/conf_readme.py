@@ -47,6 +47,7 @@ BROUGHT = {
     By.CHECK: "a check of quality",
 }
 OPEN_TYPES = {
+    "JobConfig.shards": "whole number, range as `3-9`, or list of these",
     "JobConfig.batch_size": "whole number or auto",
     "JobConfig.rows_per_shard": "whole number or auto",
     "SourceConfig.uri": "text or list of texts",

@@ -29,7 +29,14 @@ from ldm_batch.plan.recorded import (
     refuse_other_environment,
 )
 from ldm_batch.plan.runs import living_runs
-from ldm_batch.plan.stored import Plan, load_plan, plan_document, remove_plan, save_plan
+from ldm_batch.plan.stored import (
+    Plan,
+    load_document,
+    load_plan,
+    plan_document,
+    remove_plan,
+    save_plan,
+)
 from ldm_batch.records import Shard
 from ldm_batch.storage import Store
 from ldm_batch.versions import decisive_differences, versions
@@ -103,8 +110,8 @@ class Planning:
         if planned is None:  # a plan that cannot be worked must not be stored
             self._chosen.engine.check_models(self._chosen.job, self._chosen.task)
         plan = self.make(planned)
-        if planned is None:
-            refuse_foreign(self._store, plan)
+        if planned is None and not self._is_alone(plan):
+            return self.look()
         self._work = self._select(plan, is_stored=planned is not None)
         return self._work
 
@@ -126,8 +133,9 @@ class Planning:
             plan = work.plan if work.is_stored else _made_on(work.plan, environment)
             if is_strict:
                 refuse_other_environment(_flat(plan.document["environment"]), environment)
-            if not work.is_stored:
-                refuse_foreign(self._store, plan)
+            if not work.is_stored and not self._is_alone(plan):
+                work = self._look_again()
+                continue
             if self._replaced is not None:
                 self._make_way()
             if save_plan(self._store, plan):
@@ -182,6 +190,17 @@ class Planning:
             document=document,
             native_size=self._native_size,
         )
+
+    def _is_alone(self, plan: Plan) -> bool:
+        """Refuse a dataset that would begin beside objects of others; False if these are there
+        because another driver has planned it meanwhile."""
+        try:
+            refuse_foreign(self._store, plan)
+        except JobError:
+            if load_document(self._store) in (None, self._replaced):
+                raise
+            return False
+        return True
 
     def _select(self, plan: Plan, *, is_stored: bool) -> Work:
         job, done = self._chosen.job, committed_shards(self._store)
