@@ -15,6 +15,8 @@ import pytest
 from commands import MACHINERY, digests, objects, run, start, write_prompts
 from PIL import Image
 
+from ldm_batch.identity import numbered_seed
+
 IN_PROCESS = "cluster=in_process"
 ROOT = Path(__file__).parents[1]
 
@@ -81,7 +83,8 @@ def test_nothing_but_the_dataset_is_left(folder: Path) -> None:
     assert run(folder, *MACHINERY, IN_PROCESS).code == 0
     assert sorted(path.name for path in folder.iterdir()) == ["in", "out"]
     assert sorted(path.name for path in (folder / "out").iterdir()) == [".ldm_batch", "data"]
-    assert list((folder / "out/.ldm_batch/tmp").iterdir()) == []
+    meta = folder / "out" / ".ldm_batch"
+    assert sorted(path.name for path in meta.iterdir()) == ["plan", "plan.json", "receipts", "runs"]
 
 
 def test_dry_run_prints_the_plan_and_writes_nothing(folder: Path) -> None:
@@ -182,7 +185,7 @@ def test_prompts_become_pictures_with_provenance(tmp_path: Path) -> None:
     assert [(r["key"], r["image_index"], r["extra"]) for r in table] == [
         ("a", 0, 1), ("a", 1, 1), ("c", 0, 3), ("c", 1, 3), ("d", 0, 4), ("d", 1, 4),
     ]  # fmt: skip
-    assert [r["seed"] for r in table[:2]] == [7, 8]
+    assert [r["seed"] for r in table[:2]] == [7, numbered_seed(7, 1)]
     assert [r["prompt_truncated"] for r in table] == [False] * 4 + [True] * 2
     images = [np.asarray(Image.open(io.BytesIO(r["image"]["bytes"]))) for r in table]
     assert {image.shape for image in images} == {(64, 64, 3)}
