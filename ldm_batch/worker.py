@@ -87,12 +87,14 @@ class Worker:
     def __init__(self, spec: WorkerSpec, pipeline: Pipeline, store: Store) -> None:
         self._spec, self._pipeline, self._store = spec, pipeline, store
         self._task = choose(spec.job).task
+        device = str(pipeline.describe().get("device", "cpu"))
+        self._environment = {**versions(), "device": device}
         self._turn = threading.Lock()
         self._encoders = Encoders(spec.job.image, spec.job.batch_size)
 
     def environment(self) -> dict[str, str]:
         """What it runs on: versions by package, and the kind of its device."""
-        return {**versions(), "device": str(self._pipeline.describe().get("device", "cpu"))}
+        return dict(self._environment)
 
     def make_shard(self, shard: Shard, terms: Terms) -> Receipt:
         """Turn one shard into its committed object, unless that stands by now.
@@ -103,7 +105,7 @@ class Worker:
             JobError: what stands in the shard's place is damaged, or none of ours; the plan is
                 another one by now; or this is not what the plan wants shards to be made on.
         """
-        refuse_other_environment(terms.environment, self.environment())
+        refuse_other_environment(terms.environment, self._environment)
         if not self._spec.job.overwrite and self._is_there(shard):
             refuse_other_plan(self._store, terms.fingerprint)
             found = read_receipt(self._store, shard.index, terms.fingerprint)

@@ -8,7 +8,7 @@ import pytest
 
 from ldm_batch.config import JobConfig, ModelConfig, UpscaleConfig
 from ldm_batch.generate.choose import choose
-from ldm_batch.identity import FORMS
+from ldm_batch.identity import FORMS, fingerprint
 from ldm_batch.plan.fingerprint import images_document
 
 JOBS = {
@@ -44,6 +44,11 @@ HOW_MUCH = {
 OLDER_NAMES = {"model.pipeline", "upscale.model.pipeline", "source.kind"}
 ONE_ENGINE = {"upscale.model.engine"}
 """Any other than `ldm` is refused."""
+OF_FORM_2 = {
+    "text": "941f7a50a27cd8947f0bf71be2289f9af85210e7e4a8a39fc44f3a28763662f7",
+    "images": "e49edcc1373aa45feff16172a57620d16ea919a72df6f34811ab1b672c6a00fc",
+    "chained": "ebff8ae116c0ba268448eb4fd91e214dbc22f77d9daf16ae0eb33794de76e3a0",
+}
 CARRIED = {"source.carry", "source.carry_parent"}
 """The columns that are carried are in it, by name and type."""
 NOT_IN_FORM = {1: {"source.image_root"}, 2: set[str]()}
@@ -123,3 +128,9 @@ def test_of_a_job_without_prompts_their_settings_identify_nothing(path: str) -> 
     changed = with_other(job, path)
     assert document(changed, job, 2) == document(job, job, 2)
     assert document(changed, job, 1) != document(job, job, 1)
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_fingerprints_of_form_2_never_change(name: str) -> None:
+    """A field that is added later must not enter where it is at its default."""
+    assert fingerprint(document(JOBS[name], JOBS[name], 2)) == OF_FORM_2[name]

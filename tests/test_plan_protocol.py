@@ -17,7 +17,7 @@ import pytest
 from commands import objects, run, start, wait_until, write_prompts
 
 from ldm_batch import identity
-from ldm_batch.config import JobConfig
+from ldm_batch.config import CallConfig, JobConfig, ModelConfig
 from ldm_batch.drive import run_job, settle
 from ldm_batch.errors import JobError
 from ldm_batch.identity import FORMS
@@ -27,6 +27,7 @@ from ldm_batch.worker import Worker
 
 Make = Callable[..., Any]
 NUM_ROWS, NUM_SHARDS = 48, 3
+TINY_MODEL = Path(__file__).parent / "fixtures" / "form_1" / "tiny" / "model" / "text_to_image"
 PAUSED = """
 import os, signal, sys
 from ldm_batch.drive import settle
@@ -548,6 +549,27 @@ def test_a_plan_says_its_columns(job: JobConfig, tmp_path: Path) -> None:
     ).names
     assert columns[0] == ["image", "image"]
     assert columns[-1] == ["topic", "string"]
+
+
+def test_equal_fingerprints_give_equal_bytes_whatever_a_models_folder_is_called(
+    job: JobConfig, tmp_path: Path
+) -> None:
+    folders = [tmp_path / name for name in ("ldm", "ldm-copy")]
+    for folder in folders:
+        shutil.copytree(TINY_MODEL, folder)
+    ldm, copied = (
+        dataclasses.replace(
+            job, model=ModelConfig(path=str(folder)), call=CallConfig(num_inference_steps=1)
+        )
+        for folder in folders
+    )
+    apart = dataclasses.replace(job.sink, uri=f"{tmp_path}/apart")
+    assert do(dataclasses.replace(ldm, sink=apart))[0] == 0
+    assert do(dataclasses.replace(ldm, shards=[1]))[0] == 0
+    assert do(copied)[0] == 0
+    assert data_of(tmp_path / "out") == data_of(tmp_path / "apart")
+    models = {row["model"] for path in objects(tmp_path) for row in pq.read_table(path).to_pylist()}
+    assert models == {"ldm"}
 
 
 def with_environment(sink: Path, **changes: str) -> None:
