@@ -7,31 +7,36 @@ STAMP := $(VENV)/.installed
 OLDEST := .venv-oldest
 OLDEST_STAMP := $(OLDEST)/.installed
 OLDEST_FILES := cluster commit config decode encode fetch footer foreign_exceptions generate identity \
-	load old_plans oldest once presets read readers session storage storage_s3 worker write
-OLDEST_SLOW := tests/test_fetch.py::test_a_job_fetches_once_and_later_ones_need_no_hub
+	load oldest presets read readers session storage storage_s3 worker write
+OLDEST_SLOW := tests/test_storage_s3.py::test_the_job_from_s3_to_s3_is_the_job_from_disk_to_disk
 OLDEST_PIXELS := same_pixels_as_diffusers same_noise_as_diffusers_from_a_seed half_precision_end_to_end
 # Files less covered than this are named; pyproject.toml has the floor of the whole.
 NAMED_BELOW := 85
 # Files of tests that run at once; most tests keep one core busy.
 TEST_PROCESSES ?= 2
+BY_FILE := --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-oldest crash lint format clean
+.PHONY: demo test test-long test-oldest crash lint format clean
 
 demo: $(STAMP)
 	$(BIN)/python -m ldm_batch demo
 
 test: lint
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile
+	$(BIN)/coverage run -m pytest $(BY_FILE) -m 'not long'
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --fail-under 0 --sort cover | \
 		awk 'NR == 1 || /^TOTAL/ || $$NF + 0 < $(NAMED_BELOW) && /%$$/'
 	$(BIN)/coverage report --format total >/dev/null
 
 test-oldest: $(OLDEST_STAMP)
-	$(OLDEST)/bin/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile \
-		--deselect $(OLDEST_SLOW) $(OLDEST_FILES:%=tests/test_%.py) \
+	$(OLDEST)/bin/python -m pytest $(BY_FILE) -m 'not long' --deselect $(OLDEST_SLOW) \
+		$(OLDEST_FILES:%=tests/test_%.py) \
 		$(OLDEST_PIXELS:%=tests/test_text_to_image.py::test_%)
+
+# Longer proofs of what `make test` proves in part.
+test-long: $(STAMP)
+	$(BIN)/python -m pytest $(BY_FILE) -m long
 
 crash: $(STAMP)
 	cd tests && ../$(BIN)/python -m crash --kills 200 --on-ray 12

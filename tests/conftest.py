@@ -34,6 +34,13 @@ from ldm_batch.worker import Terms, Worker, WorkerSpec, load_worker
 # the commands that tests start too.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+LONGEST_FIRST = (
+    *("test_processes.py", "test_cluster_hosts.py", "test_run.py", "test_jobs_submit.py"),
+    *("test_upscale_jobs.py", "test_plan_protocol.py", "test_cluster_nodes.py", "test_jobs.py"),
+    *("test_once.py", "test_nightly.py", "test_faults.py", "test_cluster_pool.py"),
+    *("test_old_plans.py", "test_fetch.py", "test_storage_s3.py", "test_cluster.py"),
+)
+
 settings.register_profile("ldm_batch", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("ldm_batch")
 
@@ -91,6 +98,13 @@ def _make_worker(job: JobConfig, pipeline: Any = None) -> tuple[SettledWorker, P
     spec = WorkerSpec(job, {}, (8, 8))
     worker = load_worker(spec) if pipeline is None else Worker(spec, pipeline, store)
     return SettledWorker(worker, _planning(job).terms(plan)), plan
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest: the last of two processes then ends soon after the
+    first."""
+    places = {name: place for place, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
 
 
 def pytest_sessionfinish() -> None:

@@ -211,7 +211,7 @@ def resume(pids: Iterable[int]) -> None:
         os.kill(pid, signal.SIGCONT)
 
 
-@pytest.mark.parametrize("way", ["killed", "cut off"])
+@pytest.mark.parametrize("way", [pytest.param("killed", marks=pytest.mark.long), "cut off"])
 def test_a_host_that_vanishes_costs_no_attempts(
     site: Site, dataset: Dataset, reference: dict[str, str], way: str
 ) -> None:
@@ -247,7 +247,7 @@ def test_a_host_that_joins_late_takes_part(
     assert_whole(dataset, reference)
 
 
-@pytest.mark.parametrize("is_healed", [False, True])
+@pytest.mark.parametrize("is_healed", [pytest.param(False, marks=pytest.mark.long), True])
 def test_a_worker_that_cannot_reach_the_storage_holds_nothing_up(
     site: Site, dataset: Dataset, reference: dict[str, str], is_healed: bool
 ) -> None:

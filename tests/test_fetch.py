@@ -345,6 +345,7 @@ def pixels(folder: Path, out: str, job: Process) -> list[str]:
     return [digest for _, digest in sorted(zip(*made.values(), strict=True))]
 
 
+@pytest.mark.long
 def test_a_job_fetches_once_and_later_ones_need_no_hub(prompts: Path) -> None:
     with hub_server(MODEL) as hub:
         env = environment(hub, prompts / "home")

@@ -154,6 +154,7 @@ def test_a_submitted_job_ends_with_its_own_exit_code(tmp_path: Path, cluster: Cl
     assert digests(tmp_path) == before
 
 
+@pytest.mark.long
 def test_only_the_same_job_is_followed(tmp_path: Path, cluster: Cluster) -> None:
     """While one waits for room: the same again, and two that differ in sink or argument."""
     write_prompts(tmp_path, num_files=1, rows_per_file=20)
@@ -188,6 +189,7 @@ def test_a_job_that_finds_no_room_ends_with_75(tmp_path: Path, cluster: Cluster)
     assert not objects(tmp_path)
 
 
+@pytest.mark.long
 def test_a_job_submitted_twice_is_followed_not_started_twice(
     tmp_path: Path, cluster: Cluster
 ) -> None:

@@ -76,6 +76,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return digests(folder)
 
 
+@pytest.mark.long
 def test_three_nights_with_a_crash_and_a_changed_file(
     tmp_path: Path, reference: dict[str, str]
 ) -> None:
