@@ -147,7 +147,8 @@ _ALL = (
         "made_as",
         "string",
         By.US,
-        "What was otherwise than planned when it was made, by name; empty as a rule.",
+        "What was otherwise than planned when it was made: `batch_size=4` (out of memory), "
+        "`float32`, of a second stage `upscale:float32`; empty as a rule.",
         repeats=True,
         since=2,
     ),

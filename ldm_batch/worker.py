@@ -19,6 +19,7 @@ from ldm_batch.generate.batches import generate_images, plan_images
 from ldm_batch.generate.choose import choose
 from ldm_batch.generate.pipeline import Pipeline
 from ldm_batch.identity import FORMS, data_path, fingerprint
+from ldm_batch.made_as import MADE_AS, count_made_as, describe_made_as
 from ldm_batch.plan.recorded import refuse_other_environment
 from ldm_batch.plan.stored import refuse_other_plan
 from ldm_batch.read.images import InputImages
@@ -162,7 +163,7 @@ class Worker:
             started_at=clock.started_at,
             laps=clock.laps,
             pipeline=self._pipeline.describe(),
-            notes=notes,
+            notes=(*notes, *describe_made_as(count_made_as(r[MADE_AS] for _, r in records))),
         )
 
     def _is_there(self, shard: Shard) -> bool:

@@ -43,6 +43,7 @@ ORDER = [
     "config",
     "progress",
     "columns",
+    "made_as",
     "records",
     "identity",
     "errors",
@@ -53,6 +54,7 @@ DOOR = "__main__"
 """Knows commands by their names only."""
 PURE = [
     "columns",
+    "made_as",
     "records",
     "errors",
     "identity",

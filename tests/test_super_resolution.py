@@ -19,6 +19,7 @@ from ldm_batch.diffusion.super_resolution import SuperResolution
 from ldm_batch.diffusion.tiling import make_tiling, pad, padded_side
 from ldm_batch.diffusion.upscale import Upscaler
 from ldm_batch.errors import JobError
+from ldm_batch.made_as import MadeAs
 from ldm_batch.records import Fault, UpscaleRequest
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:diffusers")
@@ -377,7 +378,9 @@ def test_out_of_memory_halves_the_shape(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(unet, "forward", forward)
     fresh = SuperResolution(components(), SchedulerConfig(), batch_size=4)
     made = fresh.generate([request(16, 16, i) for i in range(3)])
-    assert all(isinstance(image, np.ndarray) for image in made)
+    assert [image.columns for image in made] == [{"made_as": "batch_size=2"}] * 3
+    again = pipeline().as_made(MadeAs(2)).generate([request(16, 16, i) for i in range(3)])
+    assert all(np.array_equal(a.pixels, b) for a, b in zip(made, again, strict=True))
     assert any("out of memory at 4" in note for note in fresh.pop_notes())
 
 

@@ -24,6 +24,7 @@ from ldm_batch.diffusion.noise import make_generator
 from ldm_batch.diffusion.text_encoder import TextEncoder
 from ldm_batch.diffusion.text_to_image import TextToImage
 from ldm_batch.identity import FORMS, numbered_seed
+from ldm_batch.made_as import MadeAs
 from ldm_batch.records import Call, Fault, Request
 
 DEMO = ModelConfig(path="demo:text_to_image")
@@ -420,7 +421,9 @@ def test_overflow_in_half_precision_is_made_again_in_float32(tmp_path: Path) -> 
     right, made = exact.generate([request])[0], half.generate([request])[0]
     assert half._float32 is not None
     assert isinstance(right, np.ndarray)
-    assert np.array_equal(made, right)
+    assert np.array_equal(made.pixels, right)
+    assert made.columns == {"made_as": "float32"}
+    assert np.array_equal(half.as_made(MadeAs(is_float32=True)).generate([request])[0], right)
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,10 @@ Must not know what goes in or comes out.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from threading import Lock
-from typing import Self
+from typing import Any, Self
 
 import torch
 
@@ -20,6 +21,7 @@ from ldm_batch.diffusion.from_model import load_model, model_of
 from ldm_batch.diffusion.load import Component, Components
 from ldm_batch.diffusion.schedulers import find_step_trouble, make_scheduler
 from ldm_batch.errors import JobError
+from ldm_batch.made_as import how_made, with_made_as
 
 
 class LoadedPipeline:
@@ -117,6 +119,14 @@ class LoadedPipeline:
         """Return what happened since the last call that a receipt should tell."""
         notes, self._notes = self._notes, []
         return [*notes, *self._shape.pop_notes()]
+
+    def _with_shape(self, pictures: Sequence[Any]) -> list[Any]:
+        """Pictures of one run, each with the rows of its model calls where these were fewer than
+        `batch_size`."""
+        rows = self._shape.num_rows
+        if rows == self.batch_size:
+            return list(pictures)
+        return [with_made_as(p, replace(how_made(p), batch_size=rows)) for p in pictures]
 
     def _note_steps(self, num_inference_steps: int) -> None:
         """Note, once per number of steps, what the scheduler makes of them."""

@@ -7,6 +7,7 @@ The image stands beside the latents as conditioning, by concatenation (Rombach e
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
@@ -33,6 +34,7 @@ from ldm_batch.diffusion.pixels import OutputType, to_picture, to_uint8, to_unit
 from ldm_batch.diffusion.quality import judge
 from ldm_batch.diffusion.tiling import padded_side
 from ldm_batch.diffusion.upscale import Upscaler
+from ldm_batch.made_as import MadeAs, how_made, with_made_as
 from ldm_batch.records import Call, Fault, Made, UpscaleRequest
 
 TILE_SIZE, TILE_OVERLAP = 128, 16
@@ -102,6 +104,15 @@ class SuperResolution(LoadedPipeline):
             tile_overlap=tile_overlap,
         )
 
+    def with_batch_size(self, batch_size: int) -> SuperResolution:
+        """Return another pipeline on the same weights, with its own fixed shape and lock."""
+        return self._on(self._components, batch_size)
+
+    def as_made(self, how: MadeAs) -> SuperResolution:
+        """Return the pipeline whose images are those that this one made so."""
+        one = self._in_float32() if how.is_float32 and not self.is_float32 else self
+        return one if how.batch_size is None else one.with_batch_size(how.batch_size)
+
     def padded_size(self, height: int, width: int) -> tuple[int, int]:
         """Size at which an image is computed; images of one padded size share model calls."""
         return padded_side(height, self._multiple), padded_side(width, self._multiple)
@@ -111,7 +122,7 @@ class SuperResolution(LoadedPipeline):
 
         Model calls always have `batch_size` rows, so a result depends on its request alone. An
         image that is not finite, or of one colour where its input is not, is tried again once in
-        float32.
+        float32. Where memory ran out, or float32 was needed, an image's `made_as` says so.
 
         Args:
             requests: any number of them, all with the same padded size, steps and eta.
@@ -126,12 +137,12 @@ class SuperResolution(LoadedPipeline):
             raise ValueError("requests of one batch must have the same padded size, steps and eta")
         self._note_steps(requests[0].num_inference_steps)
         with self._lock:
-            results = self._make_once(requests)
+            results = self._with_shape(self._make_once(requests))
         doubtful = [i for i, result in enumerate(results) if isinstance(result, Fault)]
         if doubtful and not self.is_float32:
             again = self._in_float32().generate([requests[i] for i in doubtful])
             for i, result in zip(doubtful, again, strict=True):
-                results[i] = result
+                results[i] = with_made_as(result, replace(how_made(result), is_float32=True))
         return results
 
     def _batch_key(self, request: UpscaleRequest) -> tuple[int, int, int, float]:
@@ -160,15 +171,19 @@ class SuperResolution(LoadedPipeline):
         """Return this pipeline in float32, loaded again from its files when first needed."""
         if self._float32 is None:
             components = load(self._components.folder, device=self.device)
-            tile_size, overlap = self._tiles
-            self._float32 = SuperResolution(
-                components,
-                self._sampling,
-                batch_size=self.batch_size,
-                tile_size=tile_size,
-                tile_overlap=overlap,
-            )
+            self._float32 = self._on(components, self.batch_size)
         return self._float32
+
+    def _on(self, components: Components, batch_size: int) -> SuperResolution:
+        """A pipeline that does the same by other weights, or in another shape."""
+        tile_size, overlap = self._tiles
+        return SuperResolution(
+            components,
+            self._sampling,
+            batch_size=batch_size,
+            tile_size=tile_size,
+            tile_overlap=overlap,
+        )
 
     def describe(self) -> dict[str, Any]:
         """Return what the images depend on besides their requests, JSON-able."""

@@ -32,6 +32,7 @@ from ldm_batch.diffusion.pipeline import LoadedPipeline
 from ldm_batch.diffusion.pixels import OutputType, to_uint8, to_unit_range
 from ldm_batch.diffusion.quality import judge
 from ldm_batch.diffusion.text_encoder import TextEncoder
+from ldm_batch.made_as import MadeAs, with_made_as
 from ldm_batch.records import Call, Fault, Made, PromptCount, Request
 
 GUIDED = math.inf
@@ -69,6 +70,11 @@ class TextToImage(LoadedPipeline):
         """Return another pipeline on the same weights that samples by another scheduler."""
         return TextToImage(self._components, scheduler, batch_size=self.batch_size)
 
+    def as_made(self, how: MadeAs) -> TextToImage:
+        """Return the pipeline whose images are those that this one made so."""
+        one = self._in_float32() if how.is_float32 and not self.is_float32 else self
+        return one if how.batch_size is None else one.with_batch_size(how.batch_size)
+
     def count_tokens(self, prompts: Sequence[str]) -> list[PromptCount]:
         """Count the tokens of prompts, special ones included; safe from any thread."""
         return self._text.count(prompts)
@@ -84,7 +90,8 @@ class TextToImage(LoadedPipeline):
         """Make one image per request, uint8 `[height, width, 3]`, or say why there is none.
 
         The batch is padded to `batch_size`, so an image's bytes depend on its request alone. An
-        image that is not finite or of one colour is tried again once in float32.
+        image that is not finite or of one colour is tried again once in float32. Where memory ran
+        out, or float32 was needed, an image's `made_as` says so.
 
         Args:
             requests: 1 to `batch_size` of them, all of one `batch_key`.
@@ -99,7 +106,7 @@ class TextToImage(LoadedPipeline):
             raise ValueError("requests of one batch must have the same call, but for guidance")
         with self._lock:
             self._note_steps(requests[0].call.num_inference_steps)
-            return self._shape.run(requests, self._make)
+            return self._with_shape(self._shape.run(requests, self._make))
 
     def _make(self, requests: Sequence[Request]) -> list[np.ndarray | Made | Fault]:
         results = self._make_once(requests)
@@ -107,7 +114,7 @@ class TextToImage(LoadedPipeline):
             return results
         again = self._in_float32()._make_once(requests)
         return [
-            second if isinstance(first, Fault) else first
+            with_made_as(second, MadeAs(is_float32=True)) if isinstance(first, Fault) else first
             for first, second in zip(results, again, strict=True)
         ]
 

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ldm_batch.made_as import MadeAs
 from ldm_batch.records import Call, Fault, Made, PromptCount, Request
 
 BatchKey = Callable[[Call], tuple[Call, int]]
@@ -33,7 +34,11 @@ class Pipeline(Protocol):
 
     def generate(self, requests: Sequence[Request]) -> Sequence[Picture]:
         """One image per request (uint8, height x width x 3), all of one `batch_key`; what an
-        image looks like does not depend on the requests beside it."""
+        image looks like does not depend on the requests beside it. One that was made otherwise
+        than planned is a `Made` whose column `made_as` says how."""
+
+    def as_made(self, how: MadeAs) -> Pipeline:
+        """The pipeline whose images are those that this one made otherwise than planned, so."""
 
     def describe(self) -> dict[str, Any]:
         """What made the images, for provenance; JSON values."""

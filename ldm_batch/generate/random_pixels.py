@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ldm_batch.config import JobConfig
 from ldm_batch.generate.task import Engine, Lock, Task
+from ldm_batch.made_as import MadeAs
 from ldm_batch.records import Call, Fault, PromptCount, Request
 
 SIDE = 8
@@ -34,6 +35,10 @@ class RandomPixels:
     def generate(self, requests: Sequence[Request]) -> list[NDArray[np.uint8] | Fault]:
         """Draw one picture per request, uint8 `[height, width, 3]`."""
         return [self._draw(request) for request in requests]
+
+    def as_made(self, _how: MadeAs) -> RandomPixels:
+        """Nothing is ever otherwise than planned."""
+        return self
 
     def describe(self) -> dict[str, Any]:
         """Name itself."""

@@ -18,6 +18,7 @@ from ldm_batch.errors import JobError
 from ldm_batch.generate.pipeline import Picture, Pipeline
 from ldm_batch.generate.task import LoadImage, Lock, Stage, Task
 from ldm_batch.identity import Form
+from ldm_batch.made_as import MadeAs
 from ldm_batch.read.colour import enlarge_alpha
 from ldm_batch.read.rows import (
     InvalidRow,
@@ -179,6 +180,9 @@ class Enlarger(Protocol):
     def generate(self, requests: Sequence[UpscaleRequest]) -> Sequence[Picture]:
         """The images, larger."""
 
+    def as_made(self, how: MadeAs) -> Enlarger:
+        """The model that enlarges as this one did where it was otherwise than planned, so."""
+
     def pop_notes(self) -> list[str]:
         """What the receipt should tell."""
 
@@ -220,6 +224,10 @@ class ImagesLarger:
             large if isinstance(large, Fault) else _with_alpha(large, request.inputs[IMAGE])
             for large, request in zip(made, requests, strict=True)
         ]
+
+    def as_made(self, how: MadeAs) -> ImagesLarger:
+        """As the model was when it made images so."""
+        return ImagesLarger(self._upscaler.as_made(how))
 
     def pop_notes(self) -> list[str]:
         """What the receipt should tell."""

@@ -26,6 +26,7 @@ from ldm_batch.generate.super_resolution import (
 )
 from ldm_batch.generate.task import Lock, Stage, Task
 from ldm_batch.identity import Form, fingerprint
+from ldm_batch.made_as import MadeAs, how_made, with_made_as
 from ldm_batch.records import (
     Call,
     Fault,
@@ -194,15 +195,22 @@ class ThenLarger:
 
     def generate(self, requests: Sequence[Request]) -> list[Made | Fault]:
         """Make images and enlarge them; a fault of either stage is the image's."""
-        small = [_pixels(image) for image in self._first.generate(requests)]
+        first = self._first.generate(requests)
+        small = [_pixels(image) for image in first]
         good = {i: image for i, image in enumerate(small) if not isinstance(image, Fault)}
         wanted = [self._request(pixels, requests[i]) for i, pixels in good.items()]
         large = self._upscaler.generate(wanted) if wanted else []
         made: dict[int, Made | Fault] = {
-            i: image if isinstance(image, Fault) else _made(image, pixels)
+            i: image if isinstance(image, Fault) else _made(image, pixels, how_made(first[i]))
             for (i, pixels), image in zip(good.items(), large, strict=True)
         }
         return [image if isinstance(image, Fault) else made[i] for i, image in enumerate(small)]
+
+    def as_made(self, how: MadeAs) -> ThenLarger:
+        """Each stage as it was when it made images so."""
+        first = self._first.as_made(replace(how, upscale=None))
+        upscaler = self._upscaler.as_made(how.upscale or MadeAs())
+        return ThenLarger(first, upscaler, num_inference_steps=self._steps, eta=self._eta)
 
     def pop_notes(self) -> list[str]:
         """What the receipt should tell."""
@@ -218,11 +226,13 @@ class ThenLarger:
 
 
 def _pixels(image: Picture) -> NDArray[np.uint8] | Fault:
-    """What a first stage made; what was measured of it is no more true when it is enlarged."""
+    """What a first stage made; what was measured of it is no more true when it is enlarged, but
+    for how it was made."""
     return image.pixels if isinstance(image, Made) else image
 
 
-def _made(image: Picture, small: NDArray[np.uint8]) -> Made:
-    if isinstance(image, Made):
-        return replace(image, low_resolution=small)
-    return Made(image, low_resolution=small)
+def _made(large: NDArray[np.uint8] | Made, small: NDArray[np.uint8], first: MadeAs) -> Made:
+    made = large if isinstance(large, Made) else Made(large)
+    how = replace(first, upscale=how_made(large))
+    noted: Made = with_made_as(made, how) if str(how) else made
+    return replace(noted, low_resolution=small)

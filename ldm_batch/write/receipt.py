@@ -1,6 +1,7 @@
 """What is noted of a shard beside its object: a receipt when it is done, else a failure.
 
-A receipt comes after the commit, decides nothing, and can always be rebuilt from the object.
+A receipt comes after the commit, decides nothing, and can always be rebuilt from the object: its
+counts, and how many images were made otherwise than planned.
 """
 
 from __future__ import annotations
@@ -9,9 +10,9 @@ import json
 import os
 import platform
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,6 +20,7 @@ import pyarrow.parquet as pq
 from ldm_batch import identity
 from ldm_batch.columns import METADATA_KEY
 from ldm_batch.errors import JobError
+from ldm_batch.made_as import MADE_AS, count_made_as, describe_made_as
 from ldm_batch.records import Failure, Outcome, Receipt
 from ldm_batch.storage import Store
 from ldm_batch.storage.place import brief
@@ -129,13 +131,21 @@ def _rebuild_receipt(store: Store, index: int, fingerprint: str) -> Receipt:
                 rejected=facts["rejected"],
                 object_bytes=size_bytes,
                 object_sha256=digest,
-                notes=("rebuilt from the object",),
+                notes=("rebuilt from the object", *describe_made_as(count_made_as(_made_as(file)))),
             )
         except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
             raise JobError(
                 f"{store.uri(path)}: not an object of this dataset, or damaged ({brief(error)}); "
                 "remove it and run the job again to make it anew"
             ) from error
+
+
+def _made_as(file: BinaryIO) -> Iterator[object]:
+    """How each image of an object was made, where the object says so; reads only that column."""
+    parquet = pq.ParquetFile(file, page_checksum_verification=True)
+    if MADE_AS in parquet.schema_arrow.names:
+        for batch in parquet.iter_batches(columns=[MADE_AS]):
+            yield from batch.column(0).to_pylist()
 
 
 def roll_forward(store: Store, done: set[int], fingerprint: str) -> None:

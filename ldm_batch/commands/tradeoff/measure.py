@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from ldm_batch.config import JobConfig, SchedulerConfig
 from ldm_batch.errors import JobError
-from ldm_batch.records import Fault, Request
+from ldm_batch.generate.pipeline import Picture
+from ldm_batch.records import Fault, Made, Request
 
 MAX_BATCH_SIZE = 16
 
@@ -54,7 +55,7 @@ def cannot_tell(_images: Sequence[NDArray[np.uint8]], _prompts: Sequence[str]) -
     """Whether pictures are right takes somebody who knows the world of their prompts."""
 
 
-Generate = Callable[[Sequence[Request]], Sequence[NDArray[np.uint8] | Fault]]
+Generate = Callable[[Sequence[Request]], Sequence[Picture]]
 
 
 def measure(
@@ -88,7 +89,7 @@ def measure(
 
 
 def _generate_with(pipeline: object, setting: Setting) -> Generate:
-    def generate(requests: Sequence[Request]) -> Sequence[NDArray[np.uint8] | Fault]:
+    def generate(requests: Sequence[Request]) -> Sequence[Picture]:
         steps = setting.num_inference_steps
         changed = [replace(r, call=replace(r.call, num_inference_steps=steps)) for r in requests]
         return pipeline.generate(changed)  # type: ignore[attr-defined,no-any-return]
@@ -119,11 +120,11 @@ def run_interleaved(
     return runs
 
 
-def _images(made: Sequence[NDArray[np.uint8] | Fault]) -> list[NDArray[np.uint8]]:
+def _images(made: Sequence[Picture]) -> list[NDArray[np.uint8]]:
     faults = [image for image in made if isinstance(image, Fault)]
     if faults:
         raise JobError(f"an image came out unusable: {faults[0].message}")
-    return [image for image in made if not isinstance(image, Fault)]
+    return [i.pixels if isinstance(i, Made) else i for i in made if not isinstance(i, Fault)]
 
 
 def _compare(
