@@ -3,6 +3,7 @@
 import io
 import json
 import random
+import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,8 +20,10 @@ from ldm_batch.commands.verify import command
 from ldm_batch.commands.verify.regenerate import Sample
 from ldm_batch.commands.verify.verification import EXIT_INCOMPLETE, EXIT_RIGHT, EXIT_WRONG, verify
 from ldm_batch.config import ImageConfig, JobConfig, S3Config, SinkConfig
+from ldm_batch.dataset import rows_of
 from ldm_batch.drive import run_job
 from ldm_batch.errors import JobError
+from ldm_batch.identity import FORMS, Form
 from ldm_batch.storage import Store
 from ldm_batch.write.encode import sha256
 
@@ -199,6 +202,43 @@ def test_own_seeds_and_jpeg(
     assert (found.exit_code, found.num_images, found.num_own_seeds) == (EXIT_RIGHT, 6, 3)
     assert found.regenerated is not None
     assert found.regenerated.num_equal == 6
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=lambda form: f"form {form.number}")
+def test_seeds_that_rows_bring_are_known_by_the_plans_form(
+    tmp_path: Path,
+    write_parquet: Callable[..., str],
+    make_job: Callable[..., JobConfig],
+    monkeypatch: pytest.MonkeyPatch,
+    form: Form,
+) -> None:
+    """Rows with neighbouring seeds: the second image of one has the next one's only in form 1."""
+    own = [("a", 7), ("b", 8), ("c", None), ("d", 2**63 - 1)]
+    keys, seeds = zip(*own, strict=True)
+    source = write_parquet(tmp_path / "in.parquet", prompt=keys, seed=seeds, id=keys)
+    job = make_job(source, tmp_path / "out", num_images_per_prompt=3, rows_per_shard=2, seed=4)
+    with monkeypatch.context() as patch:
+        for module in [m for name, m in sys.modules.items() if name.startswith("ldm_batch")]:
+            if hasattr(module, "NEWEST_FORM"):
+                patch.setattr(module, "NEWEST_FORM", form)
+        assert run_job(job, out=io.StringIO()) == 0
+    store = Store(str(job.sink.uri))
+    expected = [form.image_seed(4, key, i, seed) for key, seed in own for i in range(3)]
+    made = [row for i in range(2) for row in rows_of(store, i)]
+    assert [row["seed"] for row in made] == expected
+    if form.number == 1:
+        assert [row["seed"] for row in made[:6]] == [7, 8, 9, 8, 9, 10]
+        assert "made_as" not in made[0]
+    found = verify(store, Sample(12))
+    assert (found.exit_code, found.problems, found.num_own_seeds) == (EXIT_RIGHT, [], 9)
+    assert found.num_shared_seeds == (4 if form.number == 1 else 0)
+    assert [note.split(" (")[0] for note in found.notes] == (
+        ["4 images have a seed that another image has, too"] if form.number == 1 else []
+    )
+    other = FORMS[3 - form.number]
+    seed = other.image_seed(4, "c", 1, made[6]["seed"])
+    rewrite(store, lambda rows: [rows[0], {**rows[1], "seed": seed}, *rows[2:]])
+    assert f"row 2, image 1: has seed {seed}, which is neither derived" in problems(store)
 
 
 def test_no_room_for_a_copy_is_not_the_datasets_fault(

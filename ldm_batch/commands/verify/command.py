@@ -35,7 +35,8 @@ def print_verification(found: Verification, out: TextIO) -> None:
     print(
         f"rows: {found.num_rows:,} = {found.num_rows - sum(found.rejected.values()):,} with images "
         f"+ {sum(found.rejected.values()):,} rejected; images: {found.num_images:,}, "
-        f"{found.num_own_seeds:,} with seeds of their own",
+        f"{found.num_own_seeds:,} with seeds of their own, {found.num_shared_seeds:,} with that of "
+        "another image",
         file=out,
     )
     for index, message in list(found.failed.items())[:MAX_LISTED]:

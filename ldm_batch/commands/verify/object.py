@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import tempfile
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -23,7 +24,7 @@ from PIL import Image
 
 from ldm_batch import identity
 from ldm_batch.columns import METADATA_KEY
-from ldm_batch.commands.verify.keys import hash_keys
+from ldm_batch.commands.verify.shared import hash_keys
 from ldm_batch.dataset import object_rows, open_object
 from ldm_batch.errors import JobError, StorageError
 from ldm_batch.records import Shard
@@ -51,6 +52,8 @@ class ObjectReport:
     schema: pa.Schema | None = None
     key_hashes: NDArray[np.uint64] = field(default_factory=lambda: hash_keys(()))
     """Of the rows that have images."""
+    seeds: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
+    """Of all images."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +158,7 @@ def _check_rows(
     """Check every image; the keys of the rows that have images, by place in the input."""
     keys: dict[int, str] = {}
     last: Mapping[str, Any] = {"input_row": -1, "image_index": -1}
-    first = last
+    first, seeds = last, array("Q")
     for row in object_rows(parquet):
         report.num_images += 1
         first = first if row["image_index"] else row
@@ -169,8 +172,10 @@ def _check_rows(
             )
         derived = expected.seed_of(row["key"], row["image_index"])
         report.num_own_seeds += row["seed"] != derived
+        seeds.append(row["seed"] & identity.MAX_SEED)
         keys[row["input_row"]] = row["key"]
         last = row
+    report.seeds = np.frombuffer(seeds, np.uint64)
     if len(set(keys.values())) != len(keys):
         _complain(report, "two of its rows have the same key")
     if report.num_images != len(keys) * expected.num_images_per_prompt:

@@ -14,9 +14,14 @@ from itertools import pairwise
 import pyarrow as pa
 
 from ldm_batch import identity
-from ldm_batch.commands.verify.keys import KeyIndex, describe_shared
 from ldm_batch.commands.verify.object import Expected, ObjectReport, verify_object
 from ldm_batch.commands.verify.regenerate import Regenerated, Sample, regenerate
+from ldm_batch.commands.verify.shared import (
+    SharedIndex,
+    describe_shared_keys,
+    describe_shared_seeds,
+    spread_seeds,
+)
 from ldm_batch.dataset import Dataset, map_in_threads, open_dataset
 from ldm_batch.generate.choose import choose
 from ldm_batch.plan.stored import Plan
@@ -42,6 +47,8 @@ class Verification:
     rejected: dict[str, int]
     num_shared_keys: int
     """Keys that stand in more than one shard."""
+    num_shared_seeds: int
+    """Images whose seed another image has, too: by chance, or because rows brought it."""
     notes: list[str]
     """What is allowed, but perhaps not meant."""
     problems: list[str]
@@ -63,11 +70,13 @@ def verify(store: Store, sample: Sample | None = None) -> Verification:
     """
     dataset = open_dataset(store)
     totals = Totals()
-    with KeyIndex() as index:
+    with SharedIndex() as keys, SharedIndex(within_shards=True) as seeds:
         for report in _verify_objects(dataset):
             totals.add(report)
-            index.add(report.shard, report.key_hashes)
-        num_shared_keys, notes = describe_shared(store, index)
+            keys.add(report.shard, report.key_hashes)
+            seeds.add(report.shard, spread_seeds(report.seeds))
+        num_shared_keys, about_keys = describe_shared_keys(store, keys)
+        num_shared_seeds, about_seeds = describe_shared_seeds(seeds)
     again = None
     if sample is not None and sample.num_images and dataset.done:
         again = regenerate(dataset, sample)
@@ -81,7 +90,8 @@ def verify(store: Store, sample: Sample | None = None) -> Verification:
         num_own_seeds=totals.num_own_seeds,
         rejected=dict(totals.rejected.most_common()),
         num_shared_keys=num_shared_keys,
-        notes=notes,
+        num_shared_seeds=num_shared_seeds,
+        notes=[*about_keys, *about_seeds],
         problems=[
             *(f"{identity.DATA_FOLDER}/{n}: belongs to no planned shard" for n in dataset.stray),
             *_plan_problems(dataset.plan),
