@@ -1,5 +1,8 @@
 """Prove that a dataset is whole and right: `python -m ldm_batch verify SINK`.
 
+Reads the dataset, and none of its inputs. With --regenerate random images are made again, as they
+were made: then images that were made from other images need these, as they were.
+
 Exit code 0 if every planned shard is there and right, 1 if something is wrong, 3 if nothing is
 wrong but shards are missing, 2 if it cannot tell.
 """
@@ -44,7 +47,8 @@ def print_verification(found: Verification, out: TextIO) -> None:
     if (again := found.regenerated) is not None:
         print(
             f"made again on {again.device}: {again.num_images} images, {again.num_equal} with the "
-            f"same bytes, {again.num_within_tolerance} of another device within tolerance",
+            f"same bytes, {again.num_within_tolerance} of another device or shape within tolerance"
+            f"{f'; {again.num_not_made} could not be made' if again.num_not_made else ''}",
             file=out,
         )
     for note in found.notes:

@@ -27,6 +27,7 @@ from ldm_batch.columns import METADATA_KEY
 from ldm_batch.commands.verify.shared import hash_keys
 from ldm_batch.dataset import object_rows, open_object
 from ldm_batch.errors import JobError, StorageError
+from ldm_batch.made_as import MADE_AS, parse_made_as
 from ldm_batch.records import Shard
 from ldm_batch.storage import Store
 from ldm_batch.write.encode import sha256
@@ -54,6 +55,8 @@ class ObjectReport:
     """Of the rows that have images."""
     seeds: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
     """Of all images."""
+    made_as: Counter[str] = field(default_factory=Counter)
+    """Images that were made otherwise than planned, by how."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,8 @@ class Expected:
     num_images_per_prompt: int
     seed_of: Callable[..., int]
     """(key, number of the image, the row's own seed or nothing) -> the image's seed."""
+    planned_rows: int | None
+    """Of every model call; None: objects do not say how their images were made."""
 
 
 def verify_object(store: Store, shard: Shard, expected: Expected) -> ObjectReport:
@@ -163,7 +168,8 @@ def _check_rows(
         report.num_images += 1
         first = first if row["image_index"] else row
         name = f"row {row['input_row']}, image {row['image_index']}"
-        for problem in (*_row_problems(row, last, shard, expected), *_image_problems(row)):
+        problems = (*_row_problems(row, last, shard, expected), *_image_problems(row))
+        for problem in (*problems, *_made_as_problems(report, row, expected)):
             _complain(report, f"{name}: {problem}")
         if not _is_seed_known(row, first, expected):
             seed = row["seed"]
@@ -199,6 +205,21 @@ def _row_problems(
         return
     if (place, number, row["key"]) != (last["input_row"], last["image_index"] + 1, last.get("key")):
         yield "does not follow the image before it"
+
+
+def _made_as_problems(
+    report: ObjectReport, row: Mapping[str, Any], expected: Expected
+) -> Iterator[str]:
+    """Count an image that was made otherwise than planned, or tell that it cannot be so."""
+    text = "" if expected.planned_rows is None else str(row[MADE_AS])
+    if not text:
+        return
+    try:
+        parse_made_as(text, expected.planned_rows)
+    except ValueError as error:
+        yield str(error)
+    else:
+        report.made_as[text] += 1
 
 
 def _is_seed_known(row: Mapping[str, Any], first: Mapping[str, Any], expected: Expected) -> bool:

@@ -1,7 +1,8 @@
 """Make images of a dataset again from their own records, and compare.
 
-On the same kind of device the encoded bytes must be equal; on another kind of device the pixels may
-differ by `MAX_MEAN_LEVELS` on the mean, of 255.
+On the same kind of device the encoded bytes must be equal; what was made otherwise than planned is
+made so again. On another kind of device, and where an image had to be made otherwise here, pixels
+may differ by `MAX_MEAN_LEVELS` on the mean, of 255.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import io
 import json
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -17,26 +18,20 @@ import numpy as np
 from PIL import Image
 
 from ldm_batch import identity
-from ldm_batch.config import JobConfig, with_size
+from ldm_batch.commands.verify.again import MakerAgain, NotMade
+from ldm_batch.config import JobConfig
 from ldm_batch.config.job import ImageFormat
 from ldm_batch.dataset import Dataset
-from ldm_batch.generate.batches import generate_images, plan_images
-from ldm_batch.generate.choose import Choice, choose
-from ldm_batch.generate.pipeline import Picture, Pipeline
-from ldm_batch.plan.stored import Plan
-from ldm_batch.read.images import InputImages
-from ldm_batch.read.rows import RowContext
-from ldm_batch.read.shard import read_shard
-from ldm_batch.records import Fault, Made, Request, Shard, join_locks
+from ldm_batch.generate.choose import choose
+from ldm_batch.generate.pipeline import Picture
+from ldm_batch.made_as import how_made
+from ldm_batch.records import Fault, Made, join_locks
 from ldm_batch.storage import Store
 from ldm_batch.write.encode import encode_image, sha256
-from ldm_batch.write.spool import Spool
 
 MAX_MEAN_LEVELS = 1.0
 """Other kernels round differently: of 49,152 values of an image 130 changed with the size of the
 batch, where a codebook amplifies it. Another image differs by far more."""
-NO_SIDE = 8
-"""Pixels, where a call must have some: rows that are read again bring images, and so the size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +52,10 @@ class Regenerated:
     num_images: int
     num_equal: int
     num_within_tolerance: int
+    """Near enough, where the same bytes were not to be had: made on another kind of device, or here
+    otherwise than there because memory ran out or half precision gave no picture."""
+    num_not_made: int
+    """Images that could not be made again: their input is gone, or another one."""
     device: str
     largest_mean_levels: float
     problems: tuple[str, ...]
@@ -65,7 +64,8 @@ class Regenerated:
 def regenerate(dataset: Dataset, sample: Sample) -> Regenerated:
     """Make random images of a dataset again and compare them with what is stored.
 
-    Enlarged images need their input as well, which is read where the plan says that it is.
+    Enlarged images need their input as well, which is read where the plan says that it is, and
+    must be what it was.
 
     Args:
         dataset: of which at least one shard is done.
@@ -73,29 +73,63 @@ def regenerate(dataset: Dataset, sample: Sample) -> Regenerated:
 
     Raises:
         JobError: the model does not load, or is not the one that was planned.
+        StorageError: an input image is there but cannot be read.
     """
     chosen = choose(_as_here(dataset.job, sample.model_path))
     pipeline = chosen.load(planned_lock(dataset.plan.document["images"]))
     device = str(pipeline.describe().get("device"))
+    maker = MakerAgain(chosen, pipeline, dataset.plan)
     shards = _choose_shards(dataset, sample)
-    problems: list[str] = []
-    num_equal = num_near = 0
-    largest = 0.0
+    comparison = Comparison(chosen.job, device)
     for index in sorted(set(shards)):
         rows = _choose_rows(dataset, index, shards.count(index), sample.choice)
         is_same_device = _recorded_device(dataset.store, index) in (None, device)
-        again = _make_again(chosen, pipeline, rows, dataset.plan, index)
-        for row, made in zip(rows, again, strict=True):
-            levels = _difference(row, made, chosen.job)
-            largest = max(largest, levels)
-            num_equal += levels == 0
-            is_near = not is_same_device and levels <= MAX_MEAN_LEVELS
-            num_near += levels > 0 and is_near
-            if levels > 0 and not is_near:
-                name = f"{identity.data_path(f'{index:05d}')}: {row['key']} #{row['image_index']}"
-                problems.append(f"{name}: made again it differs by {levels:.3g} levels on the mean")
-    num_made = num_equal + num_near + len(problems)
-    return Regenerated(num_made, num_equal, num_near, device, largest, tuple(problems))
+        for row, made in maker.make(index, rows):
+            name = f"{identity.data_path(f'{index:05d}')}: {row['key']} #{row['image_index']}"
+            comparison.add(name, row, made, is_same_device=is_same_device)
+    return comparison.result()
+
+
+class Comparison:
+    """Images that were made again beside those that are stored, counted."""
+
+    def __init__(self, job: JobConfig, device: str) -> None:
+        self._job, self._device = job, device
+        self._num_equal = self._num_near = self._num_different = self._num_not_made = 0
+        self._largest = 0.0
+        self._problems: list[str] = []
+
+    def add(
+        self, name: str, row: Mapping[str, Any], made: Picture | NotMade, *, is_same_device: bool
+    ) -> None:
+        """Compare one image with its record."""
+        if isinstance(made, NotMade):
+            self._num_not_made += 1
+            self._problems.append(f"{name}: not made again: {made.why}")
+            return
+        levels = _difference(row, made, self._job)
+        self._largest = max(self._largest, levels)
+        is_made_alike = is_same_device and not str(how_made(made))
+        if levels == 0:
+            self._num_equal += 1
+        elif not is_made_alike and levels <= MAX_MEAN_LEVELS:
+            self._num_near += 1
+        else:
+            self._num_different += 1
+            text = f"{name}: made again it differs by {levels:.3g} levels on the mean"
+            self._problems.append(text)
+
+    def result(self) -> Regenerated:
+        """What was found."""
+        return Regenerated(
+            num_images=self._num_equal + self._num_near + self._num_different,
+            num_equal=self._num_equal,
+            num_within_tolerance=self._num_near,
+            num_not_made=self._num_not_made,
+            device=self._device,
+            largest_mean_levels=self._largest,
+            problems=tuple(self._problems),
+        )
 
 
 def _as_here(job: JobConfig, model_path: str | None) -> JobConfig:
@@ -139,61 +173,6 @@ def _recorded_device(store: Store, index: int) -> str | None:
         return str(receipt["pipeline"]["device"])
     except (ValueError, KeyError, TypeError):
         return None
-
-
-def _make_again(
-    chosen: Choice,
-    pipeline: Pipeline,
-    rows: Sequence[Mapping[str, Any]],
-    plan: Plan,
-    index: int,
-) -> Iterator[Picture]:
-    """Make the images of some rows of a shard again, in their order."""
-    if (request_again := chosen.task.request_again) is not None:
-        requests = [request_again(row, chosen.task.columns) for row in rows]
-        yield from _generate(pipeline, requests, chosen.job.batch_size)
-        return
-    for row in rows:
-        place = replace(plan.shards[index], row_start=row["input_row"], num_rows=1)
-        yield from _read_and_generate(chosen, pipeline, place, row["image_index"], plan.form)
-
-
-def _generate(
-    pipeline: Pipeline, requests: Sequence[Request], batch_size: int
-) -> Iterator[Picture]:
-    """Images of requests in their order."""
-    made: dict[int, Picture] = {}
-    for call in {request.call for request in requests}:
-        slots = [slot for slot, request in enumerate(requests) if request.call == call]
-        for start in range(0, len(slots), batch_size):
-            batch = slots[start : start + batch_size]
-            images = pipeline.generate([requests[slot] for slot in batch])
-            made.update(zip(batch, images, strict=True))
-    yield from (made[slot] for slot in range(len(requests)))
-
-
-def _read_and_generate(
-    chosen: Choice, pipeline: Pipeline, row: Shard, image_index: int, form: identity.Form
-) -> Iterator[Picture]:
-    """An image of one row, which is read again where the plan says that it is."""
-    job, task = chosen.job, chosen.task
-    call = with_size(job.call, (NO_SIDE, NO_SIDE))
-    with Spool() as spool:
-        inputs = InputImages(job, row, spool)
-        context = RowContext(job.source, call, form, inputs)
-        found = read_shard(row, task.columns, task.parse_row, context)
-        images = plan_images(
-            task,
-            found.rows,
-            form,
-            job_seed=job.seed,
-            num_images=job.num_images_per_prompt,
-        )
-        wanted = [image for image in images if image.image_index == image_index]
-        made = generate_images(
-            pipeline, wanted, lambda image: task.make_request(image, inputs.load)
-        )
-        yield from (pixels for _, pixels in made if not isinstance(pixels, Mapping))
 
 
 def _difference(row: Mapping[str, Any], made: Picture, job: JobConfig) -> float:

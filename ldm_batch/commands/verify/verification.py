@@ -14,6 +14,7 @@ from itertools import pairwise
 import pyarrow as pa
 
 from ldm_batch import identity
+from ldm_batch.commands.verify.again import planned_rows, says_how
 from ldm_batch.commands.verify.object import Expected, ObjectReport, verify_object
 from ldm_batch.commands.verify.regenerate import Regenerated, Sample, regenerate
 from ldm_batch.commands.verify.shared import (
@@ -24,6 +25,7 @@ from ldm_batch.commands.verify.shared import (
 )
 from ldm_batch.dataset import Dataset, map_in_threads, open_dataset
 from ldm_batch.generate.choose import choose
+from ldm_batch.made_as import describe_made_as
 from ldm_batch.plan.stored import Plan
 from ldm_batch.storage import Store
 
@@ -49,6 +51,8 @@ class Verification:
     """Keys that stand in more than one shard."""
     num_shared_seeds: int
     """Images whose seed another image has, too: by chance, or because rows brought it."""
+    made_as: dict[str, int]
+    """Images that were made otherwise than planned, by how; see `made_as.py`."""
     notes: list[str]
     """What is allowed, but perhaps not meant."""
     problems: list[str]
@@ -91,7 +95,8 @@ def verify(store: Store, sample: Sample | None = None) -> Verification:
         rejected=dict(totals.rejected.most_common()),
         num_shared_keys=num_shared_keys,
         num_shared_seeds=num_shared_seeds,
-        notes=[*about_keys, *about_seeds],
+        made_as=dict(totals.made_as.most_common()),
+        notes=[*about_keys, *about_seeds, *describe_made_as(totals.made_as)],
         problems=[
             *(f"{identity.DATA_FOLDER}/{n}: belongs to no planned shard" for n in dataset.stray),
             *_plan_problems(dataset.plan),
@@ -108,6 +113,7 @@ class Totals:
     def __init__(self) -> None:
         self.num_rows = self.num_images = self.num_own_seeds = 0
         self.rejected: Counter[str] = Counter()
+        self.made_as: Counter[str] = Counter()
         self.problems: list[str] = []
         self._schema: pa.Schema | None = None
 
@@ -117,6 +123,7 @@ class Totals:
         self.num_images += report.num_images
         self.num_own_seeds += report.num_own_seeds
         self.rejected.update(report.rejected)
+        self.made_as.update(report.made_as)
         self.problems += report.problems
         if self._schema is None:
             self._schema = report.schema
@@ -130,7 +137,10 @@ def _verify_objects(dataset: Dataset) -> Iterator[ObjectReport]:
     derive = choose(dataset.job).task.seed_of(plan.form)
     planned = plan.document["images"]
     expected = Expected(
-        plan.fingerprint, planned["num_images_per_prompt"], partial(derive, planned["seed"])
+        plan.fingerprint,
+        planned["num_images_per_prompt"],
+        partial(derive, planned["seed"]),
+        planned_rows(plan) if says_how(plan) else None,
     )
     return map_in_threads(
         lambda shard: verify_object(dataset.store, shard, expected), dataset.done, VERIFY_THREADS
