@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from functools import cached_property, partial
 from typing import Any, BinaryIO, TypeVar, get_type_hints
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ldm_batch import identity
@@ -22,6 +23,7 @@ from ldm_batch.errors import JobError
 from ldm_batch.plan.stored import Plan, load_plan
 from ldm_batch.records import Receipt, Shard
 from ldm_batch.storage import Store
+from ldm_batch.write.commit import read_named_digest
 from ldm_batch.write.receipt import read_receipt
 
 ROWS_PER_READ = 64
@@ -30,6 +32,8 @@ RECEIPT_THREADS = 16
 """Receipts are small: reading one waits for the store's answer, not for a CPU."""
 AHEAD_PER_THREAD = 4
 """Answers that may wait for the caller, so that a slow one holds up no thread for long."""
+REJECTION_COLUMNS = ["key", "input_file", "input_row", "reason", "message"]
+"""What is told of a rejected row, of any form; the row itself is not."""
 In = TypeVar("In")
 Out = TypeVar("Out")
 
@@ -86,6 +90,19 @@ class Dataset:
         indices = (shard.index for shard in self.done)
         read = partial(read_receipt, self.store, fingerprint=self.plan.fingerprint)
         return map_in_threads(read, indices, RECEIPT_THREADS)
+
+    def rejections(self) -> Iterator[Mapping[str, Any]]:
+        """Key, place, reason and message of the rejected rows of all shards that are done.
+
+        Raises:
+            JobError: an object is damaged, or none of ours.
+            pa.ArrowException: the record of its rejections is damaged.
+        """
+        for shard in self.done:
+            path = identity.rejected_path(shard.id, read_named_digest(self.store, shard.id))
+            if (raw := self.store.read(path)) is not None:
+                table = pq.read_table(pa.BufferReader(raw), columns=REJECTION_COLUMNS)
+                yield from table.to_pylist()
 
     def rows_at(self, index: int, places: Collection[int]) -> list[Mapping[str, Any]]:
         """Some rows of a shard's object, in order, by their places in it, from 0."""

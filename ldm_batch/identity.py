@@ -28,6 +28,7 @@ MAX_EXACT_FLOAT = float(2**53 - 1)
 """Up to here every whole number is a float of its own; the next is that of two whole numbers."""
 
 _OBJECT_NAME = re.compile(r"([0-9]{5}|[1-9][0-9]{5,})\.(parquet|json)")
+_REJECTED_NAME = re.compile(r"([0-9]{5}|[1-9][0-9]{5,})-([0-9a-f]{64})\.parquet")
 _ENDS_IN_NUMBER = re.compile(r":[0-9]+\Z")
 
 
@@ -64,6 +65,13 @@ def shard_index(object_name: str) -> int | None:
     """Index of the shard that an object name (`00017.parquet`) stands for; None for others."""
     match = _OBJECT_NAME.fullmatch(object_name)
     return int(match[1]) if match else None
+
+
+def split_rejected(name: str) -> tuple[str, str] | None:
+    """Shard id and digest that a name of rejections (`00017-<digest>.parquet`) tells; None for
+    others, those without a digest among them."""
+    match = _REJECTED_NAME.fullmatch(name)
+    return (match[1], match[2]) if match else None
 
 
 def derive_key(file_name: str, input_row: int) -> str:

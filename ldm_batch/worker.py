@@ -18,11 +18,12 @@ from ldm_batch.errors import LdmBatchError, StorageError
 from ldm_batch.generate.batches import generate_images, plan_images
 from ldm_batch.generate.choose import choose
 from ldm_batch.generate.pipeline import Pipeline
-from ldm_batch.identity import FORMS, data_path, fingerprint
+from ldm_batch.identity import FORMS, Form, data_path, fingerprint
 from ldm_batch.made_as import MADE_AS, count_made_as, describe_made_as
 from ldm_batch.plan.recorded import refuse_other_environment
 from ldm_batch.plan.stored import refuse_other_plan
 from ldm_batch.read.images import InputImages
+from ldm_batch.read.rejected import read_rejected
 from ldm_batch.read.rows import RowContext
 from ldm_batch.read.shard import read_shard
 from ldm_batch.records import (
@@ -44,6 +45,7 @@ from ldm_batch.write.encode import Encoded, Encoders
 from ldm_batch.write.parquet import object_schema, written_object
 from ldm_batch.write.receipt import make_receipt, read_receipt, write_receipt
 from ldm_batch.write.record import Origin, make_record
+from ldm_batch.write.rejections import RejectionsFile, make_rejections_file
 from ldm_batch.write.spool import Spool
 
 
@@ -130,17 +132,16 @@ class Worker:
 
         with self._turn:
             clock.lap("wait_s")
-            load_image = originals.load if originals else None
-            made = generate_images(
-                self._pipeline, images, lambda image: task.make_request(image, load_image)
-            )
+            load = originals.load if originals else None
+            made = generate_images(self._pipeline, images, lambda i: task.make_request(i, load))
             pictures = self._encoders.spool_images(made, encoded)
             notes = tuple(self._pipeline.pop_notes())
             clock.lap("generate_s")
 
         faulty = reject_faulty(images, pictures.faults)
         rejections = [*found.rejections, *too_long, *faulty.values()]
-        facts = make_facts(shard, terms.fingerprint, rejections)
+        rejected = self._keep_rejected(shard, form, rejections)
+        facts = make_facts(shard, terms.fingerprint, rejections, rejected)
         good = {n: image for n, image in enumerate(images) if image.row.key not in faulty}
         records = self._records(shard, terms, good, counts, pictures)
         schema = object_schema(terms.columns, dict(found.carried), facts)
@@ -150,7 +151,7 @@ class Worker:
                 self._store,
                 shard,
                 content,
-                rejections,
+                rejected,
                 max_bytes=job.max_object_bytes,
                 overwrite=job.overwrite,
             )
@@ -205,6 +206,18 @@ class Worker:
             if counts[row.key].is_truncated
         ]
         return kept, refused
+
+    def _keep_rejected(
+        self, shard: Shard, form: Form, rejections: Sequence[Rejection]
+    ) -> RejectionsFile | None:
+        """The file of a shard's rejections, with the rows themselves where the form has them."""
+        if not rejections:
+            return None
+        rows = None
+        if form.keeps_rejected_rows:
+            places = [rejection.input_row for rejection in rejections]
+            rows = read_rejected(shard, self._task.columns, self._spec.job.source, places)
+        return make_rejections_file(shard, rejections, rows)
 
     def _records(
         self,

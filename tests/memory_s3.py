@@ -73,6 +73,9 @@ class MemoryS3:
 
         return self._do(listing)
 
+    def list_multipart_uploads(self, **_: Any) -> dict[str, Any]:
+        return self._do(dict)
+
     def delete_object(self, Key: str, **_: Any) -> None:
         self._do(lambda: self.objects.pop(Key, None))
 

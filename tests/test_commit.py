@@ -24,6 +24,7 @@ from ldm_batch.storage import Store
 from ldm_batch.write.commit import commit_shard, make_facts
 from ldm_batch.write.parquet import object_schema, written_object
 from ldm_batch.write.receipt import read_receipt, write_failure, write_receipt
+from ldm_batch.write.rejections import make_rejections_file
 from ldm_batch.write.spool import Spool
 
 SHARD = Shard(17, InputFile("a.parquet", "/in/a.parquet", 1, "", 9, ""), 0, 9)
@@ -47,7 +48,7 @@ def commit(
         store,
         SHARD,
         io.BytesIO(content),
-        REJECTIONS if rejected else [],
+        make_rejections_file(SHARD, REJECTIONS, None) if rejected else None,
         max_bytes=1000,
         overwrite=overwrite,
     )
@@ -116,7 +117,8 @@ def test_rejections_stand_beside_the_object(store: Store) -> None:
 def test_who_comes_late_leaves_the_winners_rejections(store: Store) -> None:
     commit(store, b"foo", rejected=True)
     late = [Rejection("z", 1, Reason.NOT_FINITE, "image 0, seed 1: not finite")]
-    commit_shard(store, SHARD, io.BytesIO(b"bar"), late, max_bytes=9, overwrite=False)
+    file = make_rejections_file(SHARD, late, None)
+    commit_shard(store, SHARD, io.BytesIO(b"bar"), file, max_bytes=9, overwrite=False)
     rows = pq.read_table(io.BytesIO(store.read(identity.rejected_path("00017")) or b""))
     assert rows["key"].to_pylist() == ["a", "b", "c"]
 
@@ -175,7 +177,7 @@ def test_a_missing_or_damaged_receipt_is_made_from_the_object(
     store: Store, damaged: bytes | None
 ) -> None:
     _, size_bytes, digest = commit_shard(
-        store, SHARD, io.BytesIO(empty_object()), [], max_bytes=10**6, overwrite=False
+        store, SHARD, io.BytesIO(empty_object()), None, max_bytes=10**6, overwrite=False
     )
     if damaged is not None:
         store.publish(identity.receipt_path("00017"), damaged, exclusive=False)

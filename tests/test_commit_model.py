@@ -23,10 +23,17 @@ from memory_s3 import Crash, MemoryS3
 
 from ldm_batch import identity
 from ldm_batch.columns import METADATA_KEY
-from ldm_batch.records import InputFile, Outcome, Receipt, Shard
+from ldm_batch.commands.sweep import find_leftovers
+from ldm_batch.records import InputFile, Outcome, Reason, Receipt, Rejection, Shard
 from ldm_batch.storage import Store
-from ldm_batch.write.commit import commit_shard, committed_shards
+from ldm_batch.write.commit import commit_shard, committed_shards, read_named_digest
 from ldm_batch.write.receipt import roll_forward, write_receipt
+from ldm_batch.write.rejections import (
+    OMITTED_TYPE,
+    RejectedRows,
+    RejectionsFile,
+    make_rejections_file,
+)
 
 NUM_SHARDS, NUM_ROWS = 12, 4
 FINGERPRINT = "f" * 64
@@ -38,14 +45,31 @@ MACHINES = st.booleans()
 NUM_EXAMPLES = int(os.environ.get("COMMIT_MODEL_EXAMPLES", "40"))
 
 
+def shard_of(index: int) -> Shard:
+    file = InputFile("in.parquet", "in.parquet", 1, "", NUM_SHARDS * NUM_ROWS, "")
+    return Shard(index, file, index * NUM_ROWS, NUM_ROWS)
+
+
+def make_rejected(index: int, on_other_machine: bool) -> RejectionsFile | None:
+    """The rejections of a shard: other ones on another machine, and of every third it has none."""
+    if (index + on_other_machine) % 3 == 0:
+        return None
+    reason = Reason.NOT_FINITE if on_other_machine else Reason.CONSTANT_IMAGE
+    rejection = Rejection("a", index * NUM_ROWS, reason, "an image that is none")
+    rows = RejectedRows(pa.array([{"prompt": "a"}]), pa.array([[]], OMITTED_TYPE))
+    return make_rejections_file(shard_of(index), [rejection], rows)
+
+
 def make_content(index: int, on_other_machine: bool) -> bytes:
     """The object of a shard, as one kind of machine makes it."""
+    rejected = REJECTED[index, on_other_machine]
     facts = {
         "shard": f"{index:05d}",
         "fingerprint": FINGERPRINT,
         "num_rows": NUM_ROWS,
-        "num_rows_with_images": NUM_ROWS,
-        "rejected": {},
+        "num_rows_with_images": NUM_ROWS - bool(rejected),
+        "rejected": {"not_finite": 1} if rejected else {},
+        **({"rejections": rejected.digest} if rejected else {}),
     }
     metadata = {METADATA_KEY: json.dumps(facts)}
     schema = pa.schema([("pixel", pa.int64())], metadata=metadata)
@@ -55,6 +79,7 @@ def make_content(index: int, on_other_machine: bool) -> bytes:
     return buffer.getvalue()
 
 
+REJECTED = {(i, m): make_rejected(i, m) for i in range(NUM_SHARDS) for m in (False, True)}
 CONTENTS = {(i, m): make_content(i, m) for i in range(NUM_SHARDS) for m in (False, True)}
 
 
@@ -90,12 +115,16 @@ class Commits(RuleBasedStateMachine):
     def attempt(self, index: int, on_other_machine: bool) -> None:
         """What a worker does with a shard that it has made."""
         content = CONTENTS[index, on_other_machine]
-        file = InputFile("in.parquet", "in.parquet", 1, "", NUM_SHARDS * NUM_ROWS, "")
-        shard = Shard(index, file, index * NUM_ROWS, NUM_ROWS)
+        rejected = REJECTED[index, on_other_machine]
         was_there = self.object_of(index) is not None
         num_others = self.client.num_others
         outcome, size_bytes, digest = commit_shard(
-            self.store, shard, io.BytesIO(content), [], max_bytes=10**6, overwrite=False
+            self.store,
+            shard_of(index),
+            io.BytesIO(content),
+            rejected,
+            max_bytes=10**6,
+            overwrite=False,
         )
         self.judge(index, outcome, content)
         nobody_else = not was_there and self.client.num_others == num_others
@@ -104,9 +133,9 @@ class Commits(RuleBasedStateMachine):
             shard=index,
             outcome=outcome,
             num_rows=NUM_ROWS,
-            num_rows_with_images=NUM_ROWS,
+            num_rows_with_images=NUM_ROWS - bool(rejected),
             num_images=NUM_ROWS,
-            rejected={},
+            rejected={"not_finite": 1} if rejected else {},
             object_bytes=size_bytes,
             object_sha256=digest,
         )
@@ -154,6 +183,30 @@ class Commits(RuleBasedStateMachine):
         request = self.client.late.pop(which % len(self.client.late))
         with suppress(ClientError):
             request()
+
+    @precondition(lambda self: not self.client.late)
+    @rule()
+    def what_nobody_names_is_swept(self) -> None:
+        """When no request is under way any more, as after a day."""
+        for leftover in find_leftovers(self.store, age_s=-60):
+            self.store.remove_leftover(leftover)
+        named = {key.rpartition("/")[2] for key in self.named_rejections()}
+        assert self.store.names(identity.REJECTED_FOLDER) == named
+
+    def named_rejections(self) -> set[str]:
+        """Keys of the rejections that objects name."""
+        named = set()
+        for index in self.standing:
+            if digest := read_named_digest(self.store, f"{index:05d}"):
+                named.add(f"sink/{identity.rejected_path(f'{index:05d}', digest)}")
+        return named
+
+    @invariant()
+    def rejections_are_those_that_objects_name(self) -> None:
+        """What an object names is there, and is what it names."""
+        for key in self.named_rejections():
+            content, _ = self.client.objects[key]
+            assert hashlib.sha256(content).hexdigest() in key
 
     @invariant()
     def objects_stand_whole_and_unchanged(self) -> None:

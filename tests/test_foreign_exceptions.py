@@ -26,7 +26,7 @@ from ldm_batch.diffusion import fetch
 from ldm_batch.errors import AccessError, JobError, ShardError, StorageError
 from ldm_batch.generate.text_to_image import TEXT_TO_IMAGE
 from ldm_batch.identity import FORMS
-from ldm_batch.read import footer, shard
+from ldm_batch.read import batches, footer, shard
 from ldm_batch.read.rows import RowContext
 from ldm_batch.records import InputFile, Shard
 from ldm_batch.storage import SourceFile, open_file, read_file
@@ -269,7 +269,7 @@ def test_of_pyarrow_where_rows_are_read(
         def iter_batches(self, *_: Any, **__: Any) -> Iterator[Any]:
             raise make(kind)
 
-    monkeypatch.setattr(shard.pq, "ParquetFile", Odd)
+    monkeypatch.setattr(batches.pq, "ParquetFile", Odd)
     task, context = TEXT_TO_IMAGE, RowContext(SourceConfig(), CALL, FORMS[1])
     with pytest.raises(ShardError, match=r"a.parquet: cannot be read: ."):
         shard.read_shard(planned, task.columns, task.parse_row, context)

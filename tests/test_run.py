@@ -190,8 +190,9 @@ def test_prompts_become_pictures_with_provenance(tmp_path: Path) -> None:
     images = [np.asarray(Image.open(io.BytesIO(r["image"]["bytes"]))) for r in table]
     assert {image.shape for image in images} == {(64, 64, 3)}
     assert len({image.tobytes() for image in images}) == 6
-    rejected = pq.read_table(tmp_path / "out/.ldm_batch/rejected/00000.parquet").to_pylist()
-    assert [(r["key"], r["reason"]) for r in rejected] == [("b", "null_prompt")]
+    (rejected,) = (tmp_path / "out/.ldm_batch/rejected").glob("00000-*.parquet")
+    [row] = pq.read_table(rejected).to_pylist()
+    assert (row["key"], row["reason"], row["row"]["caption"]) == ("b", "null_prompt", None)
     before = digests(tmp_path)
     path.unlink()
     assert run(tmp_path, *job).code == 0

@@ -184,7 +184,8 @@ def test_an_image_that_is_not_what_its_record_makes_is_noticed(store: Store) -> 
 
 
 def test_damaged_records_are_named(store: Store) -> None:
-    path_of(store, ".ldm_batch/rejected/00001.parquet").unlink()
+    [rejected] = path_of(store, ".ldm_batch/rejected").glob("00001-*.parquet")
+    rejected.unlink()
     path_of(store, ".ldm_batch/receipts/00002.json").write_text("{")
     found = problems(store)
     assert "data/00001.parquet: the record of its rejected rows is missing" in found

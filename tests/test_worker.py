@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ldm_batch import identity
+from ldm_batch.dataset import open_dataset
 from ldm_batch.errors import ShardError, StorageError
 from ldm_batch.generate.random_pixels import RandomPixels
 from ldm_batch.plan.stored import load_plan
@@ -191,9 +192,9 @@ def test_a_fault_names_its_image(run: Make, tmp_path: Path) -> None:
         prompt=["bad"],
         seed=[seed := odd_seed_with_an_even_second()],
     )
-    table = pq.read_table(tmp_path / "out" / identity.rejected_path("00000"))
+    [rejection] = open_dataset(Store(str(tmp_path / "out"))).rejections()
     second = identity.numbered_seed(seed, 1)
-    assert table["message"].to_pylist() == [f"image 1, seed {second}: the pixels are not finite"]
+    assert [rejection["message"]] == [f"image 1, seed {second}: the pixels are not finite"]
 
 
 def test_long_prompts_are_cut_and_recorded(run: Make, tmp_path: Path) -> None:

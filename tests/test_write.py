@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from ldm_batch.generate.text_to_image import COLUMNS, TEXT_TO_IMAGE
 from ldm_batch.records import Call, PlannedImage, PromptCount, Reason, Rejection, Row
-from ldm_batch.write.parquet import object_schema, rejections_bytes, written_object
+from ldm_batch.write.parquet import object_schema, written_object
 from ldm_batch.write.record import Origin, make_record
+from ldm_batch.write.rejections import rejections_bytes
 from ldm_batch.write.spool import Spool
 
 ORIGIN = Origin("ddim", "model", "0" * 64, "webp", "f" * 64)

@@ -1,7 +1,8 @@
 """Remove what crashes left behind: `python -m ldm_batch sweep SINK --older-than 24h`.
 
-Temporary files on a disk, uncompleted uploads and temporary objects in S3. Committed objects and
-records are never touched. Exit code 0, or 2 if it could not look.
+Temporary files on a disk, uncompleted uploads and temporary objects in S3, and rejections that no
+object names: those of an attempt that lost, or died before its commit. Committed objects and what
+they name are never touched. Exit code 0, or 2 if it could not look.
 """
 
 from __future__ import annotations
@@ -10,11 +11,14 @@ import argparse
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+from ldm_batch import identity
 from ldm_batch.commands.dataset_argument import add_sink, named_sink
-from ldm_batch.errors import LdmBatchError
+from ldm_batch.dataset import RECEIPT_THREADS, map_in_threads
+from ldm_batch.errors import AccessError, JobError, LdmBatchError
 from ldm_batch.storage import Leftover, Store
+from ldm_batch.write.commit import read_named_digest
 
 UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 24 * 3600}
 
@@ -22,7 +26,37 @@ UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 24 * 3600}
 def find_leftovers(store: Store, age_s: float) -> list[Leftover]:
     """What crashes left behind `age_s` seconds ago or earlier."""
     oldest = time.time() - age_s
-    return [leftover for leftover in store.leftovers() if leftover.modified_at <= oldest]
+    found = [*store.leftovers(), *_unnamed_rejections(store, oldest)]
+    return [leftover for leftover in found if leftover.modified_at <= oldest]
+
+
+def _unnamed_rejections(store: Store, oldest: float) -> Iterator[Leftover]:
+    """Rejections that no object names, which were old before anybody looked into the objects.
+
+    An attempt publishes its rejections, also where they stand by now, moments before its object:
+    what it is about to name is young, and asked for its age last.
+    """
+    ages = store.modified_at(identity.REJECTED_FOLDER)
+    old = [name for name, modified_at in ages.items() if modified_at <= oldest]
+    parts = {name: parts for name in sorted(old) if (parts := identity.split_rejected(name))}
+    shard_ids = sorted({shard_id for shard_id, _ in parts.values()})
+    read = map_in_threads(lambda shard_id: _named(store, shard_id), shard_ids, RECEIPT_THREADS)
+    named = dict(zip(shard_ids, read, strict=True))
+    left = [name for name, (shard, digest) in parts.items() if named[shard] not in (None, digest)]
+    ages = store.modified_at(identity.REJECTED_FOLDER) if left else {}
+    for name in left:
+        if name in ages:
+            yield Leftover(f"{identity.REJECTED_FOLDER}/{name}", ages[name])
+
+
+def _named(store: Store, shard_id: str) -> str | None:
+    """Digest that a shard's object names, empty for none; None where a damaged one cannot say."""
+    try:
+        return read_named_digest(store, shard_id)
+    except AccessError:
+        raise
+    except JobError:
+        return None
 
 
 def parse_age(text: str) -> float:

@@ -11,8 +11,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ldm_batch import identity
 from ldm_batch.commands.sheet import write_contact_sheet
+from ldm_batch.dataset import open_dataset
 from ldm_batch.demo.prompts import make_demo_prompts
 from ldm_batch.storage import Store
 
@@ -37,11 +37,8 @@ def write_prompts(path: Path) -> None:
 
 def print_rejections(sink: str) -> None:
     """One line on each rejected row of the dataset."""
-    store = Store(sink)
-    for name in sorted(store.names(identity.REJECTED_FOLDER)):
-        with store.open(f"{identity.REJECTED_FOLDER}/{name}") as file:
-            for row in pq.read_table(file).to_pylist():
-                print(f"  {row['reason']}: {row['key']} (row {row['input_row']}): {row['message']}")
+    for row in open_dataset(Store(sink)).rejections():
+        print(f"  {row['reason']}: {row['key']} (row {row['input_row']}): {row['message']}")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ldm_batch.columns import TaskColumns
 from ldm_batch.config import SourceConfig
-from ldm_batch.errors import AccessError, JobError, ShardError
+from ldm_batch.errors import ShardError
 from ldm_batch.identity import derive_key
-from ldm_batch.read import footer as footers
 from ldm_batch.read import matching
+from ldm_batch.read.batches import as_shard_error, find_columns, read_batches
+from ldm_batch.read.cells import Cells
 from ldm_batch.read.rows import (
     MAX_CARRIED_BYTES,
     InvalidRow,
@@ -27,15 +27,6 @@ from ldm_batch.read.rows import (
     parse_key,
 )
 from ldm_batch.records import Reason, Rejection, Row, Shard
-from ldm_batch.storage import open_file
-
-Cells: TypeAlias = "pa.Array[Any]"
-"""A column of some rows, of any type."""
-ROWS_PER_READ, LARGE_ROWS_PER_READ = 256, 8
-"""Rows decoded at once; fewer where a cell may be large: images, lists, structs. Measured on 60
-million rows in a file of 1.3 MB: read whole it takes 12.3 GB of memory, batch by batch 0.3 GB."""
-IMAGE_BUFFER_BYTES = 8 * 1024 * 1024
-"""A column of images is read in parts of this size, not a whole row group at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,68 +84,11 @@ def _read_values(
     shard: Shard, task: TaskColumns, source: SourceConfig, carried: list[tuple[str, pa.DataType]]
 ) -> Iterator[Mapping[str, Any]]:
     """Raw values of each row by field; carried columns under their own name as arrays of one."""
-    uri = shard.file.uri
-    try:
-        footer = footers.read_planned_footer(shard.file, source.access)
-        columns = matching.resolve_columns(footer, task, source, uri)
-        carried += matching.carried_fields(footer, task, source)
-        carry = matching.carried_columns(footer, task, source)
-        wanted = list(dict.fromkeys([*columns.values(), *carry.values()]))
-        for batch in _read_batches(shard, footer, wanted, source, is_image=task.has_image):
-            yield from _batch_values(batch, columns, carry)
-    except footers.UNREADABLE as error:
-        raise ShardError(f"{uri}: cannot be read: {footers.first_line(error)}") from error
-    except AccessError:
-        raise
-    except JobError as error:
-        raise ShardError(str(error)) from error
-
-
-def _read_batches(
-    shard: Shard,
-    footer: footers.Footer,
-    columns: Sequence[str],
-    source: SourceConfig,
-    *,
-    is_image: bool,
-) -> Iterator[pa.RecordBatch]:
-    """Record batches of exactly the shard's rows."""
-    ends = footers.row_group_ends(footer)
-    first, last = shard.row_start, shard.row_start + shard.num_rows
-    starts = [0, *ends[:-1]]
-    groups = [i for i in range(len(ends)) if starts[i] < last and ends[i] > first]
-    position = starts[groups[0]]
-    is_large = is_image or any(_is_nested(footer, name) for name in columns)
-    repeated = [name for name in columns if _holds_bytes(footer, name)]
-    rows_per_read = LARGE_ROWS_PER_READ if is_large else ROWS_PER_READ
-    with open_file(shard.file.uri, source.access) as file:
-        parquet = pq.ParquetFile(
-            file,
-            metadata=footer.metadata,
-            page_checksum_verification=True,
-            pre_buffer=False,
-            read_dictionary=[] if is_image else repeated,
-            buffer_size=IMAGE_BUFFER_BYTES if is_image else 0,
-        )
-        batches = parquet.iter_batches(rows_per_read, row_groups=groups, columns=list(columns))
-        for batch in batches:
-            begin, end = max(first - position, 0), min(last - position, batch.num_rows)
-            position += batch.num_rows
-            if begin < end:
-                yield batch.slice(begin, end - begin)
-            if position >= last:
-                return
-
-
-def _holds_bytes(footer: footers.Footer, column: str) -> bool:
-    """Tell whether a column's cells have any size: kept as a dictionary, a value that a small
-    file repeats a million times stands in memory once."""
-    kind = matching.plain_type(footer.schema.field(column).type)
-    return matching.is_text(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
-
-
-def _is_nested(footer: footers.Footer, column: str) -> bool:
-    return bool(pa.types.is_nested(footer.schema.field(column).type))
+    with as_shard_error(shard):
+        used = find_columns(shard, task, source)
+        carried += used.carried
+        for batch in read_batches(shard, used, source, is_image=task.has_image):
+            yield from _batch_values(batch, used.fields, used.carry)
 
 
 def _batch_values(

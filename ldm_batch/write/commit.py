@@ -7,15 +7,22 @@ an object is made.
 from __future__ import annotations
 
 import hashlib
+import json
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, BinaryIO, NamedTuple
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from ldm_batch import identity
-from ldm_batch.errors import ShardError
+from ldm_batch.columns import METADATA_KEY
+from ldm_batch.errors import JobError, ShardError
 from ldm_batch.records import Outcome, Rejection, Shard
 from ldm_batch.storage import COPY_BYTES, Creation, Store
-from ldm_batch.write.parquet import rejections_bytes
+from ldm_batch.write.rejections import RejectionsFile
 
 OUTCOMES = {
     Creation.WON: Outcome.COMMITTED,
@@ -33,27 +40,71 @@ class Committed(NamedTuple):
     """Of the object's bytes, hexadecimal."""
 
 
-def make_facts(shard: Shard, fingerprint: str, rejections: Sequence[Rejection]) -> dict[str, Any]:
-    """What an object says of its shard, so that a receipt can be rebuilt from it alone."""
-    return {
+def make_facts(
+    shard: Shard,
+    fingerprint: str,
+    rejections: Sequence[Rejection],
+    rejected: RejectionsFile | None = None,
+) -> dict[str, Any]:
+    """What an object says of its shard, so that a receipt can be rebuilt from it alone.
+
+    Args:
+        rejected: the file of its rejections, which it names if that has a digest.
+    """
+    facts = {
         "shard": shard.id,
         "fingerprint": fingerprint,
         "num_rows": shard.num_rows,
         "num_rows_with_images": shard.num_rows - len(rejections),
         "rejected": dict(Counter(str(rejection.reason) for rejection in rejections)),
     }
+    return facts | ({"rejections": rejected.digest} if rejected and rejected.digest else {})
+
+
+def named_digest(facts: Mapping[str, Any]) -> str:
+    """SHA-256 (hexadecimal) of the file of rejections that an object names; empty without one.
+
+    Raises:
+        TypeError, ValueError: it names something else.
+    """
+    digest = facts.get("rejections", "")
+    if not re.fullmatch(r"([0-9a-f]{64})?", digest):
+        raise ValueError(f"its rejections are named {digest!r}, which is no SHA-256")
+    return str(digest)
+
+
+def read_named_digest(store: Store, shard_id: str) -> str:
+    """The same of the object that stands for a shard now; empty where there is none.
+
+    Raises:
+        JobError: the object is damaged, or none of ours.
+        StorageError: it cannot be read.
+    """
+    path = identity.data_path(shard_id)
+    if not store.has(path):
+        return ""
+    with store.open(path) as file:
+        try:
+            facts = json.loads((pq.read_metadata(file).metadata or {})[METADATA_KEY])
+            return named_digest(dict(facts))
+        except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
+            raise JobError(f"{store.uri(path)}: damaged, or not an object of ours") from error
 
 
 def commit_shard(
     store: Store,
     shard: Shard,
     content: BinaryIO,
-    rejections: Sequence[Rejection],
+    rejected: RejectionsFile | None,
     *,
     max_bytes: int,
     overwrite: bool,
 ) -> Committed:
     """Publish the rejections of a shard, then its object: that second call is the commit.
+
+    Args:
+        content: the object, which names the rejections if they have a digest.
+        rejected: the file of the rejections, if there are any.
 
     Raises:
         ShardError: the object is larger than `max_bytes`.
@@ -66,16 +117,30 @@ def commit_shard(
             f"({max_bytes}); plan a new sink with fewer rows_per_shard"
         )
     path = identity.data_path(shard.id)
-    if rejections and (overwrite or not store.has(path)):
-        raw = rejections_bytes(rejections, shard.file.name)
-        store.publish(identity.rejected_path(shard.id), raw, exclusive=False)
-    if overwrite:  # a crash from here on must not leave what the old object had
-        store.remove(identity.receipt_path(shard.id))
-        if not rejections:
-            store.remove(identity.rejected_path(shard.id))
-        store.publish(path, content, exclusive=False)
+    if rejected and (overwrite or not store.has(path)):
+        store.publish(rejected.path, rejected.content, exclusive=False)
+    if overwrite:
+        _replace(store, shard, content, rejected)
         return Committed(Outcome.REPLACED, size_bytes, digest)
     return Committed(OUTCOMES[store.create(path, content)], size_bytes, digest)
+
+
+def _replace(
+    store: Store, shard: Shard, content: BinaryIO, rejected: RejectionsFile | None
+) -> None:
+    """Put an object in the place of another one, whose receipt and rejections go."""
+    before = ""
+    with suppress(JobError):  # what a damaged object named, `sweep` finds
+        before = read_named_digest(store, shard.id)
+    # A crash from here on must not leave what the old object had.
+    store.remove(identity.receipt_path(shard.id))
+    if not rejected:
+        store.remove(identity.rejected_path(shard.id))
+    store.publish(identity.data_path(shard.id), content, exclusive=False)
+    if before and before != (rejected.digest if rejected else ""):
+        store.remove(identity.rejected_path(shard.id, before))
+    if rejected and not store.has(rejected.path):  # another attempt has replaced the same object
+        store.publish(rejected.path, rejected.content, exclusive=False)
 
 
 def size_and_digest(file: BinaryIO) -> tuple[int, str]:

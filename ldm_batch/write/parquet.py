@@ -17,7 +17,6 @@ import pyarrow.parquet as pq
 
 from ldm_batch.columns import COLUMNS, IMAGE_COLUMNS, METADATA_KEY, ArrowType
 from ldm_batch.errors import ShardError
-from ldm_batch.records import Rejection
 from ldm_batch.write.spool import Spool
 
 IMAGES_PER_ROW_GROUP = 100
@@ -28,14 +27,6 @@ ARROW_TYPES: Mapping[str, pa.DataType] = {
 }
 """The types of our own columns, by name."""
 IMAGE_TYPE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-_REJECTION_FIELDS: dict[str, pa.DataType] = {
-    "key": pa.string(),
-    "input_file": pa.string(),
-    "input_row": pa.int64(),
-    "reason": pa.string(),
-    "message": pa.string(),
-}
-REJECTION_SCHEMA = pa.schema(_REJECTION_FIELDS)
 
 
 def object_schema(
@@ -154,21 +145,3 @@ def _column(values: Sequence[Any], kind: pa.DataType) -> pa.Array[Any]:
         cells: Sequence[pa.Array[Any]] = values
         return pa.concat_arrays(cells).cast(kind)
     return pa.array(values, kind)
-
-
-def rejections_bytes(rejections: Sequence[Rejection], input_file: str) -> bytes:
-    """The Parquet object that holds the rejected rows of a shard, in input order."""
-    ordered = sorted(rejections, key=lambda rejection: rejection.input_row)
-    table = pa.table(
-        {
-            "key": [r.key for r in ordered],
-            "input_file": [input_file] * len(ordered),
-            "input_row": [r.input_row for r in ordered],
-            "reason": [str(r.reason) for r in ordered],
-            "message": [r.message for r in ordered],
-        },
-        schema=REJECTION_SCHEMA,
-    )
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
-    return sink.getvalue().to_pybytes()

@@ -30,6 +30,7 @@ from ldm_batch.errors import JobError, StorageError
 from ldm_batch.made_as import MADE_AS, parse_made_as
 from ldm_batch.records import Shard
 from ldm_batch.storage import Store
+from ldm_batch.write.commit import named_digest
 from ldm_batch.write.encode import sha256
 
 FETCH_BYTES = 8 * 1024 * 1024
@@ -254,11 +255,15 @@ def _check_rejections(
     """Check the rejections of a shard; the places in the input of the rejected rows."""
     if not facts["rejected"]:
         return []
-    raw = store.read(identity.rejected_path(shard.id))
+    named = named_digest(facts)
+    raw = store.read(identity.rejected_path(shard.id, named))
     if raw is None:
         _complain(report, "the record of its rejected rows is missing")
         return []
-    table = pq.read_table(pa.BufferReader(raw), page_checksum_verification=True)
+    if named and sha256(raw) != named:
+        _complain(report, "the record of its rejected rows is not the one that it names")
+    columns = ["input_row", "reason"] if named else None
+    table = pq.read_table(pa.BufferReader(raw), columns=columns, page_checksum_verification=True)
     report.rejected = Counter(cast("list[str]", table.column("reason").to_pylist()))
     if report.rejected != facts["rejected"]:
         _complain(report, f"rejected {dict(report.rejected)}, its object says {facts['rejected']}")
