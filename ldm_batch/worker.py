@@ -110,7 +110,6 @@ class Worker:
         """
         refuse_other_environment(terms.environment, self._environment)
         if not self._spec.job.overwrite and self._is_there(shard):
-            refuse_other_plan(self._store, terms.fingerprint)
             found = read_receipt(self._store, shard.index, terms.fingerprint)
             return self._with_receipt(replace(found, outcome=Outcome.FOUND), terms)
         with Spool() as encoded, Spool() as inputs:
@@ -176,7 +175,13 @@ class Worker:
             return False
 
     def _with_receipt(self, receipt: Receipt, terms: Terms) -> Receipt:
-        """Store a receipt; the shard is done all the same if that fails."""
+        """Store a receipt; the shard is done all the same if that fails.
+
+        Raises:
+            JobError: the plan became another one while the object was created; without a receipt
+                nobody takes that object for the new plan's.
+        """
+        refuse_other_plan(self._store, terms.fingerprint)
         try:
             write_receipt(self._store, receipt, terms.fingerprint)
         except StorageError as error:

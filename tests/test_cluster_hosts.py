@@ -280,6 +280,7 @@ def test_two_drivers_on_two_hosts_make_one_dataset(
     assert_whole(dataset, reference)
 
 
+@pytest.mark.long
 def test_a_head_that_is_lost_ends_the_job_and_the_same_command_goes_on(
     site: Site, dataset: Dataset, reference: dict[str, str]
 ) -> None:

@@ -17,8 +17,11 @@ import pytest
 from commands import objects, run, start, wait_until, write_prompts
 
 from ldm_batch import identity
+from ldm_batch import worker as worker_module
+from ldm_batch.commands import status
+from ldm_batch.commands.verify import command as verify
 from ldm_batch.config import CallConfig, JobConfig, ModelConfig
-from ldm_batch.drive import run_job, settle
+from ldm_batch.drive import budget, run_job, settle
 from ldm_batch.errors import JobError
 from ldm_batch.identity import FORMS
 from ldm_batch.plan import runs
@@ -402,6 +405,35 @@ def test_whoever_was_taken_for_dead_commits_nothing_by_the_old_plan(
     assert data_of(tmp_path / "out") == expected
 
 
+def test_an_object_that_came_after_the_plan_was_replaced_is_refused_by_name(
+    job: JobConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A driver that stalls for longer than a minute between its last look and its create."""
+    plain, stalled, others = worker_module.commit_shard, [], []
+
+    def stall(*arguments: Any, **named: Any) -> Any:
+        if not stalled:
+            stalled.append(True)
+            for path in (tmp_path / "out" / identity.RUNS_FOLDER).iterdir():
+                os.utime(path, (0, 0))
+            others.append(do(dataclasses.replace(job, plan_again=True, shards=[2]))[0])
+        return plain(*arguments, **named)
+
+    with monkeypatch.context() as stalling:
+        stalling.setattr(worker_module, "commit_shard", stall)
+        with pytest.raises(JobError, match=r"plan.json: is another plan by now"):
+            do(dataclasses.replace(job, seed=1))
+    assert others == [0]
+    with pytest.raises(JobError, match=r"data/00000.parquet: is no object of this dataset"):
+        do(job)
+
+
+def test_where_nothing_is_made_yet_the_way_out_is_named(job: JobConfig, pauses: Pauses) -> None:
+    planned_only(job, pauses)
+    with pytest.raises(JobError, match="plan_again=true replaces it"):
+        do(dataclasses.replace(job, seed=1))
+
+
 def test_a_crash_while_a_plan_makes_way_is_mended_by_the_same_command(
     job: JobConfig, tmp_path: Path, expected: dict[str, bytes], pauses: Pauses,
     monkeypatch: pytest.MonkeyPatch,
@@ -476,7 +508,7 @@ def test_a_dataset_begins_beside_none_but_its_own_objects(
 ) -> None:
     foreign(tmp_path / "out" / "data" / name)
     before = everything(tmp_path)
-    with pytest.raises(JobError, match=rf"data/{name}: stands where .*\({why}\)"):
+    with pytest.raises(JobError, match=rf"data/{name}: is no object of this dataset \({why}\)"):
         do(job)
     assert everything(tmp_path) == before
 
@@ -484,7 +516,7 @@ def test_a_dataset_begins_beside_none_but_its_own_objects(
 def test_objects_of_other_settings_are_not_taken_for_done(job: JobConfig, tmp_path: Path) -> None:
     assert do(dataclasses.replace(job, seed=1))[0] == 0
     shutil.rmtree(tmp_path / "out" / identity.META_FOLDER)
-    with pytest.raises(JobError, match=r"data/00000.parquet: .*it was made with other settings"):
+    with pytest.raises(JobError, match=r"data/00000.parquet: is no .*made with other settings"):
         do(job)
 
 
@@ -504,13 +536,13 @@ def test_a_foreign_object_that_comes_meanwhile_is_no_shard_either(
     job: JobConfig, tmp_path: Path, pauses: Pauses
 ) -> None:
     pauses.at("loaded", lambda: foreign(tmp_path / "out" / "data" / "00001.parquet"))
-    with pytest.raises(JobError, match=r"data/00001.parquet: stands where"):
+    with pytest.raises(JobError, match=r"data/00001.parquet: is no object of this dataset"):
         do(job)
     assert not (tmp_path / "out" / identity.PLAN_PATH).exists()
 
 
 def test_an_object_without_a_receipt_must_be_the_datasets_own(
-    job: JobConfig, tmp_path: Path
+    job: JobConfig, tmp_path: Path, write_parquet: Make
 ) -> None:
     assert do(job)[0] == 0
     elsewhere = dataclasses.replace(job.sink, uri=f"{tmp_path}/other")
@@ -518,9 +550,79 @@ def test_an_object_without_a_receipt_must_be_the_datasets_own(
     shutil.copy(tmp_path / "other/data/00001.parquet", tmp_path / "out/data/00001.parquet")
     (tmp_path / "out" / identity.receipt_path("00001")).unlink()
     (tmp_path / "out/data/00002.parquet").unlink()
-    with pytest.raises(JobError, match=r"data/00001.parquet: not an object of this dataset"):
+    write_parquet(tmp_path / "in" / "b.parquet", prompt=["new"], topic=["y"])
+    before = everything(tmp_path)
+    with pytest.raises(JobError, match=r"data/00001.parquet: is no object of this dataset"):
         do(job)
-    assert not (tmp_path / "out/data/00002.parquet").exists()
+    assert everything(tmp_path) == before
+    assert do(dataclasses.replace(job, shards=[1], overwrite=True))[0] == 0
+    assert do(job)[0] == 0
+
+
+def test_a_foreign_object_in_the_place_of_a_new_shard_is_refused(
+    job: JobConfig, tmp_path: Path, write_parquet: Make
+) -> None:
+    assert do(job)[0] == 0
+    foreign(tmp_path / "out/data/00003.parquet")
+    write_parquet(tmp_path / "in" / "b.parquet", prompt=["new"], topic=["y"])
+    before = everything(tmp_path)
+    with pytest.raises(JobError, match=r"data/00003.parquet: is no object of this dataset"):
+        do(job)
+    assert everything(tmp_path) == before
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1", b"{}", b"PAR1" + bytes(100) + b"PAR1"])
+def test_what_is_no_parquet_file_is_no_object_either(
+    job: JobConfig, tmp_path: Path, content: bytes
+) -> None:
+    foreign(tmp_path / "out/data/00000.parquet")
+    (tmp_path / "out/data/00000.parquet").write_bytes(content)
+    with pytest.raises(JobError, match=r"data/00000.parquet: .*remove it, or write to another"):
+        do(job)
+
+
+@pytest.mark.parametrize("metadata", [b"{", b"\xff", b"[]", b"{}", b'{"fingerprint": 1}'])
+def test_an_object_with_damaged_facts_is_not_ours(
+    job: JobConfig, tmp_path: Path, metadata: bytes
+) -> None:
+    path = tmp_path / "out/data/00000.parquet"
+    path.parent.mkdir(parents=True)
+    pq.write_table(pa.table({"a": [1]}).replace_schema_metadata({"ldm_batch": metadata}), path)
+    with pytest.raises(JobError, match=r"is no object of this dataset \(it is not ours\)"):
+        do(job)
+
+
+def test_a_dataset_of_which_nothing_is_left_to_do_gets_its_plan_back(
+    job: JobConfig, tmp_path: Path, expected: dict[str, bytes]
+) -> None:
+    assert do(job)[0] == 0
+    shutil.rmtree(tmp_path / "out" / identity.META_FOLDER)
+    assert do(job)[0] == 0
+    assert plan_of(tmp_path / "out")["fingerprint_form"] == 2
+    assert data_of(tmp_path / "out") == expected
+
+
+@pytest.mark.parametrize("command", ["status", "verify"])
+def test_a_plan_that_was_not_stored_to_its_end_is_nothing_whole(
+    job: JobConfig, tmp_path: Path, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a `kill -9` between the plan and its first segment."""
+    plain = Store.publish
+
+    def crash(store: Store, path: str, *arguments: Any, **named: Any) -> bool:
+        if path.startswith(f"{identity.PLAN_FOLDER}/"):
+            raise KeyboardInterrupt
+        return plain(store, path, *arguments, **named)
+
+    with monkeypatch.context() as crashing:
+        crashing.setattr(Store, "publish", crash)
+        with pytest.raises(KeyboardInterrupt):
+            do(job)
+    module = {"status": status, "verify": verify}[command]
+    with pytest.raises(SystemExit) as ended:
+        module.main([f"{tmp_path}/out"])
+    assert ended.value.code == {"status": 1, "verify": 3}[command]
+    assert do(job)[0] == 0
 
 
 # What the plan says of every shard
@@ -598,8 +700,10 @@ def test_another_environment_is_told_or_refused(
     with pytest.raises(JobError, match=f"strict_environment: .*{told}"):
         do(dataclasses.replace(job, strict_environment=True))
     assert everything(tmp_path) == before
+    _, planned = do(dataclasses.replace(job, dry_run=True))
     code, out = do(job)
     assert (code, told in out) == (0, True)
+    assert (told in planned) == ("device" not in changes)
 
 
 def test_the_same_environment_is_not_worth_a_word(job: JobConfig, tmp_path: Path) -> None:
@@ -631,6 +735,28 @@ def test_a_resumed_job_is_judged_by_the_whole_dataset(spoilt: JobConfig, tmp_pat
     assert do(spoilt)[0] == 0
     (tmp_path / "out/data/00000.parquet").unlink()
     assert do(spoilt)[0] == 0
+
+
+def test_a_stopped_job_stops_at_once_when_it_is_run_again(
+    spoilt: JobConfig, tmp_path: Path
+) -> None:
+    strict = dataclasses.replace(spoilt, max_rejected_fraction=0.01)
+    with pytest.raises(JobError, match="stopped: "):
+        do(strict)
+    before = everything(tmp_path)
+    with pytest.raises(JobError, match="stopped: 2 of 16 rows rejected"):
+        do(strict)
+    assert everything(tmp_path) == before
+    assert do(spoilt)[0] == 0
+
+
+def test_the_budget_counts_receipts_that_are_read_beside_the_run(
+    spoilt: JobConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(budget, "READ_AT_ONCE", 0)
+    assert do(dataclasses.replace(spoilt, shards=[0, 1]))[0] == 0
+    with pytest.raises(JobError, match=r"stopped: 3 of 48 rows rejected"):
+        do(dataclasses.replace(spoilt, max_rejected_fraction=0.01))
 
 
 def test_what_was_done_before_counts(spoilt: JobConfig, tmp_path: Path) -> None:

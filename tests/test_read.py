@@ -243,6 +243,19 @@ def test_every_seed_that_we_derive_may_be_given(
     assert [r.reason for r in of_form_1.rejections] == [Reason.OUT_OF_RANGE] * (seed >= 2**63)
 
 
+@pytest.mark.parametrize(("kind", "bits"), [(pa.float16(), 11), (pa.float32(), 24)])
+def test_narrow_floats_are_seeds_as_far_as_they_are_exact(
+    tmp_path: Path, write_parquet: WriteParquet, kind: pa.DataType, bits: int
+) -> None:
+    seeds = pa.array([0, 2**bits - 1, 2**bits], pa.float64()).cast(kind)
+    path = write_parquet(tmp_path / "a.parquet", prompt=["a"] * 3, seed=seeds)
+    found = read(path)
+    assert [row.seed for row in found.rows] == [0, 2**bits - 1]
+    assert "is a float, and other whole numbers have the same" in found.rejections[0].message
+    of_form_1 = read_rows(planned(path), SourceConfig(), form=1)
+    assert [row.seed for row in of_form_1.rows] == [0, 2**bits - 1, 2**bits]
+
+
 def test_floats_are_seeds_as_far_as_they_are_exact(
     tmp_path: Path, write_parquet: WriteParquet
 ) -> None:

@@ -215,6 +215,11 @@ def test_the_images_of_a_row_have_the_seeds_that_a_job_gives_them() -> None:
     spread = [prompt for prompt in PROMPTS[:2] for _ in range(3)]
     one_by_one = pipeline()(spread, seed=seeds, num_inference_steps=1, output_type="np").images
     assert np.array_equal(images, one_by_one)
+    as_read = {"num_inference_steps": 1, "output_type": "np"}  # by pandas, say
+    first = pipeline()(PROMPTS[:1], seed=np.uint64(40), **as_read).images
+    assert np.array_equal(first[0], images[0])
+    both = pipeline()(PROMPTS[:2], seed=np.array([40, 2**64 - 1], np.uint64), **as_read).images
+    assert np.array_equal(both[1], images[3])
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,9 @@ def print_status(status: Status, out: TextIO) -> None:
         print(f"  failed: shard {index:05d}: {message}", file=out)
     for name in status.stray[:MAX_LISTED]:
         print(f"  stray: {identity.DATA_FOLDER}/{name} belongs to no planned shard", file=out)
-    if status.failed or status.missing:
+    if status.num_shards == 0:
+        print("its plan was not stored to the end; the job's command goes on with it", file=out)
+    if status.failed or status.missing or status.num_shards == 0:
         print(f"to make what is missing:\n  {status.resume}", file=out)
 
 
@@ -110,4 +112,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(json.dumps(asdict(status), indent=2))
     else:
         print_status(status, sys.stdout)
-    sys.exit(1 if status.failed or status.missing or status.stray else 0)
+    is_whole = status.num_shards > 0 and not (status.failed or status.missing or status.stray)
+    sys.exit(0 if is_whole else 1)

@@ -90,7 +90,7 @@ class JobConfig:
     """Upper bound of one output object; shards are planned small enough to stay below it."""
     max_rejected_fraction: float = 0.1
     """Share of the dataset's rows that may be rejected before the job stops as going wrong; 1:
-    never stop. A run whose own rows are within it goes on."""
+    never stop."""
     # A list as OmegaConf knows it would refuse `17` and `3-9`.
     shards: Any = field(default_factory=list)
     """Only these shards: a number, a range as `3-9`, or a list of these; empty: all that are

@@ -9,8 +9,10 @@ import math
 import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from operator import index
 from typing import TYPE_CHECKING, TypeAlias
 
+import numpy as np
 import torch
 
 from ldm_batch.diffusion.noise import make_generator, make_noise
@@ -147,13 +149,14 @@ def seeds_of(
     """
     if seed is None:
         return None
-    if isinstance(seed, int):
-        return [numbered_seed(seed, i) for i in range(num_images)]
-    if len(seed) == num_images:
-        return list(seed)
-    if len(seed) * per_row != num_images:
-        raise ValueError(f"seed: {len(seed)} seeds for {num_images} images")
-    return [numbered_seed(one, k) for one in seed for k in range(per_row)]
+    if isinstance(seed, int | np.integer):
+        return [numbered_seed(index(seed), i) for i in range(num_images)]
+    seeds = [index(one) for one in seed]
+    if len(seeds) == num_images:
+        return seeds
+    if len(seeds) * per_row != num_images:
+        raise ValueError(f"seed: {len(seeds)} seeds for {num_images} images")
+    return [numbered_seed(one, k) for one in seeds for k in range(per_row)]
 
 
 def make_generators(

@@ -6,8 +6,11 @@ Judged over the dataset: by the receipts of what is done, and by this run. Must 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
 from functools import partial
+from threading import Thread
+from typing import NamedTuple
 
 from ldm_batch.config import JobConfig, shard_ranges
 from ldm_batch.dataset import RECEIPT_THREADS, map_in_threads
@@ -20,57 +23,82 @@ from ldm_batch.write.receipt import read_receipt
 
 MIN_ROWS_TO_JUDGE = 200
 """Rejected rows are a share of at least so many: a few bad rows at the start are no bad input."""
+READ_AT_ONCE = 1000
+"""Receipts that a job waits for before it begins: seconds, where the store is far."""
 
 
 class Budget:
     """The rejected rows that a job may have, `max_rejected_fraction` of its dataset's."""
 
     def __init__(self, job: JobConfig, store: Store) -> None:
-        self._job, self._store = job, store
+        self._limit = job.max_rejected_fraction
+        self._is_off = self._limit >= 1 or bool(shard_ranges(job.shards))
+        self._store = store
         self._work: Work | None = None
-        self._earlier: tuple[int, Counter[str]] | None = None
+        self._before: set[int] = set()
+        self._earlier: Future[Earlier] | None = None
 
     def expect(self, work: Work) -> None:
-        """Judge this run by what it is to do and what was done before it."""
-        self._work = work
+        """Judge this run by what it is to do and what was done before it.
+
+        The receipts of what was done are read, at once where they are few, else beside the run.
+        """
+        before = work.done - {shard.index for shard in work.todo}
+        if self._is_off or (self._work is not None and before == self._before):
+            self._work = work
+            return
+        self._work, self._before = work, before
+        read = partial(_read_earlier, self._store, sorted(before), work.plan.fingerprint)
+        self._earlier = Future()
+        if len(before) <= READ_AT_ONCE:
+            _fulfil(self._earlier, read)
+        else:
+            Thread(target=_fulfil, args=(self._earlier, read), daemon=True).start()
 
     def check(self, tally: Tally) -> None:
         """Stop a job that rejects too many rows; one of shards that a user names is never stopped.
 
-        What was done before is read only where this run's own rows are over the limit: a receipt
-        of each shard.
-
         Raises:
             JobError: the rejected rows are more than the job allows.
         """
-        work = self._work
-        if work is None or shard_ranges(self._job.shards):
+        if self._is_off or self._work is None or self._earlier is None:
             return
-        if not self._is_over(tally.num_rejected, tally.num_rows, work.todo):
-            return
-        num_rows, rejected = self._read_earlier(work)
-        num_rows, rejected = num_rows + tally.num_rows, rejected + tally.rejected
-        if self._is_over(rejected.total(), num_rows, work.plan.shards):
+        is_over = self._is_over(tally.num_rejected, tally.num_rows, self._work.todo)
+        if not is_over and not self._earlier.done():
+            return  # many receipts are on their way, and this run adds to no trouble
+        earlier = self._earlier.result()
+        num_rows, rejected = earlier.num_rows + tally.num_rows, earlier.rejected + tally.rejected
+        if self._is_over(rejected.total(), num_rows, self._work.plan.shards):
             reasons = ", ".join(f"{n} {reason}" for reason, n in rejected.most_common())
             raise JobError(
                 f"stopped: {rejected.total()} of {num_rows} rows rejected ({reasons}), more than "
-                f"max_rejected_fraction={self._job.max_rejected_fraction}. What is committed "
-                "stays; raise the limit and run the same command again, or mend the input for a "
-                "new sink"
+                f"max_rejected_fraction={self._limit}. What is committed stays; raise the limit "
+                "and run the same command again, or mend the input for a new sink"
             )
 
     def _is_over(self, num_rejected: int, num_rows: int, shards: Iterable[Shard]) -> bool:
         judged = max(num_rows, min(MIN_ROWS_TO_JUDGE, sum(shard.num_rows for shard in shards)))
-        return num_rejected > self._job.max_rejected_fraction * judged
+        return num_rejected > self._limit * judged
 
-    def _read_earlier(self, work: Work) -> tuple[int, Counter[str]]:
-        """Rows, and rejected ones by reason, of the shards that were done before this run."""
-        if self._earlier is None:
-            before = sorted(work.done - {shard.index for shard in work.todo})
-            read = partial(read_receipt, self._store, fingerprint=work.plan.fingerprint)
-            num_rows, rejected = 0, Counter[str]()
-            for receipt in map_in_threads(read, before, RECEIPT_THREADS):
-                num_rows += receipt.num_rows
-                rejected.update(receipt.rejected)
-            self._earlier = num_rows, rejected
-        return self._earlier
+
+class Earlier(NamedTuple):
+    """What was done before this run: rows, and those of them that were rejected, by reason."""
+
+    num_rows: int
+    rejected: Counter[str]
+
+
+def _read_earlier(store: Store, indices: Sequence[int], fingerprint: str) -> Earlier:
+    num_rows, rejected = 0, Counter[str]()
+    read = partial(read_receipt, store, fingerprint=fingerprint)
+    for receipt in map_in_threads(read, indices, RECEIPT_THREADS):
+        num_rows += receipt.num_rows
+        rejected.update(receipt.rejected)
+    return Earlier(num_rows, rejected)
+
+
+def _fulfil(future: Future[Earlier], read: Callable[[], Earlier]) -> None:
+    try:
+        future.set_result(read())
+    except Exception as error:  # whoever asks for the result gets it
+        future.set_exception(error)

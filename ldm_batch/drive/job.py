@@ -28,6 +28,7 @@ from ldm_batch.progress import Progress, Tally, tell
 from ldm_batch.records import Failure, Notice, Receipt, Shard
 from ldm_batch.storage import Store, open_sink
 from ldm_batch.storage.lease import hold_lease
+from ldm_batch.versions import versions
 from ldm_batch.worker import Terms, WorkerSpec, load_worker
 from ldm_batch.write.receipt import roll_forward, write_failure
 
@@ -84,13 +85,21 @@ def _run(
         command=command,
         is_batch_size_measured=is_measured,
     )
-    work = planning.look()
+    work, say = planning.look(), partial(tell, out)
     print_plan(work, store, out)
-    if chosen.job.dry_run or not work.todo:
+    if chosen.job.dry_run:
+        planning.compare(work, say)
         return EXIT_DONE
+    if not work.todo and work.is_news:  # nothing is left that could refuse
+        work = planning.begin(versions(), say)
+    if not work.todo:
+        return EXIT_DONE
+    budget = Budget(chosen.job, store)
+    budget.expect(work)
+    budget.check(Tally())
     spec = WorkerSpec(chosen.job, lock, native_size)
     with _claim(store, out):
-        tally = _make_shards(spec, store, planning, work, out)
+        tally = _make_shards(spec, store, planning, work, budget, out)
     print_report(tally, store, command, out)
     return EXIT_SHARDS_FAILED if tally.failures else EXIT_DONE
 
@@ -133,14 +142,18 @@ def _settle_batch_size(
 
 
 def _make_shards(
-    spec: WorkerSpec, store: Store, planning: Planning, work: Work, out: TextIO
+    spec: WorkerSpec,
+    store: Store,
+    planning: Planning,
+    work: Work,
+    budget: Budget,
+    out: TextIO,
 ) -> Tally:
     """Make what is to be done, once a worker has loaded and the plan is stored."""
     job, cluster, tally = spec.job, spec.job.cluster, Tally()
     progress = Progress(out)
     progress.expect(work.todo)
     progress.show(tally)
-    budget = Budget(job, store)
     if job.overwrite or job.sink.allow_unconditional:  # a late copy might replace what stands
         cluster = dataclasses.replace(cluster, copy_stragglers=False)
 
@@ -149,7 +162,7 @@ def _make_shards(
         if now.todo != work.todo:
             progress.end()
             print_plan(now, store, out)
-        roll_forward(store, now.done, now.plan.fingerprint)
+        roll_forward(store, now.done - {s.index for s in now.todo}, now.plan.fingerprint)
         running.enter_context(show_life(store))
         progress.expect(now.todo)
         budget.expect(now)

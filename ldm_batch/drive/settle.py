@@ -7,21 +7,17 @@ command leaves a sink as it was. Must not know who asks, nor how shards are made
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from ldm_batch import identity
-from ldm_batch.columns import METADATA_KEY
 from ldm_batch.config import shard_ranges
 from ldm_batch.errors import JobError
 from ldm_batch.generate.choose import Choice
 from ldm_batch.identity import NEWEST_FORM
 from ldm_batch.plan.fingerprint import images_document
 from ldm_batch.plan.make import carry_schema, make_plan, select_shards
+from ldm_batch.plan.own import names_without_receipt, refuse_foreign, visible_names
 from ldm_batch.plan.recorded import (
     model_name,
     planned_model_names,
@@ -43,9 +39,6 @@ from ldm_batch.versions import decisive_differences, versions
 from ldm_batch.worker import Terms
 from ldm_batch.write.commit import committed_shards
 
-MAX_TOLD = 5
-"""Names in a message."""
-
 
 class StartAgain(Exception):
     """Another driver stored its plan first, with a batch size that this one had yet to measure."""
@@ -61,6 +54,11 @@ class Work:
     done: set[int]
     """Shards whose object stands."""
     todo: list[Shard]
+
+    @property
+    def is_news(self) -> bool:
+        """Tell whether the sink holds less than the plan."""
+        return not self.is_stored or bool(self.plan.new_shards)
 
 
 class Planning:
@@ -91,6 +89,7 @@ class Planning:
         self._replaced: Mapping[str, Any] | None = None
         """The document of the stored plan that `plan_again` makes way for."""
         self._work: Work | None = None
+        self._has_looked = False
         self._carry: dict[str, str] = {}
         """Carried columns in the order of the input, which plans of form 1 do not keep."""
 
@@ -102,17 +101,16 @@ class Planning:
                 changed, or an object in `data/` is none of this dataset.
         """
         planned = load_plan(self._store)
-        if planned is not None and self._chosen.job.plan_again and self._work is None:
+        if planned is not None and self._chosen.job.plan_again and not self._has_looked:
             refuse_to_plan_again(self._store)
             self._replaced = planned.document
         if planned is not None and planned.document == self._replaced:
             planned = None
         if planned is None:  # a plan that cannot be worked must not be stored
             self._chosen.engine.check_models(self._chosen.job, self._chosen.task)
-        plan = self.make(planned)
-        if planned is None and not self._is_alone(plan):
-            return self.look()
-        self._work = self._select(plan, is_stored=planned is not None)
+        self._has_looked = True
+        work = self._select(self.make(planned), is_stored=planned is not None)
+        self._work = work if self._is_own(work) else self.look()
         return self._work
 
     def begin(self, environment: Mapping[str, str], tell: Callable[[str], None]) -> Work:
@@ -133,7 +131,7 @@ class Planning:
             plan = work.plan if work.is_stored else _made_on(work.plan, environment)
             if is_strict:
                 refuse_other_environment(_flat(plan.document["environment"]), environment)
-            if not work.is_stored and not self._is_alone(plan):
+            if not self._is_own(self._select(plan, is_stored=work.is_stored)):
                 work = self._look_again()
                 continue
             if self._replaced is not None:
@@ -146,7 +144,21 @@ class Planning:
                 f"warning: this dataset was begun with {'; '.join(differing)}: images may differ "
                 "in their last bits (strict_environment=true refuses that)"
             )
+        self._work = None
         return self._select(plan, is_stored=True)
+
+    def compare(self, work: Work, tell: Callable[[str], None]) -> None:
+        """Say by what this process runs whether a stored plan's images were made on something else;
+        what workers run on, only they can say.
+
+        Raises:
+            JobError: they were, and the job is strict.
+        """
+        recorded = _flat(work.plan.document["environment"])
+        if self._chosen.job.strict_environment:
+            refuse_other_environment(recorded, versions())
+        if differing := decisive_differences(recorded, versions()):
+            tell(f"note: this dataset was begun with {'; '.join(differing)} (on this machine)")
 
     def terms(self, plan: Plan) -> Terms:
         """What workers need to know of a plan."""
@@ -191,13 +203,22 @@ class Planning:
             native_size=self._native_size,
         )
 
-    def _is_alone(self, plan: Plan) -> bool:
-        """Refuse a dataset that would begin beside objects of others; False if these are there
-        because another driver has planned it meanwhile."""
+    def _is_own(self, work: Work) -> bool:
+        """Refuse objects of others where this dataset's are to stand; False if they are those of
+        another driver, which has planned it meanwhile."""
+        job, store = self._chosen.job, self._store
+        names = set() if work.is_stored else visible_names(store)
+        names |= {f"{shard.id}.parquet" for shard in work.plan.new_shards} & {
+            f"{index:05d}.parquet" for index in work.done
+        }
+        if work.is_stored and work.todo:
+            replaced = {shard.index for shard in work.todo} if job.overwrite else set()
+            planned = {shard.index for shard in work.plan.shards}
+            names |= names_without_receipt(store, work.done & planned - replaced)
         try:
-            refuse_foreign(self._store, plan)
+            refuse_foreign(store, work.plan, names, job.sink.access)
         except JobError:
-            if load_document(self._store) in (None, self._replaced):
+            if work.is_stored or load_document(store) in (None, self._replaced):
                 raise
             return False
         return True
@@ -233,48 +254,16 @@ class Planning:
 
 def refuse_to_plan_again(store: Store) -> None:
     """Raise a JobError where a stored plan must stay: images were made by it, or are just made."""
-    names = _visible(store)
-    if names:
+    if names := visible_names(store):
         raise JobError(
-            f"plan_again: {store.uri(identity.DATA_FOLDER)} holds {names[0]} already, made by the "
-            "stored plan; use the planned settings, or write to a new sink"
+            f"plan_again: {store.uri(identity.DATA_FOLDER)} holds {min(names)} already, made by "
+            "the stored plan; use the planned settings, or write to a new sink"
         )
     if runs := living_runs(store):
         raise JobError(
             f"plan_again: {store.root} is being worked on by {runs[0]}; end that job first (one "
             "that was killed counts as alive for a minute)"
         )
-
-
-def refuse_foreign(store: Store, plan: Plan) -> None:
-    """Refuse to begin a dataset beside objects that are none of its own.
-
-    Raises:
-        JobError: names the first object that does not name the plan's fingerprint and its shard.
-    """
-    for name in _visible(store):
-        path = f"{identity.DATA_FOLDER}/{name}"
-        index = identity.shard_index(name) if name.endswith(".parquet") else None
-        try:
-            if index is None or index >= len(plan.shards):
-                raise ValueError("no shard of the plan has this name")
-            with store.open(path) as file:
-                facts = json.loads((pq.read_metadata(file).metadata or {})[METADATA_KEY])
-            if facts["fingerprint"] != plan.fingerprint:
-                raise ValueError("it was made with other settings")
-            if facts["num_rows"] != plan.shards[index].num_rows or facts["shard"] != f"{index:05d}":
-                raise ValueError("it was made of other rows")
-        except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
-            why = str(error).splitlines()[0] if isinstance(error, ValueError) else "it is not ours"
-            raise JobError(
-                f"{store.uri(path)}: stands where a dataset is to begin, and is none of its "
-                f"objects ({why}); remove it, or write to another sink"
-            ) from error
-
-
-def _visible(store: Store) -> list[str]:
-    """Names in `data/` that readers would read."""
-    return sorted(n for n in store.names(identity.DATA_FOLDER) if not n.startswith("."))
 
 
 def _made_on(plan: Plan, environment: Mapping[str, str]) -> Plan:

@@ -33,7 +33,8 @@ def images_document(
 ) -> dict[str, Any]:
     """Everything that can change an image or the row set: what the fingerprint is made of.
 
-    Where the job runs is no part of it, and neither are places that can be moved.
+    Where the job runs is no part of it, and neither are places that can be moved; where images that
+    rows name stand is, from form 2 on, as nothing else says which these are.
 
     Args:
         lock: SHA-256 of every file that loading the models reads.

@@ -15,7 +15,7 @@ from ldm_batch.columns import TaskColumns
 from ldm_batch.config import JobConfig, SourceConfig, source_uris
 from ldm_batch.errors import JobError
 from ldm_batch.plan.cut import NewFile, cut_files, look_at, settle_rows_per_shard
-from ldm_batch.plan.stored import Plan, refuse_other_fingerprint
+from ldm_batch.plan.stored import PLAN_AGAIN, Plan, refuse_other_fingerprint
 from ldm_batch.read import footer as footers
 from ldm_batch.read import matching
 from ldm_batch.read.footer import Footer
@@ -142,7 +142,7 @@ def select_shards(
     if gone:
         raise JobError(
             f"source.uri: planned input is gone: {', '.join(gone[:5])}; put it back, or make only "
-            "shards of other files with shards=[...]"
+            "shards of other files with shards=[...]" + (f". {PLAN_AGAIN}" if not done else "")
         )
     return selected
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import platform
+import posixpath
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -51,12 +52,18 @@ def anchor(job: JobConfig) -> JobConfig:
         source=dataclasses.replace(
             job.source,
             uri=[absolute(uri) for uri in source_uris(job.source)],
-            image_root=root if root is None else absolute(root),
+            image_root=root if root is None else _plain_folder(root),
         ),
         sink=dataclasses.replace(job.sink, uri=absolute(str(job.sink.uri))),
         model=_anchor_model(job.model),
         upscale=dataclasses.replace(job.upscale, model=_anchor_model(job.upscale.model)),
     )
+
+
+def _plain_folder(uri: str) -> str:
+    """The one spelling of a folder, which is part of what identifies images."""
+    scheme, separator, path = absolute(uri.removeprefix("file://")).rpartition("://")
+    return scheme + separator + posixpath.normpath(path)
 
 
 def _anchor_model(model: ModelConfig) -> ModelConfig:

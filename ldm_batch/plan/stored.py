@@ -21,6 +21,7 @@ from ldm_batch.records import InputFile, Shard
 from ldm_batch.storage import Store
 
 PLAN_FORMAT = 1
+PLAN_AGAIN = "Nothing is made by that plan yet: plan_again=true replaces it."
 SHARDS_PER_ROW_GROUP = 16_384
 """Of a segment, and read at once: Python values of all shards never stand beside the plan."""
 _SEGMENT_FIELDS: dict[str, pa.DataType] = {
@@ -242,8 +243,10 @@ def refuse_other_fingerprint(
     if planned["fingerprint"] == document["fingerprint"]:
         return
     differing = identity.differing_fields(planned["images"], document["images"])
+    is_empty = not store.names(identity.DATA_FOLDER)
     raise JobError(
         f"sink.uri: {store.root} was planned with other settings, its images would not match:\n  "
         + "\n  ".join(differing)
         + "\nUse the planned settings, or write to a new sink."
+        + f" {PLAN_AGAIN}" * is_empty
     )

@@ -5,6 +5,7 @@ Pure; must not know Parquet files, shards or pipelines.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ import pyarrow as pa
 
 from ldm_batch.columns import COLUMNS
 from ldm_batch.config import CallConfig, SourceConfig
-from ldm_batch.identity import Form
+from ldm_batch.identity import MAX_EXACT_FLOAT, Form
 from ldm_batch.read import footer as footers
 from ldm_batch.read.images import InputImages
 from ldm_batch.records import Call, Reason, Row
@@ -44,6 +45,18 @@ class RowPlace:
             seed=seed,
             carry=carry,
         )
+
+
+class NarrowFloat(float):
+    """A number that came from a column of narrow floats."""
+
+    largest_exact: float
+
+    def __new__(cls, value: float, bits: int) -> NarrowFloat:
+        """Keep how far whole numbers are floats of their own: below 2**bits."""
+        number = super().__new__(cls, value)
+        number.largest_exact = float(2**bits - 1)
+        return number
 
 
 class InvalidRow(Exception):
@@ -93,7 +106,9 @@ def parse_seed(values: Mapping[str, Any], form: Form) -> int | None:
     if seed is None:
         return None
     _refuse_outside("seed", seed, 0, form.max_given_seed)
-    if isinstance(values["seed"], float) and seed > form.max_given_float:
+    given = values["seed"]
+    largest = min(form.max_given_float, getattr(given, "largest_exact", MAX_EXACT_FLOAT))
+    if isinstance(given, float) and form.max_given_float < math.inf and seed > largest:
         message = f"seed {seed} is a float, and other whole numbers have the same; store integers"
         raise InvalidRow(Reason.OUT_OF_RANGE, message)
     return seed

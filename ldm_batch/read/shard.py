@@ -21,12 +21,16 @@ from ldm_batch.read.cells import Cells
 from ldm_batch.read.rows import (
     MAX_CARRIED_BYTES,
     InvalidRow,
+    NarrowFloat,
     ParseRow,
     RowContext,
     RowPlace,
     parse_key,
 )
 from ldm_batch.records import Reason, Rejection, Row, Shard
+
+NARROW_FLOATS = {pa.float16(): 11, pa.float32(): 24}
+"""Bits of their whole numbers, up to which each is a float of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +120,9 @@ def _cells(column: Cells, convert: Callable[[Cells], list[Any]]) -> list[Any]:
 
 def _python_values(column: Cells) -> list[Any]:
     values = column.cast(pa.large_binary()) if matching.is_text(column.type) else column
+    if column.type in NARROW_FLOATS:
+        bits = NARROW_FLOATS[column.type]
+        return [None if v is None else NarrowFloat(v, bits) for v in values.to_pylist()]
     return list(values.to_pylist())
 
 

@@ -23,7 +23,6 @@ from ldm_batch.errors import JobError
 from ldm_batch.made_as import MADE_AS, count_made_as, describe_made_as
 from ldm_batch.records import Failure, Outcome, Receipt
 from ldm_batch.storage import Store
-from ldm_batch.storage.place import brief
 from ldm_batch.write.commit import Committed, size_and_digest
 
 
@@ -118,10 +117,8 @@ def _rebuild_receipt(store: Store, index: int, fingerprint: str) -> Receipt:
         try:
             metadata = pq.read_metadata(file)
             facts: Mapping[str, Any] = json.loads((metadata.metadata or {})[METADATA_KEY])
-            if facts["shard"] != f"{index:05d}":
-                raise ValueError(f"it is shard {facts['shard']}")
-            if facts["fingerprint"] != fingerprint:
-                raise ValueError("it was made with other settings")
+            if facts["shard"] != f"{index:05d}" or facts["fingerprint"] != fingerprint:
+                raise ValueError("it is another shard's, or was made with other settings")
             return Receipt(
                 shard=index,
                 outcome=Outcome.COMMITTED,
@@ -135,7 +132,7 @@ def _rebuild_receipt(store: Store, index: int, fingerprint: str) -> Receipt:
             )
         except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
             raise JobError(
-                f"{store.uri(path)}: not an object of this dataset, or damaged ({brief(error)}); "
+                f"{store.uri(path)}: not an object of this dataset, or damaged; "
                 "remove it and run the job again to make it anew"
             ) from error
 

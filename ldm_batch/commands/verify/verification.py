@@ -63,7 +63,8 @@ class Verification:
         """What a script needs to know."""
         if self.problems:
             return EXIT_WRONG
-        return EXIT_INCOMPLETE if self.missing or self.failed else EXIT_RIGHT
+        is_whole = self.num_shards > 0 and not (self.missing or self.failed)
+        return EXIT_RIGHT if is_whole else EXIT_INCOMPLETE
 
 
 def verify(store: Store, sample: Sample | None = None) -> Verification:
