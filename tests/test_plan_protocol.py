@@ -301,6 +301,26 @@ def test_drivers_that_see_different_input_agree(
 
 
 @pytest.mark.parametrize("step", BEFORE)
+def test_drivers_that_append_different_files_at_once_agree(
+    job: JobConfig, tmp_path: Path, pauses: Pauses, write_parquet: Make, step: str
+) -> None:
+    """What one of them has made by then stands where the other meant its own to stand."""
+    assert do(job)[0] == 0
+    write_parquet(tmp_path / "in" / "c.parquet", prompt=["c", "c"], topic=["y", "y"])
+
+    def other() -> None:
+        (tmp_path / "in" / "c.parquet").rename(tmp_path / "c.parquet")
+        write_parquet(tmp_path / "in" / "b.parquet", prompt=["b"], topic=["y"])
+        assert do(job)[0] == 0
+        (tmp_path / "c.parquet").rename(tmp_path / "in" / "c.parquet")
+
+    pauses.at(step, other)
+    assert do(job)[0] == 0
+    made = [pq.read_table(path)["prompt"].to_pylist() for path in objects(tmp_path)]
+    assert made[NUM_SHARDS:] == [["b"], ["c", "c"]]
+
+
+@pytest.mark.parametrize("step", BEFORE)
 def test_beside_an_old_driver_a_new_one_goes_on_by_its_plan(
     job: JobConfig, tmp_path: Path, pauses: Pauses, step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

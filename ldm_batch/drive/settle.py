@@ -27,7 +27,6 @@ from ldm_batch.plan.recorded import (
 from ldm_batch.plan.runs import living_runs
 from ldm_batch.plan.stored import (
     Plan,
-    load_document,
     load_plan,
     plan_document,
     remove_plan,
@@ -218,10 +217,17 @@ class Planning:
         try:
             refuse_foreign(store, work.plan, names, job.sink.access)
         except JobError:
-            if work.is_stored or load_document(store) in (None, self._replaced):
+            if self._stands_still(work):
                 raise
             return False
         return True
+
+    def _stands_still(self, work: Work) -> bool:
+        """Tell whether the sink's plan is what it was, or as absent, when the work was found."""
+        planned = load_plan(self._store)
+        if planned is None or planned.document == self._replaced:
+            return not work.is_stored
+        return work.is_stored and planned.num_segments == work.plan.num_segments
 
     def _select(self, plan: Plan, *, is_stored: bool) -> Work:
         job, done = self._chosen.job, committed_shards(self._store)
