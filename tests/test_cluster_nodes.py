@@ -126,7 +126,7 @@ def test_one_node_is_removed_and_another_added(
     cluster.remove_node(stays)
 
 
-@pytest.mark.parametrize("is_taken_at_once", [True, False])
+@pytest.mark.parametrize("is_taken_at_once", [pytest.param(True, marks=pytest.mark.long), False])
 def test_preemption_costs_no_attempts(
     cluster: Cluster, folder: Path, reference: dict[str, str], is_taken_at_once: bool
 ) -> None:

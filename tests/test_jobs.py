@@ -229,8 +229,8 @@ def test_a_night_without_a_cluster_is_worth_another_try(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("send", "sent", "code"),
     [
-        (os.kill, signal.SIGTERM, 143),
-        (os.killpg, signal.SIGTERM, 143),
+        pytest.param(os.kill, signal.SIGTERM, 143, marks=pytest.mark.long),
+        pytest.param(os.killpg, signal.SIGTERM, 143, marks=pytest.mark.long),
         (os.killpg, signal.SIGINT, 130),
     ],
 )

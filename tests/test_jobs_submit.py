@@ -310,6 +310,7 @@ def ray_folder(stubs: Path) -> Path:
     return stubs / f"ray-{os.getpid()}"
 
 
+@pytest.mark.long
 def test_a_slurm_job_is_requeued_when_time_runs_out_and_then_finishes(
     tmp_path: Path, short_folder: Path
 ) -> None:

@@ -132,6 +132,7 @@ def test_a_deleted_object_comes_back_as_the_same_bytes(
     assert digests(folder) == reference
 
 
+@pytest.mark.long
 def test_model_that_does_not_load_ends_the_job(folder: Path) -> None:
     demo = Path(__file__).parents[1] / "ldm_batch/demo/models/text_to_image"
     model = folder / "model"
@@ -146,6 +147,7 @@ def test_model_that_does_not_load_ends_the_job(folder: Path) -> None:
     assert objects(folder) == []
 
 
+@pytest.mark.long
 def test_a_shard_that_always_fails_is_recorded_and_can_be_resumed(
     folder: Path, reference: dict[str, str]
 ) -> None:

@@ -62,6 +62,7 @@ def test_a_mistake_ends_in_one_message(folder: Path, override: str, message: str
     assert objects(folder) == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("override", "message"),
     [
@@ -199,6 +200,7 @@ def test_prompts_become_pictures_with_provenance(tmp_path: Path) -> None:
     assert digests(tmp_path) == before
 
 
+@pytest.mark.long
 def test_batch_size_is_measured_once_and_then_the_plans(tmp_path: Path) -> None:
     pq.write_table(pa.table({"prompt": ["a red circle", "a star"]}), tmp_path / "in.parquet")
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
