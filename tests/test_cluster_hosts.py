@@ -211,7 +211,8 @@ def resume(pids: Iterable[int]) -> None:
         os.kill(pid, signal.SIGCONT)
 
 
-@pytest.mark.parametrize("way", [pytest.param("killed", marks=pytest.mark.long), "cut off"])
+@pytest.mark.long
+@pytest.mark.parametrize("way", ["killed", "cut off"])
 def test_a_host_that_vanishes_costs_no_attempts(
     site: Site, dataset: Dataset, reference: dict[str, str], way: str
 ) -> None:
