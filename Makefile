@@ -1,4 +1,5 @@
 # The two commands: `make demo` and `make test`; both make their environment when it is not there.
+# Python compiles what it imports, once; to compile all that is installed takes a minute or two.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -29,7 +30,7 @@ test: lint
 		awk 'NR == 1 || /^TOTAL/ || $$NF + 0 < $(NAMED_BELOW) && /%$$/'
 	$(BIN)/coverage report --format total >/dev/null
 
-# The environment of `test-oldest`, which CI makes beside the tests; Python compiles what it imports.
+# The environment of `test-oldest`, which CI makes beside the tests.
 oldest: $(OLDEST_STAMP)
 
 test-oldest: $(OLDEST_STAMP)
@@ -58,7 +59,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is needed: make PYTHON=python3.11 ..."; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet \
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-compile \
 		--constraint constraints.txt --editable '.[dev]'
 	touch $(STAMP)
 
