@@ -72,9 +72,8 @@ def _make_job(source: Any, sink: Any, **changes: Any) -> JobConfig:
 
 def _planning(job: JobConfig) -> Planning:
     chosen = choose(job)
-    lock, native_size = chosen.find_models()
     sink = Store(str(job.sink.uri))
-    return Planning(chosen, sink, lock=lock, native_size=native_size, command="run")
+    return Planning(chosen, sink, models=chosen.find_models(), command="run")
 
 
 def _plan_job(job: JobConfig) -> Plan:

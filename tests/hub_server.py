@@ -15,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 REPO_ID = "org/model"
 REVISION = "5eed" * 10
+LATER = "1a7e" * 10
 NOT_FETCHED = {
     "README.md": b"# A model\n",
     "pipeline.py": b"raise SystemExit('code of a model')\n",
@@ -22,6 +23,7 @@ NOT_FETCHED = {
     "unet/diffusion_pytorch_model.fp16.safetensors": b"another dtype",
 }
 """What the repository holds besides the model; nobody may ask for it."""
+JSON = {"Content-Type": "application/json"}
 HARNESSES = "/api/agent-harnesses"
 """What the hub's client asks for by itself unless telemetry is off."""
 DEADLINE_S = 120.0
@@ -45,6 +47,11 @@ class Hub:
     """What the server has, what it was asked, and how it is to misbehave."""
 
     files: dict[str, bytes]
+    """Of `REVISION`."""
+    later: dict[str, bytes] = field(default_factory=dict)
+    """Of `LATER`, a commit after it."""
+    main: str = REVISION
+    """The commit that the branch names now."""
     url: str = ""
     requests: list[tuple[str, str]] = field(default_factory=list)
     """Method and path of every request, in order; the file's path in the repository, `tree`,
@@ -86,25 +93,30 @@ class _Handler(BaseHTTPRequestHandler):
 
     def answer(self, *, with_body: bool) -> None:
         path = unquote(urlsplit(self.path).path)
-        asked = path.removeprefix(f"/{REPO_ID}/resolve/{REVISION}/")
+        self.revision = LATER if LATER in path else REVISION
+        files = self.hub.later if self.revision == LATER else self.hub.files
+        asked = path.removeprefix(f"/{REPO_ID}/resolve/{self.revision}/")
         name = asked.removeprefix("/cdn/")
-        if path == f"/api/models/{REPO_ID}/tree/{REVISION}":
+        if path == f"/api/models/{REPO_ID}/tree/{self.revision}":
             asked = name = "tree"
+        if path == f"/api/models/{REPO_ID}/revision/main":
+            asked = name = "main"
         self.hub.requests.append((self.command, asked))
         self.hub.agents.append(self.headers.get("User-Agent", ""))
         if (refusal := self.refusal(path)) is not None:
             self.send(refusal.status, b"{}", refusal.headers, with_body)
         elif name == "tree":
-            self.send(
-                200, listing(self.hub.files), {"Content-Type": "application/json"}, with_body, name
-            )
+            self.send(200, listing(files), JSON, with_body, name)
+        elif name == "main":
+            told = {"id": REPO_ID, "sha": self.hub.main, "siblings": []}
+            self.send(200, json.dumps(told).encode(), JSON, with_body, name)
         elif name == HARNESSES:
             self.send(200, b'{"standardEnvVars": [], "harnesses": {}}', {}, with_body)
-        elif name not in self.hub.files:
+        elif name not in files:
             code = "RevisionNotFound" if f"/{REPO_ID}/" in path else "RepoNotFound"
             self.send(404, b"{}", {"X-Error-Code": code}, with_body)
         else:
-            self.send_file(name, with_body)
+            self.send_file(name, files[name], with_body)
 
     def refusal(self, path: str) -> Refusal | None:
         for refusal in self.hub.refusals:
@@ -114,9 +126,8 @@ class _Handler(BaseHTTPRequestHandler):
                 return refusal
         return None
 
-    def send_file(self, name: str, with_body: bool) -> None:
-        data = self.hub.files[name]
-        headers = {"ETag": f'"{etag(name, data)}"', "X-Repo-Commit": REVISION}
+    def send_file(self, name: str, data: bytes, with_body: bool) -> None:
+        headers = {"ETag": f'"{etag(name, data)}"', "X-Repo-Commit": self.revision}
         if self.hub.redirects and is_large(name) and not self.path.startswith("/cdn/"):
             signed = f"{self.hub.url}/cdn/{name}?signature=canarysignature"
             linked = {"X-Linked-Etag": headers["ETag"], "X-Linked-Size": str(len(data))}

@@ -18,7 +18,7 @@ from commands import descendants, kill, wait_until
 from hub_server import NOT_FETCHED, REPO_ID, REVISION, Hub, Refusal, hub_server
 
 from ldm_batch.config import ModelConfig
-from ldm_batch.diffusion.files import find_model
+from ldm_batch.diffusion.find import find_model
 from ldm_batch.errors import JobError
 
 MODEL = find_model(ModelConfig(path="demo:text_to_image"))

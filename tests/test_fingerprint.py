@@ -18,7 +18,7 @@ JOBS = {
 }
 PLACES = {
     *(f"{section}.{name}" for section in ("model", "upscale.model") for name in (
-        "path", "repo_id", "revision", "device",
+        "path", "repo_id", "revision", "variant", "device",
     )),
     *(f"{section}.s3.{name}" for section in ("source", "sink") for name in (
         "endpoint", "region", "anonymous", "path_style", "ca_bundle", "retry_s",

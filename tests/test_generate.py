@@ -13,6 +13,7 @@ from ldm_batch.generate.batches import generate_images, make_batches, plan_image
 from ldm_batch.generate.choose import choose
 from ldm_batch.generate.pipeline import BatchKey
 from ldm_batch.generate.random_pixels import RandomPixels
+from ldm_batch.generate.task import FoundModels
 from ldm_batch.generate.text_to_image import TEXT_TO_IMAGE
 from ldm_batch.identity import NEWEST_FORM, numbered_seed
 from ldm_batch.records import Call, PlannedImage, PromptCount, Request, Row
@@ -147,5 +148,5 @@ def test_random_pixels() -> None:
 
 
 def test_random_pixels_need_no_model() -> None:
-    assert choose(JOB).find_models() == ({}, (8, 8))
+    assert choose(JOB).find_models() == FoundModels({}, (8, 8))
     assert isinstance(choose(JOB).load({}), RandomPixels)

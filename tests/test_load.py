@@ -4,7 +4,6 @@ import json
 import shutil
 import subprocess
 import sys
-from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ldm_batch.config import ModelConfig
-from ldm_batch.diffusion.files import HUB_PATTERNS, find_model, lock_model, verify_lock
+from ldm_batch.diffusion.files import lock_model, verify_lock
+from ldm_batch.diffusion.find import find_model
 from ldm_batch.diffusion.load import load, pick_device
 from ldm_batch.errors import JobError
 
@@ -52,17 +52,6 @@ def test_find_model_refuses(model: ModelConfig, message: str) -> None:
         find_model(model)
 
 
-def test_only_safetensors_and_settings_come_from_the_hub(folder: Path) -> None:
-    def is_fetched(path: str) -> bool:
-        return any(fnmatch(path, pattern) for pattern in HUB_PATTERNS)
-
-    assert all(is_fetched(path) for path in lock_model(folder))
-    assert is_fetched("unet/diffusion_pytorch_model-00001-of-00002.safetensors")
-    for path in ("unet/diffusion_pytorch_model.bin", "pipeline.py", "unet/model.py",
-                 "unet/diffusion_pytorch_model.fp16.safetensors", "README.md"):  # fmt: skip
-        assert not is_fetched(path)
-
-
 def test_lock_names_every_file_that_is_loaded(folder: Path) -> None:
     files = {str(p.relative_to(folder)) for p in folder.rglob("*.*") if p.suffix != ".md"}
     assert set(lock_model(folder)) == files
@@ -87,9 +76,11 @@ def test_verify_lock_names_the_file_that_differs(folder: Path) -> None:
 
 def test_missing_weights_are_refused_before_torch(folder: Path) -> None:
     (folder / UNET).unlink()
-    (folder / "unet" / "diffusion_pytorch_model.bin").write_bytes(b"a pickle")
-    with pytest.raises(JobError, match="safetensors"):
+    with pytest.raises(JobError, match=r"safetensors is missing .* so is .*\.bin"):
         lock_model(folder)
+    (folder / "unet" / "diffusion_pytorch_model.bin").write_bytes(b"a pickle")
+    with pytest.raises(JobError, match="pickled"):
+        load(folder)
 
 
 def test_sharded_weights_load_and_cannot_leave_their_folder(folder: Path) -> None:

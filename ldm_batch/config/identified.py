@@ -15,7 +15,7 @@ from ldm_batch.config.job import ImageConfig
 from ldm_batch.config.model import ModelConfig, SchedulerConfig
 
 MODEL_FIELDS = ("dtype", "decode_dtype", "channels_last", "attention", "compile")
-MODEL_NAMES = ("engine", "pipeline", "path", "repo_id", "revision", "device")
+MODEL_NAMES = ("engine", "pipeline", "path", "repo_id", "revision", "variant", "device")
 """Who the model is and where: its files say that better."""
 SCHEDULER_FIELDS = (
     "name",

@@ -5,6 +5,7 @@ Must not look at a model's files.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
@@ -33,7 +34,13 @@ class ModelConfig:
     repo_id: str | None = None
     """Hub repository, used when `path` is not set."""
     revision: str | None = None
-    """Full commit sha of the hub repository (40 hexadecimal digits); branches are refused."""
+    """Full commit sha of the hub repository (40 hexadecimal digits); null: the plan's, or for a
+    new dataset what its `main` is then. Branches and tags are refused."""
+    variant: str | None = None
+    """Which weights of several: `fp16` for `model.fp16.safetensors`; null: the usual ones."""
+    scheduler_config: dict[str, Any] = field(default_factory=dict)
+    """Laid over the model's own scheduler_config.json, which says how it was trained, before a
+    scheduler is made of it; each scheduler takes what it knows."""
     dtype: str = "float32"
     """`float32`, `bfloat16` or `float16`; half precision is very slow on CPUs."""
     device: str = "auto"
@@ -59,21 +66,22 @@ def check_model(path: str, model: ModelConfig, *, is_needed: bool) -> Iterator[s
         yield from one_of(f"{path}.decode_dtype", model.decode_dtype, DTYPES)
     yield from one_of(f"{path}.attention", model.attention, ATTENTIONS)
     yield from one_of(f"{path}.device", model.device, DEVICES)
+    if model.variant is not None and not re.fullmatch(r"\w{1,32}", model.variant):
+        yield f"{path}.variant: {model.variant!r} is no name of a variant, such as fp16"
     if is_needed:
         yield from _check_place(path, model)
 
 
 def _check_place(path: str, model: ModelConfig) -> Iterator[str]:
     if model.path is None and model.repo_id is None:
-        yield (
-            f"{path}.path: not set; name a local folder, or set {path}.repo_id and {path}.revision"
-        )
+        yield f"{path}.path: not set; name a local folder, or set {path}.repo_id"
     if model.path is not None and model.repo_id is not None:
         yield f"{path}.path: set together with {path}.repo_id; keep one of the two"
-    if model.path is None and model.repo_id is not None and not is_commit_sha(model.revision):
+    if model.path is None and model.revision is not None and not is_commit_sha(model.revision):
         yield (
             f"{path}.revision: {model.revision!r} is not a full commit sha (40 hexadecimal "
-            "digits); a branch or tag can change between two runs"
+            "digits); a branch or tag can change between two runs; null takes today's main and "
+            "keeps it"
         )
 
 

@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from ldm_batch.config import ModelConfig, SchedulerConfig
-from ldm_batch.diffusion.files import find_model, lock_model
+from ldm_batch.diffusion.files import lock_model
+from ldm_batch.diffusion.find import find_model
 from ldm_batch.diffusion.load import pick_device
 from ldm_batch.diffusion.text_to_image import TextToImage
 from ldm_batch.errors import ShardError

@@ -8,11 +8,12 @@ from __future__ import annotations
 import random
 import socket
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
+from ldm_batch.config.model import is_commit_sha
 from ldm_batch.diffusion.cache import sole_process
 from ldm_batch.diffusion.hub import bounded_requests, is_outage, reason
 from ldm_batch.errors import JobError
@@ -20,6 +21,8 @@ from ldm_batch.errors import JobError
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoFile, RepoFolder
 
+MAIN = "main"
+Answer = TypeVar("Answer")
 PAUSES_S = (3.0, 10.0)
 """Longest wait before each new start, with what is still missing, after an outage of the hub."""
 
@@ -57,6 +60,49 @@ def fetch_snapshot(repo_id: str, revision: str, *, patterns: Sequence[str]) -> P
         raise JobError(failed + reason(error, revision)) from None
 
 
+def resolve_revision(repo_id: str) -> str:
+    """Return the full sha of the commit that a hub repository's `main` names today.
+
+    Where HF_HUB_OFFLINE is set: that of the last time that `main` was fetched here.
+
+    Raises:
+        JobError: the hub does not say; names the node.
+    """
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.errors import HFValidationError
+
+    failed = (
+        f"model.repo_id={repo_id}: cannot ask what its main is on {socket.gethostname()} (a run "
+        "with model.revision=<full commit sha> need not ask): "
+    )
+    try:
+        if constants.HF_HUB_OFFLINE and (known := _last_main(repo_id)):
+            return known
+        with bounded_requests(failed):
+            sha = _patiently(lambda: HfApi().model_info(repo_id, revision=MAIN).sha)
+    except HFValidationError as error:
+        raise JobError(f"model.repo_id={repo_id}: {error}") from error
+    except JobError:
+        raise
+    except Exception as error:  # of many kinds; their texts may hold signed addresses
+        raise JobError(failed + reason(error, MAIN)) from None
+    if not is_commit_sha(sha):
+        raise JobError(f"{failed}the hub names no commit")
+    return str(sha)
+
+
+def _last_main(repo_id: str) -> str | None:
+    """The commit that `main` was when the hub's client last fetched by that name."""
+    from huggingface_hub import constants
+
+    folder = Path(constants.HF_HUB_CACHE) / f"models--{repo_id.replace('/', '--')}"
+    try:
+        sha = (folder / "refs" / MAIN).read_text().strip()
+    except (OSError, ValueError):
+        return None
+    return sha if is_commit_sha(sha) else None
+
+
 def _whole_snapshot(repo_id: str, revision: str, patterns: Sequence[str]) -> Path | None:
     """The revision's folder in the cache if every wanted file is known to be there; no request.
 
@@ -80,14 +126,7 @@ def _whole_snapshot(repo_id: str, revision: str, patterns: Sequence[str]) -> Pat
 def _fetch(repo_id: str, revision: str, patterns: Sequence[str], failed: str) -> Path:
     """Fetch what is missing, check that nothing is then, and return the revision's folder."""
     with bounded_requests(failed):
-        for pause_s in (*PAUSES_S, None):
-            try:
-                folder, listing = _download(repo_id, revision, patterns)
-                break
-            except Exception as error:
-                if pause_s is None or not is_outage(error):
-                    raise
-                time.sleep(random.Random().uniform(1, pause_s))
+        folder, listing = _patiently(lambda: _download(repo_id, revision, patterns))
     wanted = _wanted(listing, patterns)
     if not wanted:
         raise JobError(f"{failed}it has none of the files of a diffusers pipeline")
@@ -97,6 +136,18 @@ def _fetch(repo_id: str, revision: str, patterns: Sequence[str], failed: str) ->
             f"damaged; delete the folder {folder.parents[1]} and run the same command again"
         )
     return folder
+
+
+def _patiently(ask: Callable[[], Answer]) -> Answer:
+    """Ask the hub, and ask again after an outage."""
+    for pause_s in PAUSES_S:
+        try:
+            return ask()
+        except Exception as error:
+            if not is_outage(error):
+                raise
+            time.sleep(random.Random().uniform(1, pause_s))
+    return ask()
 
 
 def _download(

@@ -1,32 +1,32 @@
-"""Find a model's folder and lock its files by content.
+"""The files of a model's folder: which of them loading reads, and what they hold.
 
 Imports no torch, so that a driver can plan a job on a machine that has none of it in memory; must
-not know how weights become modules (load.py does).
+not know how weights become modules (load.py does), nor where folders come from (find.py).
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
-import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ldm_batch.config import ModelConfig
-from ldm_batch.diffusion.fetch import fetch_snapshot
+from ldm_batch.diffusion.cache import remembered_sha256, sha256
+from ldm_batch.diffusion.conversion import read_conversion
 from ldm_batch.errors import JobError
 
 MODEL_INDEX = "model_index.json"
-DEMO_PREFIX = "demo:"
 COMPONENTS = ("bert", "tokenizer", "unet", "vqvae", "scheduler")
 """The only sub-folders that are ever read, whatever `model_index.json` names."""
 WEIGHT_NAMES = {
-    "bert": "model.safetensors",
-    "unet": "diffusion_pytorch_model.safetensors",
-    "vqvae": "diffusion_pytorch_model.safetensors",
+    "bert": ("model", "pytorch_model"),
+    "unet": ("diffusion_pytorch_model", "diffusion_pytorch_model"),
+    "vqvae": ("diffusion_pytorch_model", "diffusion_pytorch_model"),
 }
+"""Component -> what its weights are called, in safetensors and pickled."""
+SAFE, PICKLED = ENDINGS = ("safetensors", "bin")
 TOKENIZER_NAMES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -34,88 +34,68 @@ TOKENIZER_NAMES = (
     "added_tokens.json",
     "vocab.txt",
 )
-HUB_PATTERNS = [
-    MODEL_INDEX,
-    *(f"{name}/*.{ending}" for name in COMPONENTS for ending in ("json", "txt")),
-    *(f"{name}/{weights}" for name, weights in WEIGHT_NAMES.items()),
-    *(f"{name}/{weights.replace('.', '-*.')}" for name, weights in WEIGHT_NAMES.items()),
-]
-"""What is fetched of a hub repository: no pickles, no variants in other dtypes, no code."""
 MAX_JSON_BYTES = 64 * 1024 * 1024
 """A model's largest JSON, its vocabulary, has a few MB; a hostile one must not fill memory."""
 
 
-def find_model(model: ModelConfig) -> Path:
-    """Return the local folder that holds the model, fetching a pinned hub revision if need be.
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """The files that hold the weights of one component."""
 
-    Raises:
-        JobError: neither a local folder nor a hub repository pinned by a full commit sha.
-    """
-    if model.path is not None:
-        folder = (
-            _demo_folder(model.path) if model.path.startswith(DEMO_PREFIX) else Path(model.path)
-        )
-        return _check_folder(folder.expanduser(), f"model.path={model.path}")
-    if model.repo_id is None:
-        raise JobError("model.path: no model given; set model.path to a folder, or model.repo_id")
-    return _check_folder(_fetch_snapshot(model), f"model.repo_id={model.repo_id}")
+    paths: tuple[str, ...]
+    """Below the model's folder: one file, or an index and its parts."""
+    ending: str
+    variant: str | None
 
-
-def _demo_folder(path: str) -> Path:
-    models = Path(__file__).parents[1] / "demo" / "models"
-    name = path.removeprefix(DEMO_PREFIX)
-    names = sorted(p.name for p in models.iterdir() if p.is_dir()) if models.is_dir() else []
-    if name not in names:
-        raise JobError(f"model.path={path}: no such demo model; there are: {', '.join(names)}")
-    return models / name
+    @property
+    def is_pickled(self) -> bool:
+        """Whether they must be converted before they are loaded."""
+        return self.ending == PICKLED
 
 
-def _check_folder(folder: Path, field: str) -> Path:
-    if not folder.is_dir():
-        raise JobError(
-            f"{field}: no such folder on {socket.gethostname()}: {folder}; every node needs it, "
-            "so name one on a file system that all share, or set model.repo_id and model.revision"
-        )
-    if not (folder / MODEL_INDEX).is_file():
-        raise JobError(f"{field}: {folder} has no {MODEL_INDEX}; is it a diffusers pipeline?")
-    return folder
-
-
-def _fetch_snapshot(model: ModelConfig) -> Path:
-    if model.revision is None or not re.fullmatch(r"[0-9a-f]{40}", model.revision):
-        raise JobError(
-            f"model.revision={model.revision}: must be the full commit sha of {model.repo_id} "
-            "(40 hexadecimal digits); branches and tags can change under a dataset"
-        )
-    return fetch_snapshot(str(model.repo_id), model.revision, patterns=HUB_PATTERNS)
-
-
-def lock_model(folder: Path) -> dict[str, str]:
+def lock_model(folder: Path, variant: str | None = None) -> dict[str, str]:
     """Return `{relative path: sha256}` of exactly the files that loading reads.
+
+    Of a folder that we converted: of the files that it was made from, and the converter's number.
 
     Raises:
         JobError: a file that loading needs is missing, unreadable or names files outside.
     """
-    return {path: _sha256(folder / path) for path in _needed_files(folder)}
+    if (made := read_conversion(folder)) is not None:
+        return made.source
+    return {path: remembered_sha256(folder / path) for path in needed_files(folder, variant)}
 
 
-def verify_lock(folder: Path, lock: Mapping[str, str]) -> None:
+def verify_lock(folder: Path, lock: Mapping[str, str], variant: str | None = None) -> None:
     """Check that the model in `folder` is the one that `lock` was made of.
 
     Raises:
         JobError: a file is missing, added or differs in content; the message names it.
     """
-    found = set(_needed_files(folder))
-    for path in sorted(found | set(lock)):
+    made = read_conversion(folder)
+    if made is None:
+        found = {path: sha256(folder / path) for path in needed_files(folder, variant)}
+        _compare(folder, found, lock)
+        return
+    _compare(folder, made.source, lock)
+    for path, planned in made.result.items():
+        if not (folder / path).is_file() or sha256(folder / path) != planned:
+            raise JobError(
+                f"model file {path} in {folder} is not what was converted; delete that folder and "
+                "run the same command again"
+            )
+
+
+def _compare(folder: Path, found: Mapping[str, str], lock: Mapping[str, str]) -> None:
+    for path in sorted({*found, *lock}):
         if path not in found:
             raise JobError(f"model file {path} is part of the plan but missing in {folder}")
         if path not in lock:
             raise JobError(f"model file {path} in {folder} is not part of the plan")
-        actual = _sha256(folder / path)
-        if actual != lock[path]:
+        if found[path] != lock[path]:
             raise JobError(
                 f"model file {path} in {folder} is not the planned one: "
-                f"sha256 {actual[:16]}..., planned {lock[path][:16]}..."
+                f"sha256 {found[path][:16]}..., planned {lock[path][:16]}..."
             )
 
 
@@ -170,15 +150,21 @@ def native_size(folder: Path) -> tuple[int, int]:
         ) from error
 
 
-def _needed_files(folder: Path) -> list[str]:
+def needed_files(folder: Path, variant: str | None = None) -> list[str]:
+    """Paths, below the folder, of exactly the files that loading reads.
+
+    Raises:
+        JobError: one is missing or names files outside.
+    """
     paths = [MODEL_INDEX]
+    weights = find_weights(folder, variant)
     for name in sorted(read_index(folder)):
         if name == "tokenizer":
             paths += _tokenizer_files(folder)
         elif name == "scheduler":
             paths.append("scheduler/scheduler_config.json")
         else:
-            paths += [f"{name}/config.json", *_weight_files(folder, name)]
+            paths += [f"{name}/config.json", *weights[name].paths]
     for path in paths:
         if not (folder / path).is_file():
             raise JobError(f"model file {path} is missing in {folder}")
@@ -192,28 +178,62 @@ def _tokenizer_files(folder: Path) -> list[str]:
     return present
 
 
-def _weight_files(folder: Path, name: str) -> Iterator[str]:
-    """Yield the safetensors of one component: a single file, or an index and its parts."""
-    single = f"{name}/{WEIGHT_NAMES[name]}"
-    index = f"{single}.index.json"
-    if (folder / single).is_file() or not (folder / index).is_file():
-        if not (folder / single).is_file():
-            raise JobError(
-                f"model file {single} is missing in {folder}; "
-                "only safetensors weights are loaded, pickled ones never"
-            )
-        yield single
-        return
-    yield index
-    weight_map = read_json(folder / index).get("weight_map")
+def find_weights(folder: Path, variant: str | None = None) -> dict[str, Weights]:
+    """The weights of each component of a folder: of the variant where a component has it, and
+    safetensors before pickles.
+
+    Raises:
+        JobError: a component has none, or none has the variant.
+    """
+    names = [name for name in sorted(read_index(folder)) if name in WEIGHT_NAMES]
+    found = {name: _weights_of(folder, name, variant) for name in names}
+    if variant is not None and all(weights.variant is None for weights in found.values()):
+        raise JobError(
+            f"model.variant={variant}: {folder} has no weights of this variant; leave it out for "
+            "the usual ones"
+        )
+    return found
+
+
+def weight_forms(variant: str | None) -> list[tuple[str | None, str]]:
+    """(variant, ending) of the files that may hold weights, the best first."""
+    variants = [None] if variant is None else [variant, None]
+    return [(v, ending) for v in variants for ending in ENDINGS]
+
+
+def weight_name(component: str, ending: str, variant: str | None) -> str:
+    """The single file of a component's weights."""
+    stem = WEIGHT_NAMES[component][ENDINGS.index(ending)]
+    return f"{component}/{stem}.{variant}.{ending}" if variant else f"{component}/{stem}.{ending}"
+
+
+def index_name(component: str, ending: str, variant: str | None) -> str:
+    """The index of a component's weights where they are in parts."""
+    name = f"{weight_name(component, ending, None)}.index"
+    return f"{name}.{variant}.json" if variant else f"{name}.json"
+
+
+def _weights_of(folder: Path, name: str, variant: str | None) -> Weights:
+    for one, ending in weight_forms(variant):
+        single, index = weight_name(name, ending, one), index_name(name, ending, one)
+        if (folder / single).is_file():
+            return Weights((single,), ending, one)
+        if (folder / index).is_file():
+            parts = part_names(folder / index, ending)
+            return Weights((index, *(f"{name}/{part}" for part in parts)), ending, one)
+    raise JobError(
+        f"model file {weight_name(name, SAFE, variant)} is missing in {folder}, and so is "
+        f"{weight_name(name, PICKLED, variant)}"
+    )
+
+
+def part_names(index: Path, ending: str) -> Sequence[str]:
+    """The parts that an index of weights names, files beside it; a JobError if anything else."""
+    weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise JobError(f"model file {index} has no weight_map")
-    for part in sorted({str(value) for value in weight_map.values()}):
-        if not re.fullmatch(r"[\w.-]+\.safetensors", part):
+    parts = sorted({str(value) for value in weight_map.values()})
+    for part in parts:
+        if not re.fullmatch(rf"[\w.-]+\.{ending}", part):
             raise JobError(f"model file {index} names {part!r}, which is not a file beside it")
-        yield f"{name}/{part}"
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return parts

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ldm_batch.config import ModelConfig, SchedulerConfig
 from ldm_batch.config.model import Device, Dtype
-from ldm_batch.diffusion.files import find_model
+from ldm_batch.diffusion.find import find_model
 from ldm_batch.diffusion.load import TORCH_DTYPES, Component, Components, load, pick_device
 from ldm_batch.diffusion.switches import apply_switches, decode_dtype
 from ldm_batch.errors import JobError
@@ -42,6 +42,7 @@ def load_model(
         raise JobError("model.compile: cannot be combined with scheduler.cache_interval > 1")
     components = load(
         find_model(model),
+        variant=model.variant,
         dtype=TORCH_DTYPES[model.dtype],
         decode_dtype=decode_dtype(model),
         device=pick_device(model.device),
@@ -49,7 +50,8 @@ def load_model(
         shared=shared,
     )
     apply_switches(components, model)
-    return components
+    settings = {**components.scheduler_settings, **model.scheduler_config}
+    return replace(components, scheduler_settings=settings)
 
 
 def model_of(

@@ -142,7 +142,7 @@ def _refusal(error: HfHubHTTPError, revision: str) -> str:
     if isinstance(error, errors.RevisionNotFoundError):
         return (
             f"the repository has no commit {revision} (HTTP {status}); copy model.revision from "
-            "its list of commits"
+            "its list of commits, or set model.revision=null for what its main is today"
         )
     if status in (401, 403, 404):
         token = "was refused" if os.environ.get("HF_TOKEN") else "is not set here"

@@ -7,16 +7,17 @@ code of a model's repository is ever run.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
 from ldm_batch.config.model import DEVICES
-from ldm_batch.diffusion.files import read_index, read_json, verify_lock
+from ldm_batch.diffusion.conversion import read_conversion
+from ldm_batch.diffusion.files import find_weights, read_index, read_json, verify_lock
 from ldm_batch.errors import JobError
 
 if TYPE_CHECKING:
@@ -57,7 +58,9 @@ class Components:
     modules: dict[str, Component] = field(repr=False)
     """`bert`, `tokenizer`, `unet`, `vqvae`: in evaluation mode, without gradients."""
     scheduler_settings: dict[str, Any] = field(repr=False)
-    """The model's own `scheduler_config.json`."""
+    """How the model was trained: its `scheduler_config.json`, corrected where the user does."""
+    variant: str | None = None
+    """Which weights of several."""
 
     def __getitem__(self, name: str) -> Component:
         return self.modules[name]
@@ -70,6 +73,7 @@ def load(
     decode_dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
     lock: Mapping[str, str] | None = None,
+    variant: str | None = None,
     shared: Mapping[str, Component] | None = None,
 ) -> Components:
     """Load every component of the pipeline in `folder`.
@@ -79,6 +83,7 @@ def load(
         dtype: of the weights; latents and scheduler arithmetic stay in float32 all the same.
         decode_dtype: of the first stage's weights, where it differs.
         lock: `{path: sha256}`; the files are checked against it before anything is loaded.
+        variant: which weights of several, e.g. `fp16`; None: the usual ones.
         shared: components that are loaded already, by name; used in place of the folder's own.
 
     Raises:
@@ -86,7 +91,7 @@ def load(
             missing, unexpected, of the wrong shape or not finite.
     """
     if lock is not None:
-        verify_lock(folder, lock)
+        verify_lock(folder, lock, variant)
     pipeline = str(read_json(folder / "model_index.json").get("_class_name"))
     if pipeline not in PIPELINE_COMPONENTS:
         raise JobError(f"{folder}: pipeline {pipeline} is none of {', '.join(PIPELINE_COMPONENTS)}")
@@ -94,17 +99,33 @@ def load(
     missing = set(PIPELINE_COMPONENTS[pipeline]) - set(index)
     if missing:
         raise JobError(f"{folder}: {pipeline} lacks the component {', '.join(sorted(missing))}")
+    made = read_conversion(folder)
+    weights = find_weights(folder, variant if made is None else None)
+    if pickled := [one.paths[0] for one in weights.values() if one.is_pickled]:
+        raise JobError(f"{folder}: {pickled[0]} is pickled; only safetensors are loaded")
     modules = dict(shared or {})
     for name in PIPELINE_COMPONENTS[pipeline]:
         if name != "scheduler" and name not in modules:
             as_dtype = decode_dtype or dtype if name == "vqvae" else dtype
-            modules[name] = _load_component(folder, name, index[name], as_dtype, device)
+            one = weights[name].variant if name in weights else None
+            modules[name] = _load_component(folder, name, index[name], as_dtype, device, one)
     settings = read_json(folder / "scheduler" / "scheduler_config.json")
-    return Components(folder, pipeline, modules, settings)
+    return Components(folder, pipeline, modules, settings, variant)
+
+
+def load_in_float32(components: Components, *, device: torch.device | str) -> Components:
+    """The same model, loaded once more from its files, in float32."""
+    again = load(components.folder, device=device, variant=components.variant)
+    return replace(again, scheduler_settings=components.scheduler_settings)
 
 
 def _load_component(
-    folder: Path, name: str, class_name: str, dtype: torch.dtype, device: torch.device | str
+    folder: Path,
+    name: str,
+    class_name: str,
+    dtype: torch.dtype,
+    device: torch.device | str,
+    variant: str | None,
 ) -> Component:
     supported = COMPONENT_CLASSES[name]
     if class_name not in supported:
@@ -113,7 +134,7 @@ def _load_component(
         if name == "tokenizer":
             return _load_tokenizer(folder / name)
         with _quiet_libraries():
-            module = _load_module(folder / name, class_name)
+            module = _load_module(folder / name, class_name, variant)
             module = module.to(device=device, dtype=dtype)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError) as error:
         raise JobError(f"{folder}: {name} does not load: {error}") from error
@@ -126,7 +147,7 @@ def _load_tokenizer(folder: Path) -> BertTokenizer:
     return BertTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
 
-def _load_module(folder: Path, class_name: str) -> torch.nn.Module:
+def _load_module(folder: Path, class_name: str, variant: str | None) -> torch.nn.Module:
     """Load one torch module in float32 and check that its weights are whole."""
     settings = read_json(folder / "config.json")
     for key in FORBIDDEN_SETTINGS:
@@ -136,11 +157,13 @@ def _load_module(folder: Path, class_name: str) -> torch.nn.Module:
         "use_safetensors": True,
         "local_files_only": True,
         "output_loading_info": True,
+        "variant": variant,
     }
     if class_name != "LDMBertModel":
         options["low_cpu_mem_usage"] = False  # the other way needs the package accelerate
     with torch.random.fork_rng(devices=[]):
         module, info = _module_class(class_name).from_pretrained(folder, **options)
+    info["missing_keys"] = _fill_tied(module, info["missing_keys"], folder)
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if info[kind]:
             names = ", ".join(sorted(map(str, info[kind]))[:3])
@@ -149,6 +172,16 @@ def _load_module(folder: Path, class_name: str) -> torch.nn.Module:
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             raise JobError(f"{folder}: weight {key} is not finite")
     return module  # type: ignore[no-any-return]
+
+
+def _fill_tied(module: torch.nn.Module, missing: Iterable[str], folder: Path) -> list[str]:
+    """Give weights that are stored under another's name its values; what is missing still."""
+    made = read_conversion(folder.parent)
+    tied = made.tied.get(folder.name, {}) if made else {}
+    values = module.state_dict()
+    for name in set(missing) & set(tied):
+        values[name].copy_(values[tied[name]])
+    return [name for name in missing if name not in tied]
 
 
 def _module_class(class_name: str) -> Any:

@@ -57,6 +57,9 @@ TRAINING_SETTINGS = (
     "rescale_betas_zero_snr",
 )
 """Facts of the model's training; taken over with their default values, too."""
+PAPER_BETAS = ((0.00085, 0.012), (0.0015, 0.0155), (0.0015, 0.0195), (0.0015, 0.0205))
+"""First and last beta of the models of Rombach et al. 2022, all evenly spaced in their square
+roots: what their code calls linear, diffusers calls scaled_linear."""
 
 
 def make_scheduler(
@@ -106,6 +109,36 @@ def find_step_trouble(scheduler: SchedulerMixin, num_inference_steps: int) -> st
     if name in ROUNDING_CLASSES and is_spaced and not is_even:
         return f"{name} is exact only for steps that divide {trained}, not {num_inference_steps}"
     return None
+
+
+def find_config_trouble(config: Mapping[str, Any]) -> str | None:
+    """Say what is wrong with what a user lays over a model's scheduler_config.json, or None."""
+    known: set[str] = set()
+    for scheduler_class in map(_load_class, SCHEDULER_CLASSES):
+        parameters = _parameters(scheduler_class)
+        hints = typing.get_type_hints(inspect.unwrap(scheduler_class.__init__))
+        known |= parameters.keys()
+        for key in config.keys() & parameters.keys():
+            if not _is_of_type(config[key], hints.get(key, Any)):
+                return f"{key}={config[key]!r}: must be {_describe(hints[key])}"
+    unknown = sorted(config.keys() - known)
+    return f"{unknown[0]}: no scheduler has such a setting" if unknown else None
+
+
+def find_beta_trouble(model_settings: Mapping[str, Any]) -> str | None:
+    """Say that a model of the paper seems to be described with the wrong noise schedule, or None.
+
+    The hub's description of the text-to-image model is, which makes every image a little wrong.
+    """
+    schedule = model_settings.get("beta_schedule", "linear")  # diffusers' own default
+    betas = (model_settings.get("beta_start"), model_settings.get("beta_end"))
+    if schedule != "linear" or betas not in PAPER_BETAS:
+        return None
+    return (
+        "its scheduler_config.json says beta_schedule: linear, but the paper's code means what "
+        "diffusers calls scaled_linear, so images are not what the model was trained for; set "
+        "model.scheduler_config={beta_schedule:scaled_linear,steps_offset:1,set_alpha_to_one:false}"
+    )
 
 
 def effective_settings(scheduler: SchedulerMixin) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from ldm_batch.diffusion.call_arguments import (
 from ldm_batch.diffusion.call_images import ImageLike, to_images, to_signed
 from ldm_batch.diffusion.describe import describe
 from ldm_batch.diffusion.from_model import check_super_resolution, load_model
-from ldm_batch.diffusion.load import Component, Components, load
+from ldm_batch.diffusion.load import Component, Components, load_in_float32
 from ldm_batch.diffusion.noise import make_generator
 from ldm_batch.diffusion.pipeline import LoadedPipeline
 from ldm_batch.diffusion.pixels import OutputType, to_picture, to_uint8, to_unit_range
@@ -170,7 +170,7 @@ class SuperResolution(LoadedPipeline):
     def _in_float32(self) -> SuperResolution:
         """Return this pipeline in float32, loaded again from its files when first needed."""
         if self._float32 is None:
-            components = load(self._components.folder, device=self.device)
+            components = load_in_float32(self._components, device=self.device)
             self._float32 = self._on(components, self.batch_size)
         return self._float32
 

@@ -25,7 +25,7 @@ from ldm_batch.diffusion.call_arguments import (
 )
 from ldm_batch.diffusion.describe import describe
 from ldm_batch.diffusion.from_model import check_text_to_image
-from ldm_batch.diffusion.load import Components, load
+from ldm_batch.diffusion.load import Components, load_in_float32
 from ldm_batch.diffusion.noise import make_generator, make_noise
 from ldm_batch.diffusion.paint import Painter
 from ldm_batch.diffusion.pipeline import LoadedPipeline
@@ -139,7 +139,7 @@ class TextToImage(LoadedPipeline):
     def _in_float32(self) -> TextToImage:
         """Return this pipeline in float32, loaded again from its files when first needed."""
         if self._float32 is None:
-            components = load(self._components.folder, device=self.device)
+            components = load_in_float32(self._components, device=self.device)
             self._float32 = TextToImage(components, self._sampling, batch_size=self.batch_size)
         return self._float32
 

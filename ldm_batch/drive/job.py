@@ -11,16 +11,18 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from functools import partial
-from typing import TextIO
+from typing import Any, TextIO
 
 from ldm_batch.cluster import run_on_ray, run_once_on_ray
 from ldm_batch.cluster.attempts import run_in_process, run_once_in_process
 from ldm_batch.config import JobConfig
 from ldm_batch.drive.budget import Budget
 from ldm_batch.drive.report import print_plan, print_report
+from ldm_batch.drive.revisions import with_revisions
 from ldm_batch.drive.settle import Planning, StartAgain, Work
 from ldm_batch.errors import JobError, StorageError
 from ldm_batch.generate.choose import Choice, choose, measure_batch_size, validate_job
+from ldm_batch.generate.task import FoundModels
 from ldm_batch.plan.recorded import anchor, resume_command
 from ldm_batch.plan.runs import show_life
 from ldm_batch.plan.stored import load_document
@@ -52,9 +54,12 @@ def run_job(job: JobConfig, *, overrides: Sequence[str] = (), out: TextIO = sys.
     """
     chosen = choose(anchor(validate_job(job).job))
     store = open_sink(chosen.job.sink)
-    models = chosen.find_models()
     command = resume_command(chosen.job, overrides)
     try:
+        chosen = with_revisions(
+            chosen, partial(_stored_document, chosen, store), partial(tell, out)
+        )
+        models = chosen.find_models()
         while True:
             try:
                 return _run(chosen, store, models, command, out)
@@ -70,18 +75,16 @@ def run_job(job: JobConfig, *, overrides: Sequence[str] = (), out: TextIO = sys.
 def _run(
     chosen: Choice,
     store: Store,
-    models: tuple[Mapping[str, str], tuple[int, int]],
+    models: FoundModels,
     command: str,
     out: TextIO,
 ) -> int:
-    lock, native_size = models
     is_measured = chosen.job.batch_size == "auto"
-    chosen = _settle_batch_size(chosen, store, native_size, out)
+    chosen = _settle_batch_size(chosen, store, models.native_size, out)
     planning = Planning(
         chosen,
         store,
-        lock=lock,
-        native_size=native_size,
+        models=models,
         command=command,
         is_batch_size_measured=is_measured,
     )
@@ -97,7 +100,7 @@ def _run(
     budget = Budget(chosen.job, store)
     budget.expect(work)
     budget.check(Tally())
-    spec = WorkerSpec(chosen.job, lock, native_size)
+    spec = WorkerSpec(chosen.job, models.lock, models.native_size)
     with _claim(store, out):
         tally = _make_shards(spec, store, planning, work, budget, out)
     print_report(tally, store, command, out)
@@ -117,6 +120,11 @@ def _claim(store: Store, out: TextIO) -> AbstractContextManager[None]:
     return hold_lease(store)
 
 
+def _stored_document(chosen: Choice, store: Store) -> Mapping[str, Any] | None:
+    """The document of the plan that the job goes on with, if the sink has one."""
+    return None if chosen.job.plan_again else load_document(store)
+
+
 def _settle_batch_size(
     chosen: Choice, store: Store, native_size: tuple[int, int], out: TextIO
 ) -> Choice:
@@ -124,7 +132,7 @@ def _settle_batch_size(
     job = chosen.job
     if job.batch_size != "auto":
         return chosen
-    planned = None if job.plan_again else load_document(store)
+    planned = _stored_document(chosen, store)
     if planned is not None:
         size = int(planned["images"]["batch_size"])
     elif job.dry_run:

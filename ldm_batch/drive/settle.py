@@ -14,6 +14,7 @@ from ldm_batch import identity
 from ldm_batch.config import shard_ranges
 from ldm_batch.errors import JobError
 from ldm_batch.generate.choose import Choice
+from ldm_batch.generate.task import FoundModels
 from ldm_batch.identity import NEWEST_FORM
 from ldm_batch.plan.fingerprint import images_document
 from ldm_batch.plan.make import carry_schema, make_plan, select_shards
@@ -68,8 +69,7 @@ class Planning:
         chosen: Choice,
         store: Store,
         *,
-        lock: Mapping[str, str],
-        native_size: tuple[int, int],
+        models: FoundModels,
         command: str,
         is_batch_size_measured: bool = False,
     ) -> None:
@@ -77,13 +77,12 @@ class Planning:
 
         Args:
             chosen: the job, its `batch_size` settled.
-            lock: SHA-256 of every file that loading its models reads.
-            native_size: the model's own height and width in pixels.
+            models: its models, as they were found here.
             command: what resumes the job.
             is_batch_size_measured: a plan that another driver stores decides the batch size.
         """
         self._chosen, self._store = chosen, store
-        self._lock, self._native_size, self._command = lock, native_size, command
+        self._models, self._command = models, command
         self._is_measured = is_batch_size_measured
         self._replaced: Mapping[str, Any] | None = None
         """The document of the stored plan that `plan_again` makes way for."""
@@ -105,10 +104,13 @@ class Planning:
             self._replaced = planned.document
         if planned is not None and planned.document == self._replaced:
             planned = None
+        told: list[str] = []
         if planned is None:  # a plan that cannot be worked must not be stored
-            self._chosen.engine.check_models(self._chosen.job, self._chosen.task)
+            told = self._chosen.engine.check_models(self._chosen.job, self._chosen.task)
         self._has_looked = True
-        work = self._select(self.make(planned), is_stored=planned is not None)
+        plan = self.make(planned)
+        plan = dataclasses.replace(plan, notes=(*plan.notes, *told))
+        work = self._select(plan, is_stored=planned is not None)
         self._work = work if self._is_own(work) else self.look()
         return self._work
 
@@ -179,11 +181,11 @@ class Planning:
         carry = self._carry = carry_schema(job.source, task.columns)
         images = images_document(
             job,
-            self._lock,
+            self._models.lock,
             carry,
             form,
             task=task.columns,
-            of_task=task.identify(job, self._lock),
+            of_task=task.identify(job, self._models.lock),
         )
         document = plan_document(
             images,
@@ -191,7 +193,7 @@ class Planning:
             columns=task.columns.of_dataset(form.number, carry),
             models=self._model_names(),
             config=recorded_config(job),
-            environment={"command": self._command, "versions": versions()},
+            environment=self._environment(),
         )
         return make_plan(
             job,
@@ -199,7 +201,7 @@ class Planning:
             planned,
             task=task.columns,
             document=document,
-            native_size=self._native_size,
+            native_size=self._models.native_size,
         )
 
     def _is_own(self, work: Work) -> bool:
@@ -252,6 +254,15 @@ class Planning:
             refuse_to_plan_again(self._store)
             remove_plan(self._store)
         self._replaced = None
+
+    def _environment(self) -> dict[str, Any]:
+        """What is recorded of where a plan was made; identifies nothing."""
+        converted = dict(self._models.converted)
+        return {
+            "command": self._command,
+            "versions": versions(),
+            **({"converted_models": converted} if converted else {}),
+        }
 
     def _model_names(self) -> dict[str, str]:
         names = {stage.section: model_name(stage.model) for stage in self._chosen.stages}

@@ -16,7 +16,7 @@ from ldm_batch.generate.ldm import LDM
 from ldm_batch.generate.pipeline import Pipeline
 from ldm_batch.generate.random_pixels import RANDOM_PIXELS
 from ldm_batch.generate.super_resolution import SUPER_RESOLUTION
-from ldm_batch.generate.task import Engine, Lock, Stage, Task
+from ldm_batch.generate.task import Engine, FoundModels, Lock, Stage, Task
 from ldm_batch.generate.text_to_image import TEXT_TO_IMAGE
 from ldm_batch.generate.then_upscale import then_upscale
 
@@ -37,8 +37,8 @@ class Choice:
         """The models that the engine draws by, in the order of their work."""
         return self.task.stages(self.job) if self.engine.has_models else []
 
-    def find_models(self) -> tuple[dict[str, str], tuple[int, int]]:
-        """The lock of the models, and the first one's own height and width in pixels."""
+    def find_models(self) -> FoundModels:
+        """Find the models; loads nothing."""
         return self.engine.find(self.job, self.task)
 
     def load(self, lock: Lock) -> Pipeline:

@@ -5,14 +5,12 @@ torch and diffusers are imported only where a model is looked into. Must not kno
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from pathlib import Path
 
 from ldm_batch.config import JobConfig, with_size
 from ldm_batch.errors import JobError
 from ldm_batch.generate.pipeline import Pipeline
-from ldm_batch.generate.task import Engine, Lock, Task
+from ldm_batch.generate.task import Engine, FoundModels, Lock, Task
 from ldm_batch.records import Call
 
 
@@ -22,50 +20,60 @@ def check(job: JobConfig, task: Task) -> Iterator[str]:
         yield f"model.engine: task={task.name} has no model that ldm could load"
 
 
-def find(job: JobConfig, task: Task) -> tuple[dict[str, str], tuple[int, int]]:
-    """Find the files of a job's models without loading them.
-
-    Returns:
-        The SHA-256 of every file that loading reads, those of a second stage with its section
-        before their paths; and the first model's own height and width in pixels.
+def find(job: JobConfig, task: Task) -> FoundModels:
+    """Find the files of a job's models without loading them; pickled ones are converted.
 
     Raises:
         JobError: a model is not there or not what we load.
     """
-    from ldm_batch.diffusion import files
+    from ldm_batch.diffusion import conversion, files
+    from ldm_batch.diffusion.find import find_model
 
     lock: dict[str, str] = {}
-    folders = [(stage, files.find_model(stage.model)) for stage in task.stages(job)]
+    results: dict[str, str] = {}
+    folders = [(stage, find_model(stage.model)) for stage in task.stages(job)]
     for stage, folder in folders:
-        before = stage.section.replace(".", "/")
-        lock |= {f"{before}{path}": sha for path, sha in files.lock_model(folder).items()}
+        before, made = stage.section.replace(".", "/"), conversion.read_conversion(folder)
+        locked = files.lock_model(folder, stage.model.variant)
+        lock |= {f"{before}{path}": sha for path, sha in locked.items()}
+        results |= {f"{before}{path}": sha for path, sha in (made.result if made else {}).items()}
     if job.call.height is not None and job.call.width is not None:
-        return lock, (job.call.height, job.call.width)
-    return lock, files.native_size(folders[0][1])
+        return FoundModels(lock, (job.call.height, job.call.width), results)
+    return FoundModels(lock, files.native_size(folders[0][1]), results)
 
 
-def check_models(job: JobConfig, task: Task) -> None:
+def check_models(job: JobConfig, task: Task) -> list[str]:
     """Check without weights that each model is of the kind that the task needs, and that its
     scheduler takes the job's settings.
+
+    Returns:
+        What the user should know of them.
 
     Raises:
         JobError: names the field.
     """
     from ldm_batch.diffusion import files, schedulers
+    from ldm_batch.diffusion.find import find_model
 
+    notes = []
     for stage in task.stages(job):
-        folder = files.find_model(stage.model)
+        folder, given = find_model(stage.model), stage.model.scheduler_config
         kind, wanted = files.read_kind(folder), stage.model_class
         if kind != wanted:
             what = f"task={task.name}" if not stage.section else "a second stage"
             raise JobError(
                 f"{stage.section}model.path: {folder} holds a {kind}; {what} needs a {wanted}"
             )
+        if trouble := schedulers.find_config_trouble(given):
+            raise JobError(f"{stage.section}model.scheduler_config.{trouble}")
+        own = files.read_json(folder / "scheduler" / "scheduler_config.json") | given
+        if trouble := schedulers.find_beta_trouble(own):
+            notes.append(f"warning: {stage.section}model: {trouble}")
         try:
-            own = files.read_json(folder / "scheduler" / "scheduler_config.json")
             schedulers.make_scheduler(own, stage.scheduler.name, stage.scheduler.settings)
         except JobError as error:
             raise JobError(f"{stage.section}{error}") from error
+    return notes
 
 
 def load(job: JobConfig, task: Task, lock: Lock) -> Pipeline:
@@ -90,9 +98,9 @@ def measure_batch_size(job: JobConfig, native_size: tuple[int, int]) -> int:
     import torch
 
     from ldm_batch.diffusion.batch_size import find_batch_size
+    from ldm_batch.diffusion.cache import cache_folder
 
     torch.set_num_threads(job.num_threads)
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     call = with_size(job.call, native_size)
     assert call.height is not None
     assert call.width is not None
@@ -103,7 +111,7 @@ def measure_batch_size(job: JobConfig, native_size: tuple[int, int]) -> int:
         height=call.height,
         width=call.width,
     )
-    memory = cache / "ldm_batch" / "batch_sizes.json"
+    memory = cache_folder() / "batch_sizes.json"
     return find_batch_size(job.model, job.scheduler, usual, memory=memory)
 
 

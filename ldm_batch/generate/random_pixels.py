@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldm_batch.config import JobConfig
-from ldm_batch.generate.task import Engine, Lock, Task
+from ldm_batch.generate.task import Engine, FoundModels, Lock, Task
 from ldm_batch.made_as import MadeAs
 from ldm_batch.records import Call, Fault, PromptCount, Request
 
@@ -63,13 +63,14 @@ def check(job: JobConfig, task: Task) -> Iterator[str]:
         yield f"{where}, but random_pixels enlarges nothing; use model.engine=ldm"
 
 
-def find(_job: JobConfig, _task: Task) -> tuple[dict[str, str], tuple[int, int]]:
+def find(_job: JobConfig, _task: Task) -> FoundModels:
     """No files."""
-    return {}, (SIDE, SIDE)
+    return FoundModels({}, (SIDE, SIDE))
 
 
-def check_models(_job: JobConfig, _task: Task) -> None:
+def check_models(_job: JobConfig, _task: Task) -> list[str]:
     """No models."""
+    return []
 
 
 def load(job: JobConfig, _task: Task, _lock: Lock) -> RandomPixels:

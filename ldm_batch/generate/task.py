@@ -7,7 +7,7 @@ stand in choose.py. Must not know any one of them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -71,6 +71,19 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True)
+class FoundModels:
+    """The models of a job, as they were found on this machine."""
+
+    lock: dict[str, str]
+    """SHA-256 of every file that they are made of, those of a second stage with its section before
+    their paths."""
+    native_size: tuple[int, int]
+    """The first one's own height and width in pixels."""
+    converted: Mapping[str, str] = field(default_factory=dict)
+    """SHA-256 by path of what pickled weights became here; identifies nothing."""
+
+
+@dataclass(frozen=True, slots=True)
 class Engine:
     """Who draws the images of a task."""
 
@@ -79,10 +92,11 @@ class Engine:
     """Whether it draws by the models that a job names."""
     check: Callable[[JobConfig, Task], Iterator[str]]
     """Problems of a job that it cannot draw, a line each."""
-    find: Callable[[JobConfig, Task], tuple[dict[str, str], tuple[int, int]]]
-    """The lock of the models, and the first one's own height and width in pixels; loads nothing."""
-    check_models: Callable[[JobConfig, Task], None]
-    """Looks into the models, without weights; raises a JobError that names the field."""
+    find: Callable[[JobConfig, Task], FoundModels]
+    """Finds the models of a job; loads nothing."""
+    check_models: Callable[[JobConfig, Task], list[str]]
+    """Looks into the models, without weights; what a user should know of them. Raises a JobError
+    that names the field."""
     load: Callable[[JobConfig, Task, Lock], Pipeline]
     measure_batch_size: Callable[[JobConfig, tuple[int, int]], int]
     """The batch size that suits the model on this machine."""

@@ -92,7 +92,8 @@ def main() -> None:
     theirs.set_progress_bar_config(disable=True)
     with tempfile.TemporaryDirectory() as name:
         job = make_job(Path(name), prompts, options.steps)
-        lock, native_size = choose(job).find_models()
+        found = choose(job).find_models()
+        lock, native_size = found.lock, found.native_size
         ours = choose(job).load(lock)
         spec = WorkerSpec(job, lock, native_size)
         columns = TEXT_TO_IMAGE.columns.of_dataset(NEWEST_FORM.number, {})

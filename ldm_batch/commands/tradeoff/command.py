@@ -73,7 +73,7 @@ def sample_rows(job: JobConfig, form: Form, num_rows: int) -> list[Row]:
     """
     chosen = choose(job)
     task = chosen.task.columns
-    _, size = chosen.find_models()
+    size = chosen.find_models().native_size
     document = {"images": {"source": {"carry": carry_schema(job.source, task)}}}
     store = Store(str(job.sink.uri))
     plan = make_plan(job, store, None, task=task, document=document, native_size=size)
