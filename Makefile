@@ -1,5 +1,7 @@
 # The two commands: `make demo` and `make test`; both make their environment when it is not there.
-# Python compiles what it imports, once; to compile all that is installed takes a minute or two.
+# Python compiles what it imports, once; to compile all that is installed takes a minute or two, and
+# where nothing may be kept every process of the tests compiles torch again, which takes longer.
+unexport PYTHONDONTWRITEBYTECODE
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin

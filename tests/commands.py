@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from subprocess import PIPE
+from typing import IO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -26,13 +28,15 @@ class Ended:
     err: str
 
 
-def start(folder: Path, *arguments: str, module: str = "ldm_batch.run") -> subprocess.Popen[str]:
+def start(
+    folder: Path, *arguments: str, module: str = "ldm_batch.run", out: IO[str] | int = PIPE
+) -> subprocess.Popen[str]:
     """Start `python -m module arguments` in a folder, in a process group of its own."""
     return subprocess.Popen(
         [sys.executable, "-m", module, *arguments],
         cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stdout=out,
+        stderr=PIPE,
         text=True,
         start_new_session=True,
     )

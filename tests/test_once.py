@@ -33,7 +33,7 @@ def test_a_function_is_called_where_a_worker_would_run_in_its_environment() -> N
     )
     told: list[str] = []
     assert run_once_on_ray(partial(os.getenv, "LDM_BATCH_TEST"), cluster, told.append) == "seen"
-    assert told == []
+    assert all(line.startswith("waiting for a worker") for line in told)  # on a slow machine
     assert not ray.is_initialized()
 
 

@@ -1,0 +1,316 @@
+"""The models that people have get in: pickled weights, variants, a hub's main, wrong betas."""
+
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from hub_server import LATER, REPO_ID, REVISION, Hub, Refusal, hub_server, repository
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from ldm_batch.config import JobConfig, ModelConfig, SchedulerConfig
+from ldm_batch.diffusion import cache, convert
+from ldm_batch.diffusion.conversion import RECORD, read_conversion
+from ldm_batch.diffusion.files import lock_model
+from ldm_batch.diffusion.find import find_model
+from ldm_batch.diffusion.from_model import load_model
+from ldm_batch.diffusion.load import load
+from ldm_batch.diffusion.pickles import as_tensors, read_pickle
+from ldm_batch.diffusion.schedulers import make_scheduler
+from ldm_batch.errors import JobError
+from ldm_batch.run import compose_job
+
+DEMO = find_model(ModelConfig(path="demo:text_to_image"))
+WEIGHTS = {
+    "bert": ("model.safetensors", "pytorch_model.bin"),
+    "unet": ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"),
+    "vqvae": ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"),
+}
+CONVERTED = {f"{name}/{pickled}" for name, (_, pickled) in WEIGHTS.items()}
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of this test's own."""
+    monkeypatch.setenv("LDM_BATCH_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def pickled(folder: Path, **options: Any) -> Path:
+    """The demo model as older pipelines were published: all weights as `.bin`."""
+    shutil.copytree(DEMO, folder)
+    for name, (safe, bin_name) in WEIGHTS.items():
+        torch.save(load_file(folder / name / safe), folder / name / bin_name, **options)
+        (folder / name / safe).unlink()
+    return folder
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return {
+        f"{name}.{key}": value
+        for name, module in load(folder).modules.items()
+        if isinstance(module, torch.nn.Module)
+        for key, value in module.state_dict().items()
+    }
+
+
+def assert_same_weights(one: Path, other: Path) -> None:
+    a, b = weights(one), weights(other)
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+# Pickled weights
+
+
+@pytest.mark.parametrize("is_zip", [True, False], ids=["today's format", "before torch 1.6"])
+def test_pickled_weights_come_in_once(tmp_path: Path, own_cache: Path, is_zip: bool) -> None:
+    folder = pickled(tmp_path / "model", _use_new_zipfile_serialization=is_zip)
+    model = ModelConfig(path=str(folder))
+    found = find_model(model)
+    assert_same_weights(found, DEMO)
+    lock = lock_model(found)
+    assert lock.pop("converter") == "1"
+    assert lock == {path: cache.sha256(folder / path) for path in lock}
+    assert lock.keys() >= CONVERTED
+    made = {path: path.stat().st_mtime_ns for path in own_cache.rglob("*.safetensors")}
+    assert find_model(model) == found
+    assert {path: path.stat().st_mtime_ns for path in made} == made
+    assert len(made) == 3
+
+
+def test_the_same_pickles_give_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = ModelConfig(path=str(pickled(tmp_path / "model")))
+    results = []
+    for home in "ab":
+        monkeypatch.setenv("LDM_BATCH_CACHE", str(tmp_path / home))
+        made = read_conversion(find_model(model))
+        assert made is not None
+        results.append(made.result)
+    assert results[0] == results[1]
+
+
+def test_parts_of_pickled_weights_and_tied_ones(tmp_path: Path) -> None:
+    folder = pickled(tmp_path / "model")
+    whole = folder / "unet" / "diffusion_pytorch_model.bin"
+    state = read_pickle(whole)
+    whole.unlink()
+    first, second = list(state)[::2], list(state)[1::2]
+    pair = [key for key in first if key.endswith("conv1.bias")][:2]
+    values = {key: torch.full_like(state[key], 0.25) for key in pair}
+    values = dict.fromkeys(pair, values[pair[0]])  # one tensor, two names
+    weight_map = {}
+    for number, keys in enumerate((first, second), 1):
+        part = f"diffusion_pytorch_model-{number:05d}-of-00002.bin"
+        torch.save({key: values.get(key, state[key]) for key in keys}, folder / "unet" / part)
+        weight_map |= dict.fromkeys(keys, part)
+    index = {"metadata": {"total_size": 1}, "weight_map": weight_map}
+    (folder / "unet" / "diffusion_pytorch_model.bin.index.json").write_text(json.dumps(index))
+
+    found = find_model(ModelConfig(path=str(folder)))
+    unet = load(found, lock=lock_model(found))["unet"].state_dict()
+    assert all(torch.equal(unet[key], values.get(key, state[key])) for key in state)
+    stored: list[str] = []
+    for path in (found / "unet").glob("*.safetensors"):
+        with safe_open(path, "pt") as file:
+            stored += file.keys()
+    assert set(state) - set(stored) == {pair[1]}
+    assert len(stored) == len(state) - 1
+
+
+def test_views_of_one_memory_and_other_strides_keep_their_values(tmp_path: Path) -> None:
+    folder = pickled(tmp_path / "model")
+    path = folder / "vqvae" / "diffusion_pytorch_model.bin"
+    state = read_pickle(path)
+    square = next(key for key, v in state.items() if v.ndim == 4 and v.shape[0] == v.shape[1])
+    pair = [key for key, v in state.items() if v.ndim == 1 and len(v) == 32][:2]
+    memory = torch.arange(64.0)
+    changed = {pair[0]: memory[:32], pair[1]: memory[32:]}
+    changed[square] = state[square].transpose(0, 1).contiguous().transpose(0, 1)
+    assert not changed[square].is_contiguous()
+    torch.save({**state, **changed}, path)
+    found = find_model(ModelConfig(path=str(folder)))
+    vqvae = load_file(found / "vqvae" / "diffusion_pytorch_model.safetensors")
+    assert torch.equal(vqvae[pair[0]], memory[:32])
+    assert torch.equal(vqvae[pair[1]], memory[32:])
+    assert torch.equal(vqvae[square], state[square])
+
+
+class Evil:
+    def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
+        return os.system, ("touch /tmp/ldm_batch_was_run",)
+
+
+@pytest.mark.parametrize("is_zip", [True, False])
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (lambda state: {**state, "x": Evil()}, r"names (posix|os|nt)\.system: .* never code"),
+        (lambda state: {**state, "step": 3}, r"step is a int, not a tensor"),
+        (lambda state: {**state, 5: torch.ones(1)}, r"the key 5, which is no name"),
+        (lambda state: {"state_dict": state}, r"state_dict is a dict, not a tensor"),
+        (lambda state: list(state.values()), r"holds a list, not a mapping"),
+        (lambda state: {**state, "x": torch.ones(1).expand(2**40)}, r"x claims 1099511627776"),
+        (lambda state: {**state, "x": torch.eye(2).to_sparse()}, r"x is not a plain dense tensor"),
+        (lambda _: {"a": torch.ones(1)}, r"missing keys|unexpected keys"),
+    ],
+)
+def test_what_is_no_weights_is_refused_by_name(
+    tmp_path: Path, own_cache: Path, value: Callable[[Any], Any], message: str, is_zip: bool
+) -> None:
+    folder = pickled(tmp_path / "model")
+    path = folder / "unet" / "diffusion_pytorch_model.bin"
+    torch.save(value(read_pickle(path)), path, _use_new_zipfile_serialization=is_zip)
+    with pytest.raises(JobError, match=message) as raised:
+        load(find_model(ModelConfig(path=str(folder))))
+    assert "unet" in str(raised.value)
+    assert not Path("/tmp/ldm_batch_was_run").exists()
+    if "keys" not in message:
+        assert not [p for p in own_cache.glob("models/*") if p.suffix != ".lock"]
+
+
+@pytest.mark.parametrize("damage", [b"", b"PK\x03\x04", b"\x80\x02X" + b"\xff" * 50, b"\0" * 999])
+def test_a_damaged_pickle_is_named(tmp_path: Path, damage: bytes) -> None:
+    path = tmp_path / "model.bin"
+    path.write_bytes(damage)
+    with pytest.raises(JobError, match=r"model\.bin: cannot be read as a file of torch\.save"):
+        as_tensors(read_pickle(path), path)
+
+
+def test_a_changed_conversion_is_not_loaded(tmp_path: Path) -> None:
+    model = ModelConfig(path=str(pickled(tmp_path / "model")))
+    found = find_model(model)
+    lock = lock_model(found)
+    path = found / "unet" / "diffusion_pytorch_model.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(JobError, match="is not what was converted; delete that folder"):
+        load(found, lock=lock)
+    path.unlink()  # what is not whole is made again
+    assert find_model(model) == found
+    load(found, lock=lock)
+    (tmp_path / "model" / "vqvae" / "config.json").write_text("{}")
+    assert find_model(model) != found
+
+
+def test_another_converter_makes_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = ModelConfig(path=str(pickled(tmp_path / "model")))
+    found = find_model(model)
+    record = json.loads((found / RECORD).read_text())
+    record["source"]["converter"] = "0"
+    (found / RECORD).write_text(json.dumps(record))
+    assert read_conversion(found) is None
+    assert find_model(model) == found
+    assert read_conversion(found) is not None
+
+
+def test_where_nothing_can_be_written_the_way_out_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("LDM_BATCH_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(JobError, match="set LDM_BATCH_CACHE to a folder with room"):
+        find_model(ModelConfig(path=str(pickled(tmp_path / "model"))))
+
+
+def test_processes_that_share_a_cache_convert_once(tmp_path: Path) -> None:
+    folder = pickled(tmp_path / "model")
+    program = (
+        "from ldm_batch.config import ModelConfig; from ldm_batch.diffusion.find import find_model;"
+        f"print(find_model(ModelConfig(path={str(folder)!r})))"
+    )
+    pipe = subprocess.PIPE
+    command = [sys.executable, "-c", program]
+    started = [subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) for _ in range(3)]
+    ended = [process.communicate(timeout=300) for process in started]
+    assert len({out for out, _ in ended}) == 1, ended
+    assert sum("converting" in err for _, err in ended) == 1
+
+
+# Variants
+
+
+def test_a_variant_is_loaded_where_it_is_asked_for(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(DEMO, tmp_path / "model"))
+    for name in ("unet", "vqvae"):
+        path = folder / name / "diffusion_pytorch_model.safetensors"
+        half = {key: value.half() for key, value in load_file(path).items()}
+        save_file(
+            half, path.with_name("diffusion_pytorch_model.fp16.safetensors"), {"format": "pt"}
+        )
+        if name == "vqvae":
+            path.unlink()
+            torch.save(half, path.with_name("diffusion_pytorch_model.bin"))
+    usual = ModelConfig(path=str(folder))
+    fp16 = ModelConfig(path=str(folder), variant="fp16")
+    lock = lock_model(find_model(fp16), "fp16")
+    assert "unet/diffusion_pytorch_model.fp16.safetensors" in lock
+    assert "bert/model.safetensors" in lock  # of which there is no variant
+    assert "converter" not in lock
+    assert "vqvae/diffusion_pytorch_model.bin" in lock_model(find_model(usual))
+    unet = load_model(fp16, SchedulerConfig(), lock=lock)["unet"].state_dict()
+    full = load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")
+    assert all(torch.equal(unet[key], value.half().float()) for key, value in full.items())
+    with pytest.raises(JobError, match=r"model\.variant=bf16: .* no weights of this variant"):
+        lock_model(find_model(ModelConfig(path=str(folder), variant="bf16")), "bf16")
+
+
+# Digests
+
+
+def test_a_digest_is_remembered_until_its_file_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "weights"
+    path.write_bytes(b"a" * (cache.SMALL_BYTES + 1))
+    os.utime(path, (1e9, 1e9))
+    first = cache.remembered_sha256(path)
+    assert first == cache.sha256(path)
+    read: list[Path] = []
+
+    def counted(path: Path) -> str:
+        read.append(path)
+        return real(path)
+
+    real = cache.sha256
+    monkeypatch.setattr(cache, "sha256", counted)
+    assert cache.remembered_sha256(path) == first
+    assert not read
+    path.write_bytes(b"b" * (cache.SMALL_BYTES + 1))
+    assert cache.remembered_sha256(path) == real(path) != first
+    os.utime(path, (1e9, 1e9))
+    path.with_name("link").symlink_to(path)
+    assert cache.remembered_sha256(path.with_name("link")) == real(path)
+    (tmp_path / "cache" / "digests.json").write_text("damaged")
+    assert cache.remembered_sha256(path) == real(path)
+
+
+# The noise schedule
+
+
+def test_a_models_own_settings_are_corrected_before_any_scheduler(tmp_path: Path) -> None:
+    path = DEMO / "scheduler" / "scheduler_config.json"
+    own = json.loads(path.read_text())
+    model = ModelConfig(path=str(DEMO), scheduler_config={"beta_end": 0.03, "steps_offset": 1})
+    settings = load_model(model, SchedulerConfig()).scheduler_settings
+    assert settings == {**own, "beta_end": 0.03, "steps_offset": 1}
+    assert make_scheduler(settings, "dpmpp_2m").config.beta_end == 0.03
+    assert make_scheduler(settings, "ddim").config.steps_offset == 1
+
+
+JOBS = [f"scheduler={path.stem}" for path in sorted(Path("conf/scheduler").glob("*.yaml"))] + [
+    f"speed={path.stem}" for path in sorted(Path("conf/speed").glob("*.yaml"))
+]
