@@ -199,7 +199,7 @@ def listing(files: dict[str, bytes]) -> bytes:
 def repository(folder: Path) -> dict[str, bytes]:
     """The files of a model's folder as a repository holds them, with others beside."""
     model = {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-    return {**model, **NOT_FETCHED}
+    return {**NOT_FETCHED, **model}
 
 
 @contextmanager

@@ -1,34 +1,46 @@
 """The models that people have get in: pickled weights, variants, a hub's main, wrong betas."""
 
+import hashlib
 import json
-import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from hub_server import LATER, REPO_ID, REVISION, Hub, Refusal, hub_server, repository
+from commands import Ended
+from hub_server import LATER, REPO_ID, REVISION, Hub, Refusal, hub_server
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from omegaconf import OmegaConf
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from ldm_batch.config import JobConfig, ModelConfig, SchedulerConfig
-from ldm_batch.diffusion import cache, convert
+from ldm_batch.diffusion import cache
 from ldm_batch.diffusion.conversion import RECORD, read_conversion
 from ldm_batch.diffusion.files import lock_model
 from ldm_batch.diffusion.find import find_model
 from ldm_batch.diffusion.from_model import load_model
 from ldm_batch.diffusion.load import load
 from ldm_batch.diffusion.pickles import as_tensors, read_pickle
-from ldm_batch.diffusion.schedulers import make_scheduler
+from ldm_batch.diffusion.schedulers import (
+    find_beta_trouble,
+    find_config_trouble,
+    make_scheduler,
+)
+from ldm_batch.diffusion.text_to_image import TextToImage
 from ldm_batch.errors import JobError
-from ldm_batch.run import compose_job
+from ldm_batch.generate.choose import choose, validate_job
+from ldm_batch.generate.text_to_image import TEXT_TO_IMAGE
 
 DEMO = find_model(ModelConfig(path="demo:text_to_image"))
 WEIGHTS = {
@@ -105,10 +117,10 @@ def test_the_same_pickles_give_the_same_bytes(
 def test_parts_of_pickled_weights_and_tied_ones(tmp_path: Path) -> None:
     folder = pickled(tmp_path / "model")
     whole = folder / "unet" / "diffusion_pytorch_model.bin"
-    state = read_pickle(whole)
+    state = torch.load(whole, weights_only=True)
     whole.unlink()
     first, second = list(state)[::2], list(state)[1::2]
-    pair = [key for key in first if key.endswith("conv1.bias")][:2]
+    pair = [key for key in first if state[key].shape == state["conv_in.bias"].shape][:2]
     values = {key: torch.full_like(state[key], 0.25) for key in pair}
     values = dict.fromkeys(pair, values[pair[0]])  # one tensor, two names
     weight_map = {}
@@ -133,7 +145,7 @@ def test_parts_of_pickled_weights_and_tied_ones(tmp_path: Path) -> None:
 def test_views_of_one_memory_and_other_strides_keep_their_values(tmp_path: Path) -> None:
     folder = pickled(tmp_path / "model")
     path = folder / "vqvae" / "diffusion_pytorch_model.bin"
-    state = read_pickle(path)
+    state = torch.load(path, weights_only=True)
     square = next(key for key, v in state.items() if v.ndim == 4 and v.shape[0] == v.shape[1])
     pair = [key for key, v in state.items() if v.ndim == 1 and len(v) == 32][:2]
     memory = torch.arange(64.0)
@@ -172,7 +184,9 @@ def test_what_is_no_weights_is_refused_by_name(
 ) -> None:
     folder = pickled(tmp_path / "model")
     path = folder / "unet" / "diffusion_pytorch_model.bin"
-    torch.save(value(read_pickle(path)), path, _use_new_zipfile_serialization=is_zip)
+    torch.save(
+        value(torch.load(path, weights_only=True)), path, _use_new_zipfile_serialization=is_zip
+    )
     with pytest.raises(JobError, match=message) as raised:
         load(find_model(ModelConfig(path=str(folder))))
     assert "unet" in str(raised.value)
@@ -311,6 +325,189 @@ def test_a_models_own_settings_are_corrected_before_any_scheduler(tmp_path: Path
     assert make_scheduler(settings, "ddim").config.steps_offset == 1
 
 
-JOBS = [f"scheduler={path.stem}" for path in sorted(Path("conf/scheduler").glob("*.yaml"))] + [
-    f"speed={path.stem}" for path in sorted(Path("conf/speed").glob("*.yaml"))
-]
+CONF = Path(__file__).parent.parent / "conf"
+CHOICES = sorted(
+    f"{group}={path.stem}" for group in ("scheduler", "speed") for path in (CONF / group).iterdir()
+)
+HUBS = {
+    "_class_name": "DDIMScheduler",
+    "beta_end": 0.012,
+    "beta_schedule": "linear",
+    "beta_start": 0.00085,
+    "clip_sample": False,
+    "num_train_timesteps": 1000,
+    "timestep_values": None,
+    "trained_betas": None,
+}
+"""What the repository of the paper's text-to-image model says in its scheduler_config.json."""
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_every_scheduler_and_speed_suits_the_papers_model(choice: str) -> None:
+    ConfigStore.instance().store(name="job_schema", node=JobConfig)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("config", ["conf=txt2img_1m", choice, "source.uri=in", "sink.uri=out"])
+    job = OmegaConf.to_object(config)
+    assert isinstance(job, JobConfig)
+    validate_job(job)
+    assert find_config_trouble(job.model.scheduler_config) is None
+    own = {**HUBS, **job.model.scheduler_config}
+    scheduler = make_scheduler(own, job.scheduler.name, job.scheduler.settings)
+    assert scheduler.config.beta_schedule == "scaled_linear"
+    papers = np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2  # ldm/modules/diffusionmodules
+    np.testing.assert_allclose(scheduler.betas.numpy(), papers, rtol=1e-5)
+    assert not scheduler.config.get("set_alpha_to_one", False)
+    assert scheduler.config.get("steps_offset", 1) == 1
+    assert find_beta_trouble(own) is None
+    assert find_beta_trouble(HUBS) is not None
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"beta_schedul": "linear"}, "model.scheduler_config.beta_schedul: no scheduler has such"),
+        ({"beta_end": "high"}, "model.scheduler_config.beta_end='high': must be float"),
+        ({"_class_name": "os"}, "model.scheduler_config._class_name: no scheduler has such"),
+    ],
+)
+def test_a_wrong_correction_is_named(config: dict[str, Any], message: str) -> None:
+    model = ModelConfig(path=str(DEMO), scheduler_config=config)
+    with pytest.raises(JobError, match=re.escape(message)):
+        choose(JobConfig(model=model)).engine.check_models(JobConfig(model=model), TEXT_TO_IMAGE)
+
+
+# A hub
+
+
+@pytest.fixture
+def prompts(tmp_path: Path) -> Path:
+    prompts = ["a red circle", "a blue square", "a green star", "a yellow triangle"]
+    pq.write_table(pa.table({"prompt": prompts}), tmp_path / "in.parquet")
+    return tmp_path
+
+
+def run_job(hub: Hub, folder: Path, *arguments: str, **env: str) -> Ended:
+    """Run the default job on the hub's model, whatever its main is."""
+    hidden = {"HF_TOKEN", "HF_HUB_CACHE", "HF_HUB_OFFLINE"}
+    kept = {key: value for key, value in os.environ.items() if key not in hidden}
+    command = [sys.executable, "-m", "ldm_batch.run", "conf=demo", "source.uri=in.parquet"]
+    from_hub = ["sink.uri=out", "model.path=null", f"model.repo_id={REPO_ID}"]
+    small = ["call.num_inference_steps=2", "batch_size=2", "rows_per_shard=2"]
+    ended = subprocess.run(
+        [*command, *from_hub, *small, *arguments],
+        cwd=folder,
+        env={**kept, **hub.environment, "HF_HOME": str(folder / "home"), **env},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    return Ended(ended.returncode, ended.stdout, ended.stderr)
+
+
+def plan(folder: Path) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads((folder / "out/.ldm_batch/plan.json").read_text())
+    return document
+
+
+def test_a_hubs_main_is_resolved_once_and_its_pickles_come_in(prompts: Path) -> None:
+    with hub_server(pickled(prompts / "model")) as hub:
+        hub.later = {"model_index.json": b"{}"}
+        first = run_job(hub, prompts, "shards=[0]", "cluster.num_workers=2")
+        assert first.code == 0, first
+        assert f"model: {REPO_ID} at its main of today, {REVISION}" in first.out
+        asked = {name for way, name in hub.requests if way == "GET"}
+        assert asked >= {"main", "tree", *CONVERTED}
+        assert not any(name.endswith((".py", ".safetensors")) for name in asked)
+        hub.main = LATER
+        hub.requests.clear()
+        rest = run_job(hub, prompts, "cluster=in_process")
+    assert rest.code == 0, rest
+    assert f"model: {REPO_ID} at the plan's commit, {REVISION}" in rest.out
+    assert not hub.requests
+    document = plan(prompts)
+    assert document["config"]["model"]["revision"] == REVISION
+    assert document["models"][""] == f"{REPO_ID}@{REVISION}"
+    files = document["images"]["model"]["files"]
+    assert files["converter"] == "1"
+    assert files.keys() >= CONVERTED
+    assert set(document["environment"]["converted_models"]) >= {
+        f"{name}/{safe}" for name, (safe, _) in WEIGHTS.items()
+    }
+    made = pq.read_table(prompts / "out" / "data").to_pydict()
+    demo = TextToImage.from_pretrained("demo:text_to_image", batch_size=2, device="cpu")
+    images = demo(
+        made["prompt"],
+        seed=made["seed"],
+        num_inference_steps=2,
+        guidance_scale=made["guidance_scale"][0],
+        output_type="pil",
+    ).images
+    digests = [hashlib.sha256(image.tobytes()).hexdigest() for image in images]
+    assert digests == made["pixel_sha256"]
+
+
+def test_a_main_that_cannot_be_asked_for_is_one_message(prompts: Path) -> None:
+    with hub_server(DEMO) as hub:
+        hub.refusals = [Refusal(401)]
+        refused = run_job(hub, prompts, "cluster=in_process")
+        assert refused.code == 2
+        assert f"model.repo_id={REPO_ID}: cannot ask what its main is" in refused.err
+        assert "model.revision=<full commit sha>" in refused.err
+        assert "Traceback" not in refused.err
+        assert not (prompts / "out").exists()
+        refs = prompts / "home" / "hub" / f"models--{REPO_ID.replace('/', '--')}" / "refs"
+        refs.mkdir(parents=True)
+        (refs / "main").write_text(REVISION)
+        hub.requests.clear()
+        offline = run_job(hub, prompts, "cluster=in_process", HF_HUB_OFFLINE="1")
+        assert f"at its main of today, {REVISION}" in offline.out
+        assert "HF_HUB_OFFLINE is set" in offline.err
+        assert not hub.requests
+
+
+@pytest.mark.parametrize(
+    ("variant", "ending", "gets", "lacks"),
+    [
+        (None, "safetensors", "unet/diffusion_pytorch_model.safetensors", ("bin", "fp16")),
+        ("fp16", "safetensors", "unet/diffusion_pytorch_model.fp16.safetensors", ("bin",)),
+        (None, "bin", "unet/diffusion_pytorch_model.bin", ("fp16",)),
+    ],
+)
+def test_only_the_wanted_form_of_the_weights_is_fetched(
+    tmp_path: Path,
+    variant: str | None,
+    ending: str,
+    gets: str,
+    lacks: tuple[str, ...],
+) -> None:
+    """As the paper's super-resolution repository: pickles, and safetensors in half precision."""
+    folder = Path(shutil.copytree(DEMO, tmp_path / "model"))
+    for name, (safe, bin_name) in WEIGHTS.items():
+        state = load_file(folder / name / safe)
+        half = {key: value.half() for key, value in state.items()}
+        halved = safe.replace(".safetensors", ".fp16.safetensors")
+        save_file(half, folder / name / halved, {"format": "pt"})
+        torch.save(state, folder / name / bin_name)
+        torch.save(half, folder / name / bin_name.replace(".bin", ".fp16.bin"))
+        if ending == "bin":
+            (folder / name / safe).unlink()
+    with hub_server(folder) as hub:
+        hub.files |= {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*.*")}
+        program = (
+            "from ldm_batch.config import ModelConfig\n"
+            "from ldm_batch.diffusion.find import find_model\n"
+            f"print(find_model(ModelConfig(repo_id={REPO_ID!r}, revision={REVISION!r}, "
+            f"variant={variant!r})))"
+        )
+        env = {**os.environ, **hub.environment, "HF_HOME": str(tmp_path / "home")}
+        command = [sys.executable, "-c", program]
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+    asked = {name for way, name in hub.requests if way == "GET" and "/" in name}
+    assert gets in asked
+    assert not [name for name in asked for part in lacks if part in name.rpartition("/")[2]]
+    found = Path(done.stdout.strip())
+    unet = load(found, variant=variant)["unet"].state_dict()
+    full = load_file(DEMO / "unet" / "diffusion_pytorch_model.safetensors")
+    as_found = {key: value.half().float() if variant else value for key, value in full.items()}
+    assert all(torch.equal(unet[key], value) for key, value in as_found.items())

@@ -66,7 +66,7 @@ def sha256(path: Path) -> str:
 
 
 def remembered_sha256(path: Path) -> str:
-    """SHA-256 of a file, remembered for as long as its path, size, time stamp and inode stay.
+    """SHA-256 of a file, remembered for as long as its path, size, time stamps and inode stay.
 
     For plans only: whoever loads a file reads all of it and knows. What cannot be remembered (no
     room, no rights, a damaged memory) is read again.
@@ -79,7 +79,8 @@ def remembered_sha256(path: Path) -> str:
         memory = cache_folder() / "digests.json"
     except JobError:
         return sha256(path)
-    key = f"{facts.st_size} {facts.st_mtime_ns} {facts.st_ino} {path}"
+    when = f"{facts.st_mtime_ns} {facts.st_ctime_ns}"
+    key = f"{facts.st_size} {when} {facts.st_ino} {path}"
     if known := _known_digests(memory).get(key):
         return known
     digest = sha256(path)

@@ -101,8 +101,9 @@ def _reason(path: Path, inert: Sequence[str], error: Exception) -> str:
     """Why a file was refused, in our words."""
     try:
         names = set(torch.serialization.get_unsafe_globals_in_checkpoint(path)) - set(inert)
-    except Exception:  # of a file in the older format, or a damaged one
-        names = set(re.findall(r"Unsupported global: GLOBAL (\S+)", str(error)))
+    except Exception:  # of a damaged file
+        names = set()
+    names |= set(re.findall(r"(?i)unsupported (?:global: )?GLOBAL (\S+)", str(error)))
     if names:
         return (
             f"names {', '.join(sorted(names)[:3])}: only tensors and plain values are read from a "
