@@ -2,7 +2,7 @@
 # Every night the same command over an input folder that grows: new files become new shards, what
 # failed or was interrupted is made, the rest is left alone. Then the dataset is looked at.
 #
-#   SOURCE=/data/prompts SINK=/data/cats MODEL_REVISION=<40 digits> jobs/nightly.sh
+#   SOURCE=/data/prompts SINK=/data/cats jobs/nightly.sh
 #   crontab: 0 1 * * *  cd /srv/ldm_batch && SOURCE=... SINK=... jobs/nightly.sh >/dev/null
 #
 #   SOURCE, SINK      as in txt2img_1m.sh; files that were planned must stay as they are, new rows

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Submit a job to a running Ray cluster, follow it, and end with its exit code.
 #
-#   RAY_ADDRESS=http://head:8265 jobs/submit.sh conf=txt2img_1m model.revision=... \
+#   RAY_ADDRESS=http://head:8265 jobs/submit.sh conf=txt2img_1m \
 #       source=s3 source.uri=s3://bucket/prompts/ sink=s3 sink.uri=s3://bucket/cats
 #
 # All arguments are the job command's own. Options before them:

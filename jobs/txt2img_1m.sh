@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # A million prompts at 256 pixels with the paper's model: 50 DDIM steps, one worker per GPU.
 #
-#   SOURCE=s3://bucket/prompts/ SINK=s3://bucket/cats MODEL_REVISION=<40 digits> jobs/txt2img_1m.sh
+#   SOURCE=s3://bucket/prompts/ SINK=s3://bucket/cats jobs/txt2img_1m.sh
 #
 #   SOURCE            Parquet with a column `prompt`: a file, a glob, a folder or an s3:// prefix
 #   SINK              the dataset: a folder or s3://bucket/prefix
-#   MODEL_REVISION    commit of CompVis/ldm-text2im-large-256 on the hub that holds safetensors, or
+#   MODEL_REVISION    another commit of CompVis/ldm-text2im-large-256 than the job names, or
 #   MODEL_PATH        a local copy in diffusers' layout, on a path that all workers share
 #   RAY_ADDRESS       http://head:8265 submits to that cluster (submit.sh); without it: this machine
 #
@@ -27,11 +27,10 @@ fail() {
 [[ -n ${SOURCE:-} ]] || fail "SOURCE is not set: name the prompts: a Parquet file, a glob, a folder, \
 or s3://bucket/prefix/"
 [[ -n ${SINK:-} ]] || fail 'SINK is not set: name the dataset: a folder, or s3://bucket/prefix'
+model=()
 if [[ -n ${MODEL_PATH:-} ]]; then
     model=(model=local "model.path=$MODEL_PATH")
-else
-    [[ -n ${MODEL_REVISION:-} ]] || fail "MODEL_REVISION is not set: name the commit of the model on \
-the hub, or a local copy as MODEL_PATH"
+elif [[ -n ${MODEL_REVISION:-} ]]; then
     model=("model.revision=$MODEL_REVISION")
 fi
 exec "$(dirname "${BASH_SOURCE[0]}")/run.sh" conf=txt2img_1m "${model[@]}" \

@@ -1,13 +1,12 @@
 #!/usr/bin/env bash
 # A million images, four times as large, with the paper's super-resolution model: 100 DDIM steps.
 #
-#   SOURCE=s3://bucket/small/ SINK=s3://bucket/large MODEL_REVISION=<40 digits> jobs/upscale_1m.sh
+#   SOURCE=s3://bucket/small/ SINK=s3://bucket/large jobs/upscale_1m.sh
 #
 #   SOURCE            Parquet with a column `image` (bytes, {bytes, path} or paths); the data/ folder
 #                     of a dataset made here is one: keys and columns are carried along
 #   SINK              the new dataset: a folder or s3://bucket/prefix
-#   MODEL_REVISION    commit of CompVis/ldm-super-resolution-4x-openimages on the hub that holds
-#                     safetensors, or
+#   MODEL_REVISION    another commit of CompVis/ldm-super-resolution-4x-openimages than the job names, or
 #   MODEL_PATH        a local copy in diffusers' layout, on a path that all workers share
 #   RAY_ADDRESS       http://head:8265 submits to that cluster (submit.sh); without it: this machine
 #
@@ -30,11 +29,10 @@ fail() {
 [[ -n ${SOURCE:-} ]] || fail "SOURCE is not set: name the images: a Parquet file, a glob, a folder, \
 or s3://bucket/prefix/"
 [[ -n ${SINK:-} ]] || fail 'SINK is not set: name the dataset: a folder, or s3://bucket/prefix'
+model=()
 if [[ -n ${MODEL_PATH:-} ]]; then
     model=(model=local_upscale "model.path=$MODEL_PATH")
-else
-    [[ -n ${MODEL_REVISION:-} ]] || fail "MODEL_REVISION is not set: name the commit of the model on \
-the hub, or a local copy as MODEL_PATH"
+elif [[ -n ${MODEL_REVISION:-} ]]; then
     model=("model.revision=$MODEL_REVISION")
 fi
 exec "$(dirname "${BASH_SOURCE[0]}")/run.sh" conf=upscale_1m "${model[@]}" \

@@ -97,21 +97,13 @@ def test_the_labels_that_the_readme_shows_compose() -> None:
 
 
 @pytest.mark.parametrize("name", ["txt2img_1m.sh", "upscale_1m.sh", "nightly.sh"])
-@pytest.mark.parametrize(
-    ("given", "missing"), [({}, "SOURCE"), ({"SOURCE": "in"}, "SINK"), ({}, "MODEL_REVISION")]
-)
+@pytest.mark.parametrize(("given", "missing"), [({}, "SOURCE"), ({"SOURCE": "in"}, "SINK")])
 def test_what_is_missing_is_named(
     name: str, given: dict[str, str], missing: str, tmp_path: Path
 ) -> None:
-    if missing == "MODEL_REVISION":
-        given = {"SOURCE": "in", "SINK": "out", "LOGS": "logs"}
-        write_prompts(tmp_path, num_files=1, rows_per_file=2)
     ended = run(JOBS / name, cwd=tmp_path, **given)
     assert ended.returncode == 2
-    if name == "nightly.sh" and missing == "MODEL_REVISION":  # the job may name its model itself
-        assert "error: model.revision" in ended.stdout
-    else:
-        assert ended.stderr.startswith(f"error: {missing} is not set: name the ")
+    assert ended.stderr.startswith(f"error: {missing} is not set: name the ")
 
 
 @pytest.mark.parametrize(
