@@ -24,6 +24,10 @@ COMMANDS = {
         "ldm_batch.demo.tradeoff:main",
         "schedulers and steps, time against quality, on a job's own prompts",
     ),
+    "import": (
+        "ldm_batch.commands.import_model:main",
+        "make a model's folder of an original checkpoint",
+    ),
     "demo": ("ldm_batch.demo.command:main", "256 prompts and the model that ships with ldm_batch"),
 }
 """Name -> `module:function`, which reads the rest of the command line itself, and a line on it."""

@@ -15,6 +15,7 @@ from typing import Any
 
 from ldm_batch.diffusion.cache import remembered_sha256, sha256
 from ldm_batch.diffusion.conversion import read_conversion
+from ldm_batch.diffusion.side_file import side_files
 from ldm_batch.errors import JobError
 
 MODEL_INDEX = "model_index.json"
@@ -156,7 +157,7 @@ def needed_files(folder: Path, variant: str | None = None) -> list[str]:
     Raises:
         JobError: one is missing or names files outside.
     """
-    paths = [MODEL_INDEX]
+    paths = [MODEL_INDEX, *side_files(folder)]
     weights = find_weights(folder, variant)
     for name in sorted(read_index(folder)):
         if name == "tokenizer":

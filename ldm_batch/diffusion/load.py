@@ -18,6 +18,7 @@ import torch
 from ldm_batch.config.model import DEVICES
 from ldm_batch.diffusion.conversion import read_conversion
 from ldm_batch.diffusion.files import find_weights, read_index, read_json, verify_lock
+from ldm_batch.diffusion.side_file import set_num_heads
 from ldm_batch.errors import JobError
 
 if TYPE_CHECKING:
@@ -135,6 +136,7 @@ def _load_component(
             return _load_tokenizer(folder / name)
         with _quiet_libraries():
             module = _load_module(folder / name, class_name, variant)
+            set_num_heads(folder, name, module)
             module = module.to(device=device, dtype=dtype)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError) as error:
         raise JobError(f"{folder}: {name} does not load: {error}") from error

@@ -1,0 +1,120 @@
+"""Make a folder of a model from an original checkpoint: `python -m ldm_batch import SOURCE TARGET`.
+
+Nothing of the source is run, nothing is fetched; TARGET appears whole or not at all. Exit code 0,
+or 2 if it was refused.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ldm_batch.errors import JobError, LdmBatchError
+
+if TYPE_CHECKING:
+    from ldm_batch.diffusion.model_folder import ModelFolder
+
+PICKLED = (".ckpt", ".pt", ".pth")
+CHECKPOINTS = (*PICKLED, ".safetensors")
+COMMANDS = {
+    "LDMTextToImagePipeline": "run model=local model.path={} source.uri=PROMPTS sink.uri=DATASET",
+    "LDMSuperResolutionPipeline": (
+        "run task=super_resolution model=local_upscale model.path={} source.uri=IMAGES "
+        "sink.uri=DATASET"
+    ),
+}
+"""How the models are used that jobs draw by."""
+
+
+@dataclass(frozen=True)
+class Import:
+    """What the command line names."""
+
+    source: str
+    target: Path
+    config: Path | None = None
+    """The original's yaml; or a folder with the settings of diffusers' model."""
+    tokenizer: Path | None = None
+
+
+def import_model(wanted: Import) -> str:
+    """Import a model and return what to tell of it, some lines.
+
+    Raises:
+        JobError: the source is no model that can be imported; nothing is left in `target` then.
+    """
+    from ldm_batch.diffusion.model_folder import check_target, new_folder, write_model
+
+    check_target(wanted.target)
+    model = _read(wanted)
+    with new_folder(wanted.target) as folder:
+        write_model(model, folder)
+    return _report(model, wanted)
+
+
+def _read(wanted: Import) -> ModelFolder:
+    """Read the model, by what kind of source it is: another kind is one more branch here."""
+    source = Path(wanted.source)
+    if source.is_file() and source.suffix in CHECKPOINTS:
+        return _read_checkpoint(source, wanted)
+    raise JobError(
+        f"{wanted.source}: SOURCE must be a file, an original checkpoint ({', '.join(CHECKPOINTS)})"
+    )
+
+
+def _read_checkpoint(source: Path, wanted: Import) -> ModelFolder:
+    from ldm_batch.diffusion.original.model import Sources, read_model
+
+    settings = wanted.config or _only_yaml(source)
+    return read_model(Sources(source, settings, wanted.tokenizer))
+
+
+def _only_yaml(source: Path) -> Path:
+    """The yaml beside a checkpoint, as the original's archives have it."""
+    found = sorted(p for p in source.parent.iterdir() if p.suffix in (".yaml", ".yml"))
+    if len(found) == 1:
+        return found[0]
+    raise JobError(
+        f"{source}: {len(found)} yaml files beside it, one must say what the model is; name the "
+        "original's with --config"
+    )
+
+
+def _report(model: ModelFolder, wanted: Import) -> str:
+    command = COMMANDS.get(model.class_name)
+    if command is None:
+        used = f"this version has no task for a {model.class_name}; its parts load by diffusers"
+    else:
+        used = (
+            f"to use it:\n  python -m ldm_batch {command.format(shlex.quote(str(wanted.target)))}"
+        )
+    facts = [line for line in model.readme.splitlines() if line.startswith("- ")]
+    parts = ", ".join(sorted([*model.parts, *model.conditions]))
+    return "\n".join([f"{wanted.target}: {model.class_name} of {parts}", *facts, used])
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parse the command line, import the model, say what was made."""
+    parser = argparse.ArgumentParser(prog="python -m ldm_batch import", description=__doc__)
+    parser.add_argument("source", metavar="SOURCE", help="the checkpoint: model.ckpt")
+    parser.add_argument("target", metavar="TARGET", type=Path, help="a folder that is not there")
+    parser.add_argument(
+        "--config", type=Path, metavar="YAML", help="default: the only *.yaml beside SOURCE"
+    )
+    parser.add_argument(
+        "--tokenizer",
+        type=Path,
+        metavar="FOLDER",
+        help="with vocab.txt or tokenizer.json, for a model of text",
+    )
+    options = parser.parse_args(arguments)
+    try:
+        print(import_model(Import(**vars(options))))
+    except LdmBatchError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

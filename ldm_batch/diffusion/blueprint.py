@@ -1,0 +1,75 @@
+"""A network of diffusers without memory: which weights it has, of which shapes.
+
+Proves that converted weights are whole before they are written. Must not know where they came from.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from ldm_batch.errors import JobError
+
+MAX_NAMED = 3
+
+
+def complete(
+    class_name: str, arguments: Mapping[str, Any], weights: Mapping[str, torch.Tensor], place: str
+) -> dict[str, Any]:
+    """Return the whole configuration of a network, whose weights are exactly these.
+
+    Args:
+        class_name: a model class of diffusers, or LDMBertModel.
+        place: what a message says they are of.
+
+    Raises:
+        JobError: the arguments make no network, or a weight is missing, left over, of another
+            shape, no floating-point number or not finite.
+    """
+    try:
+        with torch.device("meta"):
+            module, config = _build(class_name, arguments)
+    except (TypeError, ValueError, RuntimeError, AssertionError, ZeroDivisionError) as error:
+        raise JobError(f"{place}: its numbers make no {class_name}: {error}") from error
+    wanted = {name: tuple(value.shape) for name, value in module.state_dict().items()}
+    if missing := sorted(wanted.keys() - weights.keys()):
+        raise JobError(f"{place}: {len(missing)} weights are missing: {_some(missing)}")
+    if left := sorted(weights.keys() - wanted.keys()):
+        raise JobError(f"{place}: {len(left)} weights have no place: {_some(left)}")
+    for name, value in weights.items():
+        if tuple(value.shape) != wanted[name]:
+            shapes = f"{tuple(value.shape)}, the yaml's numbers make it {wanted[name]}"
+            raise JobError(f"{place}: {name} is {shapes}")
+        check_values(value, f"{place}: {name}")
+    return config
+
+
+def check_values(weight: torch.Tensor, place: str) -> None:
+    """Raise JobError where a weight holds something else than finite numbers."""
+    if not weight.is_floating_point():
+        raise JobError(f"{place} is of {weight.dtype}, no floating-point numbers")
+    if not bool(torch.isfinite(weight).all()):
+        raise JobError(f"{place} is not finite")
+
+
+def _build(class_name: str, arguments: Mapping[str, Any]) -> tuple[torch.nn.Module, dict[str, Any]]:
+    if class_name == "LDMBertModel":
+        from diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion import (
+            LDMBertConfig,
+            LDMBertModel,
+        )
+
+        module = LDMBertModel(LDMBertConfig(**arguments))
+        names = {"architectures": ["LDMBertModel"], "model_type": "ldmbert", "pad_token_id": 0}
+        return module, {**names, **arguments}
+    import diffusers
+
+    module = getattr(diffusers, class_name)(**arguments)
+    return module, json.loads(module.to_json_string())
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:MAX_NAMED]) + (", ..." if len(names) > MAX_NAMED else "")

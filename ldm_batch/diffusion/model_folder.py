@@ -1,0 +1,143 @@
+"""A model in memory becomes a folder in diffusers' layout, whole or not at all.
+
+The same model gives the same bytes: no date, no path, no machine stands in it. Must not know where
+the model came from.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+
+from ldm_batch.diffusion.files import MODEL_INDEX
+from ldm_batch.diffusion.side_file import CONDITION_WEIGHTS, SIDE_FILE, SideFile, to_json
+from ldm_batch.errors import JobError
+
+
+@dataclass(frozen=True)
+class Part:
+    """One sub-folder: a network, a scheduler, or a tokenizer's files."""
+
+    library: str
+    class_name: str
+    config: Mapping[str, Any] = field(default_factory=dict)
+    weights: Mapping[str, torch.Tensor] = field(default_factory=dict, repr=False)
+    weights_name: str = "diffusion_pytorch_model.safetensors"
+    copied: tuple[Path, ...] = ()
+    """Files that are taken over as they are."""
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """All that a model's folder will hold."""
+
+    class_name: str
+    """Of the pipeline, in `model_index.json`."""
+    parts: Mapping[str, Part]
+    side: SideFile
+    conditions: Mapping[str, Mapping[str, torch.Tensor]]
+    """Weights of what the side file names, by folder."""
+    readme: str
+
+
+def check_target(target: Path) -> None:
+    """Raise JobError unless a folder can be made in this place: nothing there, or nothing in it."""
+    try:
+        if target.is_symlink() or (target.exists() and not target.is_dir()):
+            raise JobError(f"{target}: is there already, and no folder; name another TARGET")
+        if target.is_dir() and any(target.iterdir()):
+            raise JobError(f"{target}: is not empty; name another TARGET, or remove it first")
+        if not target.parent.is_dir():
+            raise JobError(f"{target}: there is no folder {target.parent} to make it in")
+    except OSError as error:
+        raise JobError(f"{target}: {error.strerror or error}") from error
+
+
+@contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """A folder beside `target` that takes its place when all went well, and else is gone.
+
+    Raises:
+        JobError: `target` is in use, or its disk does not take it.
+    """
+    check_target(target)
+    try:
+        made = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    except OSError as error:
+        raise JobError(f"{target}: cannot be made: {error.strerror or error}") from error
+    try:
+        yield made
+        made.chmod(0o777 & ~_umask())
+        os.replace(made, target)  # an empty folder makes way
+    except (OSError, SafetensorError) as error:
+        said = getattr(error, "strerror", None) or error
+        raise JobError(f"{target}: cannot be written: {said}") from error
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def write_model(model: ModelFolder, folder: Path) -> None:
+    """Write a model into an empty folder."""
+    index: dict[str, Any] = {"_class_name": model.class_name, "_diffusers_version": _version()}
+    for name, part in sorted(model.parts.items()):
+        index[name] = [part.library, part.class_name]
+        _write_part(part, folder / name)
+    _write_json(folder / MODEL_INDEX, index)
+    for name, weights in model.conditions.items():
+        (folder / name).mkdir()
+        write_weights(weights, folder / name / CONDITION_WEIGHTS)
+    if model.side != SideFile():
+        (folder / SIDE_FILE).write_text(to_json(model.side), encoding="utf-8")
+    (folder / "README.md").write_text(model.readme, encoding="utf-8")
+
+
+def write_weights(weights: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Write tensors as safetensors; those that share memory are parted, which no file of it can."""
+    separate: dict[str, torch.Tensor] = {}
+    seen: set[int] = set()
+    for name in sorted(weights):
+        value = weights[name].detach().contiguous()
+        memory = value.untyped_storage()
+        if memory.nbytes() != value.nbytes or memory.data_ptr() in seen:
+            value = value.clone()
+        seen.add(value.data_ptr())
+        separate[name] = value
+    save_file(separate, path, metadata={"format": "pt"})
+
+
+def _write_part(part: Part, folder: Path) -> None:
+    folder.mkdir()
+    for path in part.copied:
+        shutil.copyfile(path, folder / path.name)
+    if part.config:
+        name = "scheduler_config.json" if "Scheduler" in part.class_name else "config.json"
+        _write_json(folder / name, part.config)
+    if part.weights:
+        write_weights(part.weights, folder / part.weights_name)
+
+
+def _write_json(path: Path, values: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _version() -> str:
+    import diffusers
+
+    return str(diffusers.__version__)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
