@@ -202,7 +202,9 @@ class UNetModel(nn.Module):
             return AttentionBlock(channels, heads)
 
         width = model_channels
-        self.input_blocks = nn.ModuleList([nn.ModuleList([First(in_channels, width, 3, padding=1)])])
+        self.input_blocks = nn.ModuleList(
+            [nn.ModuleList([First(in_channels, width, 3, padding=1)])]
+        )
         kept, last = [width], len(channel_mult) - 1
         for level, multiple in enumerate(channel_mult):
             for _ in range(num_res_blocks):
@@ -226,7 +228,9 @@ class UNetModel(nn.Module):
                 if 2**level in attention_resolutions:
                     layers.append(attention(width))
                 if level and number == num_res_blocks:
-                    layers.append(resnet(width, width, "up") if resblock_updown else Upsample(width))
+                    layers.append(
+                        resnet(width, width, "up") if resblock_updown else Upsample(width)
+                    )
                 self.output_blocks.append(nn.ModuleList(layers))
         conv = nn.Conv2d(width, out_channels, 3, padding=1)
         self.out = nn.Sequential(group_norm(width, 1e-5), nn.SiLU(), conv)

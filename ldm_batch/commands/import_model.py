@@ -86,13 +86,10 @@ def _only_yaml(source: Path) -> Path:
 
 
 def _report(model: ModelFolder, wanted: Import) -> str:
-    command = COMMANDS.get(model.class_name)
-    if command is None:
-        used = f"this version has no task for a {model.class_name}; its parts load by diffusers"
-    else:
-        used = (
-            f"to use it:\n  python -m ldm_batch {command.format(shlex.quote(str(wanted.target)))}"
-        )
+    place = shlex.quote(str(wanted.target))
+    used = f"no job of this version draws by {model.class_name}; its parts can be loaded"
+    if command := COMMANDS.get(model.class_name):
+        used = f"to use it:\n  python -m ldm_batch {command.format(place)}"
     facts = [line for line in model.readme.splitlines() if line.startswith("- ")]
     parts = ", ".join(sorted([*model.parts, *model.conditions]))
     return "\n".join([f"{wanted.target}: {model.class_name} of {parts}", *facts, used])
