@@ -69,7 +69,12 @@ def _read(wanted: Import) -> ModelFolder:
 
 def _read_checkpoint(source: Path, wanted: Import) -> ModelFolder:
     from ldm_batch.diffusion.original.model import Sources, read_model
+    from ldm_batch.diffusion.single_file import read_single_file
 
+    if wanted.config is not None and wanted.config.is_dir():
+        if wanted.tokenizer is not None:
+            raise JobError(f"--tokenizer {wanted.tokenizer}: the folder of --config has its own")
+        return read_single_file(source, wanted.config)
     settings = wanted.config or _only_yaml(source)
     return read_model(Sources(source, settings, wanted.tokenizer))
 
@@ -81,7 +86,8 @@ def _only_yaml(source: Path) -> Path:
         return found[0]
     raise JobError(
         f"{source}: {len(found)} yaml files beside it, one must say what the model is; name the "
-        "original's with --config"
+        "original's with --config, or for Stable Diffusion a folder with the settings and the "
+        "tokenizer of its diffusers model"
     )
 
 
@@ -101,7 +107,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("source", metavar="SOURCE", help="the checkpoint: model.ckpt")
     parser.add_argument("target", metavar="TARGET", type=Path, help="a folder that is not there")
     parser.add_argument(
-        "--config", type=Path, metavar="YAML", help="default: the only *.yaml beside SOURCE"
+        "--config",
+        type=Path,
+        metavar="PLACE",
+        help="the original's yaml, by default the only one beside SOURCE; for Stable Diffusion a "
+        "folder in diffusers' layout, whose weights are not read",
     )
     parser.add_argument(
         "--tokenizer",

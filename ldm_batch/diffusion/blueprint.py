@@ -65,9 +65,14 @@ def _build(class_name: str, arguments: Mapping[str, Any]) -> tuple[torch.nn.Modu
         module = LDMBertModel(LDMBertConfig(**arguments))
         names = {"architectures": ["LDMBertModel"], "model_type": "ldmbert", "pad_token_id": 0}
         return module, {**names, **arguments}
+    if class_name.startswith("CLIP"):
+        import transformers
+
+        config = transformers.CLIPTextConfig.from_dict(dict(arguments))
+        return getattr(transformers, class_name)(config), dict(arguments)
     import diffusers
 
-    module = getattr(diffusers, class_name)(**arguments)
+    module = getattr(diffusers, class_name).from_config(dict(arguments))
     return module, json.loads(module.to_json_string())
 
 

@@ -6,11 +6,12 @@ the model came from.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from ldm_batch.diffusion.files import MODEL_INDEX
-from ldm_batch.diffusion.side_file import CONDITION_WEIGHTS, SIDE_FILE, SideFile, to_json
+from ldm_batch.diffusion.side_file import CONDITION_WEIGHTS, CONVERTER, SIDE_FILE, SideFile, to_json
 from ldm_batch.errors import JobError
 
 
@@ -49,6 +50,36 @@ class ModelFolder:
     conditions: Mapping[str, Mapping[str, torch.Tensor]]
     """Weights of what the side file names, by folder."""
     readme: str
+
+
+def describe_sources(
+    class_name: str, what: str, sources: Mapping[str, Path], facts: Sequence[str]
+) -> str:
+    """The README of an imported model: what it was made of, by content, and what was taken.
+
+    Raises:
+        JobError: a source cannot be read.
+    """
+    rows = [f"| {kind} | `{path.name}` | `{_sha256(path)}` |" for kind, path in sources.items()]
+    lines = [
+        f"# {class_name}",
+        f"Made by `python -m ldm_batch import` of {what}, by converter {CONVERTER}.",
+        "",
+        "| from | file | SHA-256 |",
+        "| --- | --- | --- |",
+        *rows,
+        "",
+        *(f"- {fact}" for fact in facts),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise JobError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
 def check_target(target: Path) -> None:

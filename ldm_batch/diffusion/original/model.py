@@ -5,7 +5,6 @@ Must not know where they are written, nor the command line.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -15,7 +14,7 @@ from typing import Any
 import torch
 
 from ldm_batch.diffusion import blueprint
-from ldm_batch.diffusion.model_folder import ModelFolder, Part
+from ldm_batch.diffusion.model_folder import ModelFolder, Part, describe_sources
 from ldm_batch.diffusion.original import condition as conditions
 from ldm_batch.diffusion.original import first_stage, schedule, text_encoder, unet
 from ldm_batch.diffusion.original.condition import Condition
@@ -29,7 +28,7 @@ from ldm_batch.diffusion.original.weights import (
     read_checkpoint,
     split,
 )
-from ldm_batch.diffusion.side_file import CONVERTER, SideFile
+from ldm_batch.diffusion.side_file import SideFile
 from ldm_batch.errors import JobError
 
 DIFFUSION = "ldm.models.diffusion.ddpm.LatentDiffusion"
@@ -234,23 +233,5 @@ def _facts(model: _Diffusion, *, has_average: bool) -> list[str]:
 
 def _readme(class_name: str, sources: Sources, facts: list[str]) -> str:
     files = {"checkpoint": sources.checkpoint, "settings": sources.settings}
-    lines = [
-        f"# {class_name}",
-        "Made by `python -m ldm_batch import` of a checkpoint of the original code,",
-        f"CompVis/latent-diffusion, by converter {CONVERTER}.",
-        "",
-        "| from | file | SHA-256 |",
-        "| --- | --- | --- |",
-        *(f"| {what} | `{path.name}` | `{_sha256(path)}` |" for what, path in files.items()),
-        "",
-        *(f"- {fact}" for fact in facts),
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _sha256(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise JobError(f"{path}: cannot be read: {error.strerror or error}") from error
+    what = "a checkpoint of the original code, CompVis/latent-diffusion"
+    return describe_sources(class_name, what, files, facts)
