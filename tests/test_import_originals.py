@@ -338,6 +338,10 @@ def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
     for target in ("first", "second"):
         import_model(Import(str(path), tmp_path / target))
     assert digests(tmp_path / "first") == digests(tmp_path / "second")
+    plain = tmp_path / "plain"
+    plain.touch()
+    modes = {p.stat().st_mode for p in (tmp_path / "first").rglob("*") if p.is_file()}
+    assert modes == {plain.stat().st_mode}
     assert set(digests(tmp_path / "first")) == {
         *("README.md", "ldm_batch.json", "model_index.json", "class_embedder/model.safetensors"),
         *("unet/config.json", "unet/diffusion_pytorch_model.safetensors"),

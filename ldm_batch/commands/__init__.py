@@ -1,1 +1,1 @@
-"""What an operator asks of a dataset: one module, or folder, a command."""
+"""What an operator asks of a dataset, or for a model: one module, or folder, a command."""

@@ -145,6 +145,7 @@ def write_weights(weights: Mapping[str, torch.Tensor], path: Path) -> None:
         seen.add(value.data_ptr())
         separate[name] = value
     save_file(separate, path, metadata={"format": "pt"})
+    path.chmod(0o666 & ~_umask())  # safetensors lets nobody else read it
 
 
 def _write_part(part: Part, folder: Path) -> None:
