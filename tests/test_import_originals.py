@@ -453,7 +453,10 @@ CHANGED_TENSORS: dict[str, tuple[Callable[[dict[str, Tensor]], Any], str]] = {
         lambda t: t.update({MISSING: torch.full((3,), torch.nan)}),
         r"conv_out\.bias is not finite",
     ),
-    "whole numbers": (lambda t: t.update({MISSING: torch.ones(3).long()}), "no floating-point"),
+    "whole numbers": (
+        lambda t: t.update({MISSING: torch.ones(3).long()}),
+        "is of torch.int64, which is no dtype",
+    ),
     "another schedule": (
         lambda t: t.update({"alphas_cumprod": t["alphas_cumprod"] * 0.99}),
         "alphas_cumprod of the checkpoint is not that of the yaml",
@@ -577,6 +580,8 @@ def test_a_yaml_of_another_model_is_refused(
         ("model: 3", "must be a mapping of settings, not 3"),
         ("#" * (1024 * 1024 + 1), "is larger than 1048576 bytes"),
         ("[" * 100_000, "is no YAML of plain values"),
+        ("a: &a [1, 2]\nmodel: [*a, *a]", "it has an alias, which is not read"),
+        ("model: 0x" + "f" * 9000, "not a number of more than 64 bits"),
         ("\x00", "is no YAML of plain values"),
     ],
 )
@@ -624,6 +629,9 @@ def test_a_source_that_cannot_be_read_is_refused(
             main([str(source), str(tmp_path / "out"), "--config", str(path.parent / "config.yaml")])
         assert ended.value.code == 2
         assert "cannot be read as" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([str(tmp_path / "other.ckpt"), str(tmp_path / "out")])
+    assert "other.ckpt: there is no such file" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main([str(tmp_path / "in"), str(tmp_path / "out")])
     assert "SOURCE must be a file" in capsys.readouterr().err

@@ -60,7 +60,9 @@ def import_model(wanted: Import) -> str:
 def _read(wanted: Import) -> ModelFolder:
     """Read the model, by what kind of source it is: another kind is one more branch here."""
     source = Path(wanted.source)
-    if source.is_file() and source.suffix in CHECKPOINTS:
+    if source.suffix in CHECKPOINTS and not source.is_dir():
+        if not source.is_file():
+            raise JobError(f"{source}: there is no such file")
         return _read_checkpoint(source, wanted)
     raise JobError(
         f"{wanted.source}: SOURCE must be a file, an original checkpoint ({', '.join(CHECKPOINTS)})"

@@ -14,6 +14,7 @@ import torch
 from ldm_batch.errors import JobError
 
 MAX_NAMED = 3
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def complete(
@@ -27,7 +28,7 @@ def complete(
 
     Raises:
         JobError: the arguments make no network, or a weight is missing, left over, of another
-            shape, no floating-point number or not finite.
+            shape, of another dtype than weights have or not finite.
     """
     try:
         with torch.device("meta"):
@@ -48,9 +49,9 @@ def complete(
 
 
 def check_values(weight: torch.Tensor, place: str) -> None:
-    """Raise JobError where a weight holds something else than finite numbers."""
-    if not weight.is_floating_point():
-        raise JobError(f"{place} is of {weight.dtype}, no floating-point numbers")
+    """Raise JobError where a weight holds something else than finite floating-point numbers."""
+    if weight.dtype not in DTYPES:
+        raise JobError(f"{place} is of {weight.dtype}, which is no dtype of weights")
     if not bool(torch.isfinite(weight).all()):
         raise JobError(f"{place} is not finite")
 

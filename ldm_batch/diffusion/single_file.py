@@ -74,8 +74,8 @@ def read_single_file(checkpoint: Path, settings: Path) -> ModelFolder:
         tensors |= {UNET + name: value for name, value in chosen.items()}
     for name, (library, class_name) in networks.items():
         parts[name] = _network_part(settings, name, library, class_name, tensors, checkpoint)
-    which = "moving average (EMA)" if average else "only"
-    facts = [f"UNet: the {which} weights of the checkpoint", "converted by diffusers"]
+    which = "the moving average (EMA) of the weights" if average else "its only weights"
+    facts = [f"UNet: {which}", "converted by diffusers' own functions for single files"]
     sources = {"checkpoint": checkpoint, "settings": settings / MODEL_INDEX}
     readme = describe_sources(kind, "one file of Stable Diffusion", sources, facts)
     return ModelFolder(kind, parts, SideFile(), {}, readme)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -17,6 +18,16 @@ from ldm_batch.errors import JobError
 MAX_YAML_BYTES = 1024 * 1024
 """The paper's have up to 4 kB."""
 MAX_LEVELS = 16
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Builds plain values only, each where it is written: aliases can multiply without end."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """Compose what comes next in the text."""
+        if self.check_event(yaml.events.AliasEvent):
+            raise yaml.YAMLError("it has an alias, which is not read")
+        return super().compose_node(parent, index)
 
 
 class Section:
@@ -59,7 +70,7 @@ class Section:
         value = self._take(name, default)
         try:
             number = float(value) if not isinstance(value, bool) else math.nan  # type: ignore[arg-type]
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             number = math.nan
         if not math.isfinite(number):
             raise self._refusal(name, value, "a number")
@@ -132,7 +143,7 @@ def read_settings(path: Path) -> Section:
     try:
         if path.stat().st_size > MAX_YAML_BYTES:
             raise JobError(f"{path}: is larger than {MAX_YAML_BYTES} bytes; is it a model's yaml?")
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_PlainLoader)
     except OSError as error:
         raise JobError(f"{path}: cannot be read: {error.strerror or error}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
@@ -147,4 +158,8 @@ def _first_line(error: Exception) -> str:
 
 
 def _shown(value: object) -> str:
-    return repr(value)[:60] if not isinstance(value, Mapping) else "a mapping"
+    if isinstance(value, Mapping):
+        return "a mapping"
+    if isinstance(value, int) and value.bit_length() > 64:
+        return "a number of more than 64 bits"
+    return repr(value)[:60]
