@@ -642,8 +642,8 @@ def test_text_needs_a_tokenizer(tmp_path: Path, tokenizer: Path) -> None:
     original = make_original("text2img256")
     path = save(original, tmp_path / "in")
 
-    def import_with(folder: Path | None) -> None:
-        import_model(Import(str(path), tmp_path / "out", tokenizer=folder))
+    def import_with(folder: Path | None) -> str:
+        return import_model(Import(str(path), tmp_path / "out", tokenizer=folder))
 
     with pytest.raises(JobError, match=r"name with --tokenizer a folder .* bert-base-uncased"):
         import_with(None)
@@ -658,9 +658,13 @@ def test_text_needs_a_tokenizer(tmp_path: Path, tokenizer: Path) -> None:
     (large / "vocab.txt").write_text(words)
     with pytest.raises(JobError, match="has 40009 tokens, the text encoder 30522"):
         import_with(large)
-    faces = save(make_original("vq-f4"), tmp_path / "faces")
+    stage = save(make_original("vq-f4"), tmp_path / "stage")
     with pytest.raises(JobError, match="this model reads no text"):
-        import_model(Import(str(faces), tmp_path / "out", tokenizer=tokenizer))
+        import_model(Import(str(stage), tmp_path / "out", tokenizer=tokenizer))
+    assert import_with(tokenizer).splitlines()[-1] == (
+        f"  python -m ldm_batch run model=local model.path={tmp_path / 'out'} "
+        "source.uri=PROMPTS sink.uri=DATASET"
+    )
 
 
 def test_masked_images_go_through_the_one_first_stage(tmp_path: Path) -> None:

@@ -83,7 +83,10 @@ def _read_checkpoint(source: Path, wanted: Import) -> ModelFolder:
 
 def _only_yaml(source: Path) -> Path:
     """The yaml beside a checkpoint, as the original's archives have it."""
-    found = sorted(p for p in source.parent.iterdir() if p.suffix in (".yaml", ".yml"))
+    try:
+        found = sorted(p for p in source.parent.iterdir() if p.suffix in (".yaml", ".yml"))
+    except OSError as error:
+        raise JobError(f"{source.parent}: cannot be listed: {error.strerror or error}") from error
     if len(found) == 1:
         return found[0]
     raise JobError(
