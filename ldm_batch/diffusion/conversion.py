@@ -12,10 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ldm_batch.diffusion.cache import cache_folder
+from ldm_batch.diffusion.side_file import CONVERTER
 
-CONVERTER = "1"
-"""Number of the rules by which pickled weights become safetensors; part of what identifies images
-of a model that came in so."""
 CONVERTER_KEY = "converter"
 RECORD = "conversion.json"
 
@@ -47,4 +45,4 @@ def read_conversion(folder: Path) -> Conversion | None:
     except (OSError, ValueError, KeyError, TypeError):
         return None
     is_whole = all((folder / path).is_file() for path in made.result)
-    return made if is_whole and made.source.get(CONVERTER_KEY) == CONVERTER else None
+    return made if is_whole and made.source.get(CONVERTER_KEY) == str(CONVERTER) else None

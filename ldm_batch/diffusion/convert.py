@@ -11,14 +11,12 @@ import json
 import logging
 import os
 import shutil
-from collections import Counter
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
 from ldm_batch.diffusion.cache import remembered_sha256, sha256, sole_process, write_whole
 from ldm_batch.diffusion.conversion import (
-    CONVERTER,
     CONVERTER_KEY,
     RECORD,
     Conversion,
@@ -35,6 +33,7 @@ from ldm_batch.diffusion.files import (
     weight_name,
 )
 from ldm_batch.diffusion.hub import NO_RIGHT, NO_ROOM
+from ldm_batch.diffusion.side_file import CONVERTER
 from ldm_batch.errors import JobError
 
 logger = logging.getLogger(__name__)
@@ -48,7 +47,7 @@ def converted(source: Path, variant: str | None) -> Path:
         JobError: a pickle holds anything but tensors, or there is no room or right to write.
     """
     files = {path: remembered_sha256(source / path) for path in needed_files(source, variant)}
-    made_of = {**files, CONVERTER_KEY: CONVERTER}
+    made_of = {**files, CONVERTER_KEY: str(CONVERTER)}
     key = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:32]
     target = models_folder() / key
     if read_conversion(target) is not None:
@@ -75,7 +74,7 @@ def _make(source: Path, target: Path, made_of: dict[str, str], variant: str | No
         shutil.rmtree(leftover, ignore_errors=True)
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        tied = convert_folder(source, temporary, variant)
+        tied = convert_folder(source, temporary, variant, store_tied_once=True)
         for path, planned in made_of.items():
             if path != CONVERTER_KEY and sha256(source / path) != planned:
                 raise JobError(f"model file {source / path} changed while it was read; run again")
@@ -88,11 +87,17 @@ def _make(source: Path, target: Path, made_of: dict[str, str], variant: str | No
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def convert_folder(source: Path, target: Path, variant: str | None) -> dict[str, dict[str, str]]:
+def convert_folder(
+    source: Path, target: Path, variant: str | None, *, store_tied_once: bool
+) -> dict[str, dict[str, str]]:
     """Write to `target` what is needed of a model's folder, its weights in safetensors.
 
+    Args:
+        store_tied_once: leave out weights that are others by another name; whoever loads them
+            must be told of these. Otherwise they are stored by each name.
+
     Returns:
-        Component -> weight that is tied to another -> that one's name; the target stores it once.
+        Component -> weight that is left out -> the name by which it is stored.
 
     Raises:
         JobError: a pickle holds anything but tensors, a file is missing.
@@ -103,19 +108,25 @@ def convert_folder(source: Path, target: Path, variant: str | None) -> dict[str,
     for path in needed_files(source, variant):
         if path not in of_weights:
             _copy(source / path, target / path)
-    tied = {name: _convert_component(source, target, name, one) for name, one in weights.items()}
+    tied = {
+        name: _convert_component(source, target, name, one, store_tied_once)
+        for name, one in weights.items()
+    }
     return {name: names for name, names in tied.items() if names}
 
 
-def _convert_component(source: Path, target: Path, name: str, weights: Weights) -> dict[str, str]:
+def _convert_component(
+    source: Path, target: Path, name: str, weights: Weights, store_tied_once: bool
+) -> dict[str, str]:
     single, index = weight_name(name, SAFE, None), index_name(name, SAFE, None)
     if len(weights.paths) == 1:
-        return _convert_file(source / weights.paths[0], target / single, weights)
+        only = source / weights.paths[0]
+        return _convert_file(only, target / single, weights.is_pickled, store_tied_once)
     parts = weights.paths[1:]
     named = {path: f"{single[: -len(SAFE) - 1]}-{k:05d}.{SAFE}" for k, path in enumerate(parts, 1)}
     tied: dict[str, str] = {}
     for path, new in named.items():
-        tied |= _convert_file(source / path, target / new, weights)
+        tied |= _convert_file(source / path, target / new, weights.is_pickled, store_tied_once)
     written = read_json(source / weights.paths[0])
     written["weight_map"] = {
         key: Path(named[f"{name}/{part}"]).name
@@ -126,32 +137,27 @@ def _convert_component(source: Path, target: Path, name: str, weights: Weights) 
     return tied
 
 
-def _convert_file(source: Path, target: Path, weights: Weights) -> dict[str, str]:
-    """Write one file of weights; names of tied ones, and what they are stored as."""
-    if not weights.is_pickled:
+def _convert_file(
+    source: Path, target: Path, is_pickled: bool, store_tied_once: bool
+) -> dict[str, str]:
+    """Write one file of weights; names of those left out, and what they are stored as."""
+    if not is_pickled:
         _copy(source, target)
         return {}
-    from safetensors.torch import save_file
-    from torch import contiguous_format
-
+    from ldm_batch.diffusion.model_folder import write_weights
     from ldm_batch.diffusion.pickles import as_tensors, read_pickle, view_of
 
     names: dict[object, str] = {}
     tied: dict[str, str] = {}
     kept = {}
     for key, tensor in as_tensors(read_pickle(source), source).items():
-        first = names.setdefault(view_of(tensor), key)
+        first = names.setdefault(view_of(tensor), key) if store_tied_once else key
         if first == key:
             kept[key] = tensor
         else:
             tied[key] = first
-    num_views = Counter(tensor.untyped_storage().data_ptr() for tensor in kept.values())
-    for key, tensor in kept.items():
-        is_shared = num_views[tensor.untyped_storage().data_ptr()] > 1
-        kept[key] = tensor.clone(memory_format=contiguous_format) if is_shared else tensor
-        kept[key] = kept[key].contiguous()
     target.parent.mkdir(parents=True, exist_ok=True)
-    save_file(kept, target, metadata={"format": "pt"})
+    write_weights(kept, target)
     return tied
 
 

@@ -6,7 +6,6 @@ the model came from.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -21,6 +20,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from ldm_batch.diffusion.cache import sha256
 from ldm_batch.diffusion.files import MODEL_INDEX
 from ldm_batch.diffusion.side_file import CONDITION_WEIGHTS, CONVERTER, SIDE_FILE, SideFile, to_json
 from ldm_batch.errors import JobError
@@ -76,8 +76,7 @@ def describe_sources(
 
 def _sha256(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256(path)
     except OSError as error:
         raise JobError(f"{path}: cannot be read: {error.strerror or error}") from error
 
@@ -124,7 +123,7 @@ def write_model(model: ModelFolder, folder: Path) -> None:
     for name, part in sorted(model.parts.items()):
         index[name] = [part.library, part.class_name]
         _write_part(part, folder / name)
-    _write_json(folder / MODEL_INDEX, index)
+    write_json(folder / MODEL_INDEX, index)
     for name, weights in model.conditions.items():
         (folder / name).mkdir()
         write_weights(weights, folder / name / CONDITION_WEIGHTS)
@@ -154,12 +153,13 @@ def _write_part(part: Part, folder: Path) -> None:
         shutil.copyfile(path, folder / path.name)
     if part.config:
         name = "scheduler_config.json" if "Scheduler" in part.class_name else "config.json"
-        _write_json(folder / name, part.config)
+        write_json(folder / name, part.config)
     if part.weights:
         write_weights(part.weights, folder / part.weights_name)
 
 
-def _write_json(path: Path, values: Mapping[str, Any]) -> None:
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write one JSON object, its keys in order."""
     path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 

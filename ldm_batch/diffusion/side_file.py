@@ -27,6 +27,8 @@ from ldm_batch.errors import JobError
 
 SIDE_FILE = "ldm_batch.json"
 CONVERTER = 1
+"""Number of the rules by which weights of another form become ours; part of what identifies images
+of a model that came in so."""
 MAX_BYTES = 64 * 1024
 CONDITION_WEIGHTS = "model.safetensors"
 CLASS_TO_IMAGE = "LDMClassToImagePipeline"
