@@ -31,7 +31,8 @@ def resize(resample: Image.Resampling) -> Enlarge:
 
 def enlarge(num_inference_steps: int) -> Enlarge:
     """Enlarging by the demo model, image i with seed i."""
-    model = SuperResolution.from_pretrained(MODEL, batch_size=4)
+    model = SuperResolution.from_pretrained(MODEL, device="cpu", batch_size=4)
+    model.set_progress_bar_config(disable=True)
     return lambda images: list(
         model(list(images), num_inference_steps=num_inference_steps, seed=0).images
     )

@@ -9,12 +9,11 @@ import math
 import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from operator import index
 from typing import TYPE_CHECKING, TypeAlias
 
-import numpy as np
 import torch
 
+from ldm_batch.diffusion.call_values import flag, generators, latents, seeds, texts, whole
 from ldm_batch.diffusion.noise import make_generator, make_noise
 from ldm_batch.diffusion.pixels import OUTPUT_TYPES, OutputType, Pictures, to_output
 from ldm_batch.identity import numbered_seed
@@ -82,18 +81,20 @@ def plan_call(
     Raises:
         ValueError: an argument of the wrong length, shape or type.
     """
-    prompts = _spread(_texts("prompt", prompt), num_images_per_prompt)
+    num_images_per_prompt = whole("num_images_per_prompt", num_images_per_prompt)
+    prompts = _spread(texts("prompt", prompt), num_images_per_prompt)
     negatives = _negatives(negative_prompt, len(prompts), num_images_per_prompt)
-    seeds = seeds_of(source.seed, len(prompts), per_row=num_images_per_prompt)
-    generators = make_generators(seeds, source.generator, len(prompts))
-    noise = _noise(source, generators, (len(prompts), *shape))
-    return list(_cut(prompts, negatives, noise, generators, batch_size))
+    own_seeds = seeds_of(source.seed, len(prompts), per_row=num_images_per_prompt)
+    drawn_from = make_generators(own_seeds, source.generator, len(prompts))
+    noise = _noise(source, drawn_from, (len(prompts), *shape))
+    return list(_cut(prompts, negatives, noise, drawn_from, batch_size))
 
 
-def check_output_type(output_type: str) -> None:
-    """Raise a ValueError for an unknown output type, before anything is computed."""
+def check_output(output_type: object, return_dict: object) -> None:
+    """Raise a ValueError for a way to return images that is none, before anything is computed."""
     if output_type not in OUTPUT_TYPES:
         raise ValueError(f"output_type={output_type!r}: must be one of {', '.join(OUTPUT_TYPES)}")
+    flag("return_dict", return_dict)
 
 
 def make_output(images: torch.Tensor, output_type: OutputType, *, return_dict: bool) -> Output:
@@ -108,13 +109,6 @@ def wrap_output(images: Pictures, *, return_dict: bool) -> Output:
     return ImagePipelineOutput(images=images) if return_dict else (images,)
 
 
-def _texts(name: str, value: str | Sequence[str]) -> list[str]:
-    texts = [value] if isinstance(value, str) else list(value)
-    if not texts or not all(isinstance(text, str) for text in texts):
-        raise ValueError(f"{name}: must be a text or a list of at least one text")
-    return texts
-
-
 def _spread(texts: list[str], num_images_per_prompt: int) -> list[str]:
     if num_images_per_prompt < 1:
         raise ValueError(f"num_images_per_prompt={num_images_per_prompt}: must be at least 1")
@@ -126,11 +120,11 @@ def _negatives(
 ) -> list[str]:
     if value is None or isinstance(value, str):
         return [value or ""] * num_images
-    texts = _spread(_texts("negative_prompt", value), num_images_per_prompt)
-    if len(texts) != num_images:
+    given = texts("negative_prompt", value)
+    if len(given) * num_images_per_prompt != num_images:
         num_prompts = num_images // num_images_per_prompt
-        raise ValueError(f"negative_prompt: {len(value)} texts for {num_prompts} prompts")
-    return texts
+        raise ValueError(f"negative_prompt: {len(given)} texts for {num_prompts} prompts")
+    return _spread(given, num_images_per_prompt)
 
 
 def seeds_of(
@@ -145,61 +139,63 @@ def seeds_of(
         per_row: images of each row.
 
     Raises:
-        ValueError: as many as there are neither rows nor images.
+        ValueError: as many as there are neither rows nor images, or no seeds.
     """
     if seed is None:
         return None
-    if isinstance(seed, int | np.integer):
-        return [numbered_seed(index(seed), i) for i in range(num_images)]
-    seeds = [index(one) for one in seed]
-    if len(seeds) == num_images:
-        return seeds
-    if len(seeds) * per_row != num_images:
-        raise ValueError(f"seed: {len(seeds)} seeds for {num_images} images")
-    return [numbered_seed(one, k) for one in seeds for k in range(per_row)]
+    given = seeds(seed)
+    if isinstance(given, int):
+        return [numbered_seed(given, i) for i in range(num_images)]
+    if len(given) == num_images:
+        return given
+    if len(given) * per_row != num_images:
+        raise ValueError(f"seed: {len(given)} seeds for {num_images} images")
+    return [numbered_seed(one, k) for one in given for k in range(per_row)]
 
 
 def make_generators(
-    seeds: Sequence[int] | None,
+    own_seeds: Sequence[int] | None,
     generator: torch.Generator | Sequence[torch.Generator] | None,
     num_images: int,
 ) -> list[torch.Generator]:
     """Return one generator per image from a call's seeds or its `generator`.
 
     Raises:
-        ValueError: both are given, or as many as there are not images.
+        ValueError: both are given, as many as there are not images, or no generators.
     """
-    if generator is not None and seeds is not None:
+    if generator is not None and own_seeds is not None:
         raise ValueError("seed and generator: give one of them, not both")
-    if isinstance(generator, torch.Generator):
-        return [generator] * num_images
     if generator is not None:
-        if len(generator) != num_images:
-            raise ValueError(f"generator: {len(generator)} generators for {num_images} images")
-        return list(generator)
-    if seeds is None:
-        seeds = [secrets.randbits(63) for _ in range(num_images)]
-    return [make_generator(one) for one in seeds]
+        given = generators(generator)
+        if isinstance(given, torch.Generator):
+            return [given] * num_images
+        if len(given) != num_images:
+            raise ValueError(f"generator: {len(given)} generators for {num_images} images")
+        return given
+    if own_seeds is None:
+        own_seeds = [secrets.randbits(63) for _ in range(num_images)]
+    return [make_generator(one) for one in own_seeds]
 
 
 def _noise(
-    source: NoiseSource, generators: list[torch.Generator], shape: tuple[int, ...]
+    source: NoiseSource, drawn_from: list[torch.Generator], shape: tuple[int, ...]
 ) -> torch.Tensor:
-    latents, generator = source.latents, source.generator
-    if latents is not None:
-        if tuple(latents.shape) != shape:
-            raise ValueError(f"latents: shape {tuple(latents.shape)}, must be {shape}")
-        return latents.float()
+    generator = source.generator
+    if source.latents is not None:
+        given = latents(source.latents)
+        if tuple(given.shape) != shape:
+            raise ValueError(f"latents: shape {tuple(given.shape)}, must be {shape}")
+        return given.float()
     if isinstance(generator, torch.Generator):
         return torch.randn(shape, generator=generator, device=generator.device)
-    return make_noise(generators, shape[1:])
+    return make_noise(drawn_from, shape[1:])
 
 
 def _cut(
     prompts: list[str],
     negatives: list[str],
     noise: torch.Tensor,
-    generators: list[torch.Generator],
+    drawn_from: list[torch.Generator],
     batch_size: int,
 ) -> Iterator[Batch]:
     """Yield the batches; padding repeats the last row, with generators of its own."""
@@ -212,5 +208,5 @@ def _cut(
             prompts[rows] + [prompts[rows][-1]] * padding,
             negatives[rows] + [negatives[rows][-1]] * padding,
             torch.cat([noise[rows], *[noise[rows][-1:]] * padding]),
-            generators[rows] + [make_generator(0) for _ in range(padding)],
+            drawn_from[rows] + [make_generator(0) for _ in range(padding)],
         )

@@ -6,6 +6,7 @@ Must not know models; files and bytes are decode.py's.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -34,7 +35,10 @@ def to_images(
     Raises:
         ValueError: another type, shape, dtype or range, or a PIL mode that has no rule.
     """
-    parts = list(image) if isinstance(image, Sequence) else [image]
+    if isinstance(image, Sequence) and not isinstance(image, str | bytes):
+        parts = list(image)
+    else:
+        parts = [image]
     arrays: list[NDArray[np.float32]] = []
     alphas: list[NDArray[np.uint8] | None] = []
     for part in parts:
@@ -65,8 +69,10 @@ def _from_pil(image: Image.Image) -> tuple[NDArray[np.uint8], NDArray[np.uint8] 
 
 def _from_array(array: object) -> list[NDArray[np.float32]]:
     if not isinstance(array, np.ndarray):
+        remedy = "; open a file with PIL.Image.open" if isinstance(array, str | Path) else ""
         raise ValueError(
-            f"image: {type(array).__name__}; must be a PIL image, an array or a tensor"
+            f"image: {type(array).__name__}; must be a PIL image, an array or a tensor, or a list "
+            f"of these{remedy}"
         )
     if array.ndim not in (3, 4) or array.shape[-1] != 3 or 0 in array.shape:
         raise ValueError(f"image: shape {array.shape}; an array must be [h, w, 3] or [n, h, w, 3]")

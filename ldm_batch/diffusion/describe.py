@@ -15,9 +15,18 @@ if TYPE_CHECKING:
 
 
 def describe(
-    components: Components, scheduler: SchedulerMixin, sampling: SchedulerConfig, *, batch_size: int
+    components: Components,
+    scheduler: SchedulerMixin,
+    sampling: SchedulerConfig,
+    *,
+    batch_size: int,
+    num_threads: int | None,
 ) -> dict[str, Any]:
-    """Describe a loaded pipeline: classes, effective scheduler settings, numerics, versions."""
+    """Describe a loaded pipeline: classes, effective scheduler settings, numerics, versions.
+
+    Args:
+        num_threads: of torch, while it computes; None: as many as torch has now.
+    """
     import diffusers
     import transformers
 
@@ -37,7 +46,7 @@ def describe(
         "device": unet.device.type,
         "device_name": torch.cuda.get_device_name(unet.device) if is_cuda else "cpu",
         "batch_size": batch_size,
-        "num_threads": torch.get_num_threads(),
+        "num_threads": num_threads or torch.get_num_threads(),
         "torch": torch.__version__,
         "diffusers": diffusers.__version__,
         "transformers": transformers.__version__,

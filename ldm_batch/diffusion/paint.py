@@ -7,7 +7,7 @@ names its axes: B rows, C channels, h and w of latents, H and W of pictures, T t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -46,6 +46,7 @@ class Painter:
         noise_BChw: torch.Tensor,
         generators: Sequence[torch.Generator],
         calls: Sequence[Call],
+        on_step: Callable[[], object] | None = None,
     ) -> torch.Tensor:
         """Denoise and decode one batch.
 
@@ -55,6 +56,7 @@ class Painter:
             generators: one per row, for the noise that the scheduler draws.
             calls: one per row, equal but for their guidance; its scales are all 0, all 1, or
                 neither.
+            on_step: called after every step of the denoising loop.
 
         Returns:
             float32 `[B, 3, H, W]`, nominally -1..1, not clamped.
@@ -66,6 +68,7 @@ class Painter:
             num_inference_steps=calls[0].num_inference_steps,
             generators=generators,
             eta=calls[0].eta,
+            on_step=on_step,
         )
         latents_BChw = 1 / self._vqvae.config.scaling_factor * latents_BChw
         decoded_B3HW = self._vqvae.decode(latents_BChw.to(self._vqvae.dtype), return_dict=False)[0]

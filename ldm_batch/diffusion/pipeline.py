@@ -5,7 +5,10 @@ Must not know what goes in or comes out.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import inspect
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from threading import Lock
@@ -13,34 +16,49 @@ from typing import Any, Self
 
 import torch
 
-from ldm_batch.config import ModelConfig, SchedulerConfig
-from ldm_batch.config.bounds import refuse
+from ldm_batch.config import JobConfig, ModelConfig, SchedulerConfig
+from ldm_batch.config.bounds import refuse, suggest
 from ldm_batch.config.model import Device, Dtype, check_scheduler
+from ldm_batch.diffusion.call_values import whole
 from ldm_batch.diffusion.fixed_shape import FixedShape
 from ldm_batch.diffusion.from_model import load_model, model_of
-from ldm_batch.diffusion.load import Component, Components
+from ldm_batch.diffusion.load import Component, Components, load
 from ldm_batch.diffusion.schedulers import find_step_trouble, make_scheduler
+from ldm_batch.diffusion.threads import limit_threads
 from ldm_batch.errors import JobError
-from ldm_batch.made_as import how_made, with_made_as
+from ldm_batch.made_as import MadeAs, how_made, with_made_as
+
+SHA_DIGITS_SHOWN = 12
+"""Of a hub repository's commit, in a pipeline's `repr`."""
 
 
 class LoadedPipeline:
     """A loaded pipeline; used by one thread at a time, whoever calls."""
 
     def __init__(
-        self, components: Components, scheduler: SchedulerConfig, *, batch_size: int
+        self,
+        components: Components,
+        scheduler: SchedulerConfig,
+        *,
+        batch_size: int,
+        num_threads: int | None = None,
+        **options: Any,
     ) -> None:
         """Put loaded components and a scheduler together.
+
+        Args:
+            num_threads: of torch, while it computes; None: as many as the process has.
+            options: what the subclass takes besides.
 
         Raises:
             JobError: the settings are wrong.
         """
-        if batch_size < 1:
-            raise JobError(f"batch_size={batch_size}: must be at least 1")
+        self.batch_size = _count("batch_size", batch_size)
+        self.num_threads = None if num_threads is None else _count("num_threads", num_threads)
         refuse(check_scheduler("scheduler", scheduler))
-        self.batch_size = batch_size
         self._components = components
         self._sampling = scheduler
+        self._options = options
         self._scheduler = make_scheduler(
             components.scheduler_settings, scheduler.name, scheduler.settings
         )
@@ -49,6 +67,9 @@ class LoadedPipeline:
         self._lock = Lock()
         self._notes: list[str] = []
         self._known_steps: set[int] = set()
+        self._float32: Self | None = None
+        self._name = str(components.folder)
+        self._bar: dict[str, Any] = {}
 
     @classmethod
     def from_config(
@@ -57,19 +78,30 @@ class LoadedPipeline:
         scheduler: SchedulerConfig,
         *,
         batch_size: int,
+        num_threads: int | None = None,
         lock: Mapping[str, str] | None = None,
+        shared: Mapping[str, Component] | None = None,
+        **options: Any,
     ) -> Self:
         """Load the model that a job names.
 
         Args:
-            batch_size: images per model call; part of what an image's last bits depend on.
+            batch_size: images, or tiles, per model call; part of what last bits depend on.
+            num_threads: of torch, while it loads and computes; None: as many as the process has.
             lock: `{path: sha256}` of `lock_model`; the files must be these.
+            shared: components that are loaded already, by name.
+            options: what the class takes besides.
 
         Raises:
             JobError: anything is wrong with the model.
         """
-        components = load_model(model, scheduler, lock=lock)
-        return cls(components, scheduler, batch_size=batch_size)
+        with limit_threads(num_threads):
+            components = load_model(model, scheduler, lock=lock, shared=shared)
+            settings = {"batch_size": batch_size, "num_threads": num_threads, **options}
+            loaded = cls(components, scheduler, **settings)
+        repository = f"{model.repo_id}@{str(model.revision)[:SHA_DIGITS_SHOWN]}"
+        loaded._name = repository if model.path is None else model.path
+        return loaded
 
     @classmethod
     def from_pretrained(
@@ -79,22 +111,81 @@ class LoadedPipeline:
         revision: str | None = None,
         scheduler: str | SchedulerConfig = "from_model",
         dtype: Dtype = "float32",
-        device: Device = "cpu",
-        batch_size: int = 8,
+        device: Device = "auto",
+        batch_size: int = 1,
+        num_threads: int | None = JobConfig.num_threads,
     ) -> Self:
         """Load a pipeline for use from Python.
 
         Args:
             path_or_repo_id: a local folder, `demo:<name>`, or a hub repository with `revision`.
             revision: full commit sha of the hub repository; without it the path must be local.
+            scheduler: a name such as `ddim` or `dpmpp_2m`, or a `SchedulerConfig`; `from_model`:
+                the model's own.
+            dtype: `float32`, `bfloat16` or `float16`; half precision is very slow on CPUs.
+            device: `auto` (CUDA where there is one, else CPU), `cpu` or `cuda`.
+            batch_size: images of every model call; fewer are padded to it, so that one costs as
+                much as all. An image's last bits depend on it: a dataset's own `batch_size` gives
+                that dataset's bytes. More is faster where there are many images to a call.
+            num_threads: torch threads of a call, which last bits depend on, too: a job's default.
+                torch has its own number again when the call ends. None: as many as torch has.
 
         Raises:
-            JobError: there is no such model, or it does not fit.
+            JobError: there is no such model, it does not fit, or a setting is wrong.
         """
+        if not isinstance(path_or_repo_id, str | os.PathLike):
+            what = type(path_or_repo_id).__name__
+            raise JobError(f"path_or_repo_id: {what}; must be a folder, demo:NAME or a hub id")
         model = model_of(path_or_repo_id, revision=revision, dtype=dtype, device=device)
-        if isinstance(scheduler, str):
-            scheduler = SchedulerConfig(name=scheduler)
-        return cls.from_config(model, scheduler, batch_size=batch_size)
+        return cls.from_config(
+            model, as_scheduler(scheduler), batch_size=batch_size, num_threads=num_threads
+        )
+
+    def with_batch_size(self, batch_size: int) -> Self:
+        """Return another pipeline on the same weights, with its own fixed shape and lock."""
+        return self._alike(self._components, self._sampling, batch_size)
+
+    def with_scheduler(self, scheduler: str | SchedulerConfig) -> Self:
+        """Return another pipeline on the same weights that samples by another scheduler.
+
+        Args:
+            scheduler: a name such as `dpmpp_2m`, with the model's own settings and nothing else;
+                or a `SchedulerConfig`.
+
+        Raises:
+            JobError: there is no such scheduler, or it does not suit the model.
+        """
+        return self._alike(self._components, as_scheduler(scheduler), self.batch_size)
+
+    def as_made(self, how: MadeAs) -> Self:
+        """Return the pipeline whose images are those that this one made so."""
+        one = self._in_float32() if how.is_float32 and not self.is_float32 else self
+        return one if how.batch_size is None else one.with_batch_size(how.batch_size)
+
+    def _in_float32(self) -> Self:
+        """Return this pipeline in float32, loaded again from its files when first needed."""
+        if self._float32 is None:
+            with limit_threads(self.num_threads):
+                components = load(self._components.folder, device=self.device)
+            self._float32 = self._alike(components, self._sampling, self.batch_size)
+        return self._float32
+
+    def _alike(self, components: Components, scheduler: SchedulerConfig, batch_size: int) -> Self:
+        """A pipeline that does the same by other weights, another scheduler, in another shape."""
+        settings = {"batch_size": batch_size, "num_threads": self.num_threads, **self._options}
+        other = type(self)(components, scheduler, **settings)
+        other._name, other._bar = self._name, dict(self._bar)
+        return other
+
+    def __repr__(self) -> str:
+        parts = {
+            "scheduler": type(self._scheduler).__name__,
+            "device": self.device,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "batch_size": self.batch_size,
+        }
+        told = ", ".join(f"{name}={value}" for name, value in parts.items())
+        return f"{type(self).__name__}({self._name}, {told})"
 
     @property
     def device(self) -> torch.device:
@@ -120,6 +211,39 @@ class LoadedPipeline:
         notes, self._notes = self._notes, []
         return [*notes, *self._shape.pop_notes()]
 
+    def set_progress_bar_config(self, **config: Any) -> None:
+        """Say how a call shows its steps, in the words of `tqdm`; as diffusers' pipelines take it.
+
+        Args:
+            config: arguments of `tqdm`, in place of those of an earlier call: `disable=True` shows
+                nothing. Jobs, which call `generate`, never show a bar.
+
+        Raises:
+            ValueError: tqdm has no such argument.
+        """
+        from tqdm.std import tqdm
+
+        parameters = inspect.signature(tqdm.__init__).parameters
+        known = sorted(parameters.keys() - {"self", "iterable", "total", "kwargs"})
+        for name in config:
+            if name not in known:
+                raise ValueError(f"{name}: no argument of tqdm's{suggest(name, known)}")
+        self._bar = config
+
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        """One thread at a time computes with this pipeline, in torch threads of its own number."""
+        with self._lock, limit_threads(self.num_threads):
+            yield
+
+    @contextmanager
+    def _showing_steps(self, num_steps: int) -> Iterator[Callable[[], object]]:
+        """Show a bar of so many steps; yields what to call after each."""
+        from tqdm.auto import tqdm  # a widget in notebooks, a line in terminals
+
+        with tqdm(total=num_steps, **self._bar) as bar:
+            yield bar.update
+
     def _with_shape(self, pictures: Sequence[Any]) -> list[Any]:
         """Pictures of one run, each with the rows of its model calls where these were fewer than
         `batch_size`."""
@@ -135,3 +259,27 @@ class LoadedPipeline:
         self._known_steps.add(num_inference_steps)
         if trouble := find_step_trouble(self._scheduler, num_inference_steps):
             self._notes.append(trouble)
+
+
+def as_scheduler(scheduler: str | SchedulerConfig) -> SchedulerConfig:
+    """A scheduler's name as its configuration.
+
+    Raises:
+        JobError: it is neither a name nor a configuration.
+    """
+    if isinstance(scheduler, str):
+        return SchedulerConfig(name=scheduler)
+    if not isinstance(scheduler, SchedulerConfig):
+        what = type(scheduler).__name__
+        raise JobError(f"scheduler: {what}; must be a name, e.g. dpmpp_2m, or a SchedulerConfig")
+    return scheduler
+
+
+def _count(name: str, value: object) -> int:
+    try:
+        number = whole(name, value)
+    except ValueError as error:
+        raise JobError(str(error)) from error
+    if number < 1:
+        raise JobError(f"{name}={number}: must be at least 1")
+    return number

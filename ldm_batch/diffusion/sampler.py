@@ -31,6 +31,7 @@ def sample(
     num_inference_steps: int,
     generators: Sequence[torch.Generator],
     eta: float = 0.0,
+    on_step: Callable[[], object] | None = None,
 ) -> torch.Tensor:
     """Turn noise into latents by the scheduler's own rules; the scheduler given is not changed.
 
@@ -44,6 +45,7 @@ def sample(
         num_inference_steps: steps of the scheduler; second-order ones call the denoiser twice each.
         generators: one per row; they are advanced by schedulers that draw noise.
         eta: eta of DDIM (Song et al. 2021, eq. 16), 0 to 1; ignored by other schedulers.
+        on_step: called after every call of the denoiser, `count_steps` times.
 
     Returns:
         latents of noise level zero, `[B, C, h, w]`, the noise's dtype and device.
@@ -65,7 +67,27 @@ def sample(
         latents_BChw = scheduler.step(
             prediction_BChw, timestep, latents_BChw, return_dict=False, **step_arguments
         )[0]
+        if on_step is not None:
+            on_step()
     return latents_BChw
+
+
+def count_steps(scheduler: SchedulerMixin, num_inference_steps: int) -> int:
+    """How often `sample` calls the denoiser: second-order schedulers do so twice a step.
+
+    Raises:
+        ValueError: the scheduler cannot take so many steps.
+    """
+    scheduler = copy.deepcopy(scheduler)
+    try:
+        scheduler.set_timesteps(num_inference_steps, device="cpu")
+    except (ValueError, IndexError, RuntimeError) as error:
+        name, trained = type(scheduler).__name__, scheduler.config.num_train_timesteps
+        raise ValueError(
+            f"num_inference_steps={num_inference_steps}: more than {name} can take; the model was "
+            f"trained with {trained} timesteps"
+        ) from error
+    return len(scheduler.timesteps)
 
 
 def _step_arguments(

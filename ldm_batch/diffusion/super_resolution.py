@@ -6,38 +6,54 @@ The image stands beside the latents as conditioning, by concatenation (Rombach e
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
 
 import numpy as np
 import torch
 
-from ldm_batch.config import ModelConfig, SchedulerConfig
+from ldm_batch.config import SchedulerConfig
 from ldm_batch.config.bounds import refuse
 from ldm_batch.config.upscale import check_tiles
 from ldm_batch.diffusion.call_arguments import (
+    Output,
     check_arguments,
-    check_output_type,
+    check_output,
     make_generators,
     make_output,
     seeds_of,
     wrap_output,
 )
 from ldm_batch.diffusion.call_images import ImageLike, to_images, to_signed
+from ldm_batch.diffusion.call_values import number, whole
 from ldm_batch.diffusion.describe import describe
-from ldm_batch.diffusion.from_model import check_super_resolution, load_model
-from ldm_batch.diffusion.load import Component, Components, load_in_float32
+from ldm_batch.diffusion.from_model import check_super_resolution
+from ldm_batch.diffusion.load import Components
 from ldm_batch.diffusion.noise import make_generator
 from ldm_batch.diffusion.pipeline import LoadedPipeline
-from ldm_batch.diffusion.pixels import OutputType, to_picture, to_uint8, to_unit_range
+from ldm_batch.diffusion.pixels import OutputType, Pictures, to_picture, to_uint8, to_unit_range
 from ldm_batch.diffusion.quality import judge
+from ldm_batch.diffusion.sampler import count_steps
 from ldm_batch.diffusion.tiling import padded_side
 from ldm_batch.diffusion.upscale import Upscaler
-from ldm_batch.made_as import MadeAs, how_made, with_made_as
+from ldm_batch.made_as import how_made, with_made_as
 from ldm_batch.records import Call, Fault, Made, UpscaleRequest
 
+if TYPE_CHECKING:
+    from diffusers import ImagePipelineOutput
+
 TILE_SIZE, TILE_OVERLAP = 128, 16
+
+
+class SuperResolutionArguments(TypedDict, total=False):
+    """What a call may be given besides its images; see `SuperResolution.__call__`."""
+
+    num_inference_steps: int
+    eta: float
+    seed: int | Sequence[int] | None
+    generator: torch.Generator | Sequence[torch.Generator] | None
+    output_type: OutputType
 
 
 class SuperResolution(LoadedPipeline):
@@ -49,19 +65,32 @@ class SuperResolution(LoadedPipeline):
         scheduler: SchedulerConfig,
         *,
         batch_size: int,
+        num_threads: int | None = None,
         tile_size: int = TILE_SIZE,
         tile_overlap: int = TILE_OVERLAP,
     ) -> None:
         """Put loaded components together.
 
+        Args:
+            batch_size: images, or tiles, per model call.
+            num_threads: of torch, while it computes; None: as many as the process has.
+            tile_size: larger images are made in tiles of this side, in low-resolution pixels.
+            tile_overlap: pixels that neighbouring tiles share.
+
         Raises:
             JobError: the components do not fit each other, or the settings are wrong.
         """
-        super().__init__(components, scheduler, batch_size=batch_size)
+        super().__init__(
+            components,
+            scheduler,
+            batch_size=batch_size,
+            num_threads=num_threads,
+            tile_size=tile_size,
+            tile_overlap=tile_overlap,
+        )
         check_super_resolution(components)
         self._multiple = 2 ** (len(self._unet.config.block_out_channels) - 1)
         refuse(check_tiles(tile_size, tile_overlap, self._multiple))
-        self._tiles = (tile_size, tile_overlap)
         self._upscaler = Upscaler(
             self._unet,
             self._vqvae,
@@ -72,46 +101,6 @@ class SuperResolution(LoadedPipeline):
         )
         self.scale = self._upscaler.scale
         """Pixels of the result per pixel of the input: 4 in the paper's model."""
-        self._float32: SuperResolution | None = None
-
-    @classmethod
-    def from_config(
-        cls,
-        model: ModelConfig,
-        scheduler: SchedulerConfig,
-        *,
-        batch_size: int,
-        lock: Mapping[str, str] | None = None,
-        shared: Mapping[str, Component] | None = None,
-        tile_size: int = TILE_SIZE,
-        tile_overlap: int = TILE_OVERLAP,
-    ) -> Self:
-        """Load the model that a job names; anything wrong with it is a JobError.
-
-        Args:
-            batch_size: images, or tiles, per model call; last bits depend on it.
-            lock: `{path: sha256}` of `lock_model`; the files must be these.
-            shared: components that are loaded already, by name.
-            tile_size: larger images are made in tiles of this side, in low-resolution pixels.
-            tile_overlap: pixels that neighbouring tiles share.
-        """
-        components = load_model(model, scheduler, lock=lock, shared=shared)
-        return cls(
-            components,
-            scheduler,
-            batch_size=batch_size,
-            tile_size=tile_size,
-            tile_overlap=tile_overlap,
-        )
-
-    def with_batch_size(self, batch_size: int) -> SuperResolution:
-        """Return another pipeline on the same weights, with its own fixed shape and lock."""
-        return self._on(self._components, batch_size)
-
-    def as_made(self, how: MadeAs) -> SuperResolution:
-        """Return the pipeline whose images are those that this one made so."""
-        one = self._in_float32() if how.is_float32 and not self.is_float32 else self
-        return one if how.batch_size is None else one.with_batch_size(how.batch_size)
 
     def padded_size(self, height: int, width: int) -> tuple[int, int]:
         """Size at which an image is computed; images of one padded size share model calls."""
@@ -136,7 +125,7 @@ class SuperResolution(LoadedPipeline):
         if len({self._batch_key(request) for request in requests}) > 1:
             raise ValueError("requests of one batch must have the same padded size, steps and eta")
         self._note_steps(requests[0].num_inference_steps)
-        with self._lock:
+        with self._computing():
             results = self._with_shape(self._make_once(requests))
         doubtful = [i for i, result in enumerate(results) if isinstance(result, Fault)]
         if doubtful and not self.is_float32:
@@ -167,31 +156,34 @@ class SuperResolution(LoadedPipeline):
 
         return self._shape.run_halving(make)
 
-    def _in_float32(self) -> SuperResolution:
-        """Return this pipeline in float32, loaded again from its files when first needed."""
-        if self._float32 is None:
-            components = load_in_float32(self._components, device=self.device)
-            self._float32 = self._on(components, self.batch_size)
-        return self._float32
-
-    def _on(self, components: Components, batch_size: int) -> SuperResolution:
-        """A pipeline that does the same by other weights, or in another shape."""
-        tile_size, overlap = self._tiles
-        return SuperResolution(
-            components,
-            self._sampling,
-            batch_size=batch_size,
-            tile_size=tile_size,
-            tile_overlap=overlap,
-        )
-
     def describe(self) -> dict[str, Any]:
         """Return what the images depend on besides their requests, JSON-able."""
-        tile_size, overlap = self._tiles
         described = describe(
-            self._components, self._scheduler, self._sampling, batch_size=self.batch_size
+            self._components,
+            self._scheduler,
+            self._sampling,
+            batch_size=self.batch_size,
+            num_threads=self.num_threads,
         )
-        return {**described, "tile_size": tile_size, "tile_overlap": overlap, "scale": self.scale}
+        return {**described, **self._options, "scale": self.scale}
+
+    @overload
+    def __call__(
+        self,
+        image: ImageLike | Sequence[ImageLike],
+        *,
+        return_dict: Literal[True] = True,
+        **arguments: Unpack[SuperResolutionArguments],
+    ) -> ImagePipelineOutput: ...
+
+    @overload
+    def __call__(
+        self,
+        image: ImageLike | Sequence[ImageLike],
+        *,
+        return_dict: Literal[False],
+        **arguments: Unpack[SuperResolutionArguments],
+    ) -> tuple[Pictures]: ...
 
     def __call__(
         self,
@@ -203,8 +195,10 @@ class SuperResolution(LoadedPipeline):
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         output_type: OutputType = "pil",
         return_dict: bool = True,
-    ) -> Any:  # not the union: callers know their `return_dict`
+    ) -> Output:
         """Make images larger from Python, with the arguments of diffusers' pipeline and a few more.
+
+        A bar shows the steps of the whole call; see `set_progress_bar_config`.
 
         Args:
             image: one or a list of N, of any sizes: PIL images of any mode (an alpha channel is
@@ -223,19 +217,12 @@ class SuperResolution(LoadedPipeline):
             diffusers' `ImagePipelineOutput`.
 
         Raises:
-            ValueError: an argument of the wrong length, shape or range.
+            ValueError: an argument of the wrong type, length, shape or range.
         """
-        check_output_type(output_type)
-        check_arguments(
-            Call(
-                num_inference_steps=num_inference_steps,
-                guidance_scale=1.0,
-                eta=eta,
-                height=1,
-                width=1,
-            ),
-            1,
-        )
+        check_output(output_type, return_dict)
+        steps, eta = whole("num_inference_steps", num_inference_steps), number("eta", eta)
+        call = Call(num_inference_steps=steps, eta=eta, height=1, width=1)
+        check_arguments(call, 1)
         images, alphas = to_images(image)
         sizes = {array.shape for array in images}
         if output_type != "pil" and len(sizes) > 1:
@@ -243,8 +230,7 @@ class SuperResolution(LoadedPipeline):
                 f"output_type={output_type!r}: needs images of one size, there are {len(sizes)}"
             )
         generators = make_generators(seeds_of(seed, len(images)), generator, len(images))
-        call = {"num_inference_steps": num_inference_steps, "eta": eta}
-        with self._lock:
+        with self._computing():
             made = self._make_all(images, generators, call)
         if output_type == "pil":
             pictures = [to_picture(one, alpha) for one, alpha in zip(made, alphas, strict=True)]
@@ -255,25 +241,32 @@ class SuperResolution(LoadedPipeline):
         self,
         images: Sequence[np.ndarray],
         generators: Sequence[torch.Generator],
-        call: Mapping[str, Any],
+        call: Call,
     ) -> list[torch.Tensor]:
         """Run images of any sizes, those of one padded size together; 0..1, in their order."""
-        noises = self._upscaler.draw_noise(images, generators)
+        num_rows, steps = self._shape.num_rows, call.num_inference_steps
         groups: dict[tuple[int, int], list[int]] = {}
         for i, array in enumerate(images):
             groups.setdefault(self.padded_size(*array.shape[:2]), []).append(i)
+        num_loops = sum(
+            self._upscaler.count_groups([images[i] for i in members], num_rows)
+            for members in groups.values()
+        )
+        num_steps = num_loops * count_steps(self._scheduler, steps)
+        noises = self._upscaler.draw_noise(images, generators)
         made: dict[int, torch.Tensor] = {}
-        for members in groups.values():
-            run = self._upscaler.run(
-                [images[i] for i in members],
-                [generators[i] for i in members],
-                noises=[noises[i] for i in members],
-                num_rows=self._shape.num_rows,
-                **call,
-            )
-            made.update(
-                (i, to_unit_range(decoded)) for i, decoded in zip(members, run, strict=True)
-            )
+        with self._showing_steps(num_steps) as on_step:
+            for members in groups.values():
+                run = self._upscaler.run(
+                    [images[i] for i in members],
+                    [generators[i] for i in members],
+                    num_inference_steps=steps,
+                    eta=call.eta,
+                    num_rows=num_rows,
+                    noises=[noises[i] for i in members],
+                    on_step=on_step,
+                )
+                made.update(zip(members, map(to_unit_range, run), strict=True))
         return [made[i] for i in range(len(images))]
 
 

@@ -7,9 +7,9 @@ shards or files of the dataset.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
 
 import numpy as np
 import torch
@@ -18,62 +18,81 @@ from ldm_batch.config import SchedulerConfig
 from ldm_batch.diffusion.call_arguments import (
     Batch,
     NoiseSource,
+    Output,
     check_arguments,
-    check_output_type,
+    check_output,
     make_output,
     plan_call,
 )
+from ldm_batch.diffusion.call_values import number, whole
 from ldm_batch.diffusion.describe import describe
 from ldm_batch.diffusion.from_model import check_text_to_image
-from ldm_batch.diffusion.load import Components, load_in_float32
+from ldm_batch.diffusion.load import Components
 from ldm_batch.diffusion.noise import make_generator, make_noise
 from ldm_batch.diffusion.paint import Painter
 from ldm_batch.diffusion.pipeline import LoadedPipeline
-from ldm_batch.diffusion.pixels import OutputType, to_uint8, to_unit_range
+from ldm_batch.diffusion.pixels import OutputType, Pictures, to_uint8, to_unit_range
 from ldm_batch.diffusion.quality import judge
+from ldm_batch.diffusion.sampler import count_steps
 from ldm_batch.diffusion.text_encoder import TextEncoder
 from ldm_batch.made_as import MadeAs, with_made_as
 from ldm_batch.records import Call, Fault, Made, PromptCount, Request
 
+if TYPE_CHECKING:
+    from diffusers import ImagePipelineOutput
+
 GUIDED = math.inf
 """Stands in a batch key for any guidance that needs both halves of the batch."""
+
+
+class TextToImageArguments(TypedDict, total=False):
+    """What a call may be given besides its prompts; see `TextToImage.__call__`."""
+
+    negative_prompt: str | Sequence[str] | None
+    num_inference_steps: int
+    guidance_scale: float
+    eta: float
+    height: int | None
+    width: int | None
+    num_images_per_prompt: int
+    guidance_rescale: float | None
+    seed: int | Sequence[int] | None
+    generator: torch.Generator | Sequence[torch.Generator] | None
+    latents: torch.Tensor | None
+    output_type: OutputType
 
 
 class TextToImage(LoadedPipeline):
     """One loaded text-to-image pipeline; every batch runs at the same fixed shape."""
 
     def __init__(
-        self, components: Components, scheduler: SchedulerConfig, *, batch_size: int
+        self,
+        components: Components,
+        scheduler: SchedulerConfig,
+        *,
+        batch_size: int,
+        num_threads: int | None = None,
     ) -> None:
         """Put loaded components together.
+
+        Args:
+            num_threads: of torch, while it computes; None: as many as the process has.
 
         Raises:
             JobError: the components do not fit each other, or the settings are wrong.
         """
-        super().__init__(components, scheduler, batch_size=batch_size)
+        super().__init__(components, scheduler, batch_size=batch_size, num_threads=num_threads)
         check_text_to_image(components)
-        self._text = TextEncoder(components["tokenizer"], components["bert"], batch_size=batch_size)
+        self._text = TextEncoder(
+            components["tokenizer"], components["bert"], batch_size=self.batch_size
+        )
         self._painter = Painter(self._unet, self._vqvae, self._text, self._scheduler, scheduler)
-        self._float32: TextToImage | None = None
         self.size_multiple = 2 ** (len(self._vqvae.config.block_out_channels) - 1)
         """Height and width must be multiples of this: the first stage's downsampling factor f."""
         side = self._unet.config.sample_size
         height, width = side if isinstance(side, list | tuple) else (side, side)
         self.default_height = int(height) * self.size_multiple
         self.default_width = int(width) * self.size_multiple
-
-    def with_batch_size(self, batch_size: int) -> TextToImage:
-        """Return another pipeline on the same weights, with its own fixed shape and lock."""
-        return TextToImage(self._components, self._sampling, batch_size=batch_size)
-
-    def with_scheduler(self, scheduler: SchedulerConfig) -> TextToImage:
-        """Return another pipeline on the same weights that samples by another scheduler."""
-        return TextToImage(self._components, scheduler, batch_size=self.batch_size)
-
-    def as_made(self, how: MadeAs) -> TextToImage:
-        """Return the pipeline whose images are those that this one made so."""
-        one = self._in_float32() if how.is_float32 and not self.is_float32 else self
-        return one if how.batch_size is None else one.with_batch_size(how.batch_size)
 
     def count_tokens(self, prompts: Sequence[str]) -> list[PromptCount]:
         """Count the tokens of prompts, special ones included; safe from any thread."""
@@ -104,7 +123,7 @@ class TextToImage(LoadedPipeline):
             raise ValueError(f"{len(requests)} requests: must be 1 to {self.batch_size}")
         if len({self.batch_key(request.call) for request in requests}) > 1:
             raise ValueError("requests of one batch must have the same call, but for guidance")
-        with self._lock:
+        with self._computing():
             self._note_steps(requests[0].call.num_inference_steps)
             return self._with_shape(self._shape.run(requests, self._make))
 
@@ -136,18 +155,33 @@ class TextToImage(LoadedPipeline):
         channels = int(self._unet.config.in_channels)
         return channels, call.height // factor, call.width // factor
 
-    def _in_float32(self) -> TextToImage:
-        """Return this pipeline in float32, loaded again from its files when first needed."""
-        if self._float32 is None:
-            components = load_in_float32(self._components, device=self.device)
-            self._float32 = TextToImage(components, self._sampling, batch_size=self.batch_size)
-        return self._float32
-
     def describe(self) -> dict[str, Any]:
         """Return what the images depend on besides their requests, JSON-able."""
         return describe(
-            self._components, self._scheduler, self._sampling, batch_size=self.batch_size
+            self._components,
+            self._scheduler,
+            self._sampling,
+            batch_size=self.batch_size,
+            num_threads=self.num_threads,
         )
+
+    @overload
+    def __call__(
+        self,
+        prompt: str | Sequence[str],
+        *,
+        return_dict: Literal[True] = True,
+        **arguments: Unpack[TextToImageArguments],
+    ) -> ImagePipelineOutput: ...
+
+    @overload
+    def __call__(
+        self,
+        prompt: str | Sequence[str],
+        *,
+        return_dict: Literal[False],
+        **arguments: Unpack[TextToImageArguments],
+    ) -> tuple[Pictures]: ...
 
     def __call__(
         self,
@@ -166,8 +200,10 @@ class TextToImage(LoadedPipeline):
         latents: torch.Tensor | None = None,
         output_type: OutputType = "pil",
         return_dict: bool = True,
-    ) -> Any:  # not the union: callers know their `return_dict`
+    ) -> Output:
         """Make images from Python, with the arguments of diffusers' pipeline and a few more.
+
+        A bar shows the steps of the whole call; see `set_progress_bar_config`.
 
         Args:
             prompt: one text or a list of N, for N * num_images_per_prompt images.
@@ -190,30 +226,30 @@ class TextToImage(LoadedPipeline):
             diffusers' `ImagePipelineOutput`.
 
         Raises:
-            ValueError: an argument of the wrong length, shape or range.
+            ValueError: an argument of the wrong type, length, shape or range.
         """
-        check_output_type(output_type)
-        height = self.default_height if height is None else height
-        width = self.default_width if width is None else width
+        check_output(output_type, return_dict)
         call = Call(
-            num_inference_steps=num_inference_steps,
-            guidance_scale=float(guidance_scale),
-            eta=float(eta),
-            height=height,
-            width=width,
-            guidance_rescale=guidance_rescale,
+            num_inference_steps=whole("num_inference_steps", num_inference_steps),
+            guidance_scale=number("guidance_scale", guidance_scale),
+            eta=number("eta", eta),
+            height=self.default_height if height is None else whole("height", height),
+            width=self.default_width if width is None else whole("width", width),
+            guidance_rescale=(
+                None if guidance_rescale is None else number("guidance_rescale", guidance_rescale)
+            ),
         )
         source, shape = NoiseSource(seed, generator, latents), self._latent_shape(call)
         texts = (prompt, negative_prompt, num_images_per_prompt)
         batches = plan_call(*texts, source, shape=shape, batch_size=self.batch_size)
-        with self._lock:
-            decoded = [self._paint(batch, call) for batch in batches]
+        num_steps = len(batches) * count_steps(self._scheduler, call.num_inference_steps)
+        with self._computing(), self._showing_steps(num_steps) as on_step:
+            decoded = [self._paint(batch, call, on_step) for batch in batches]
         return make_output(to_unit_range(torch.cat(decoded)), output_type, return_dict=return_dict)
 
-    def _paint(self, batch: Batch, call: Call) -> torch.Tensor:
+    def _paint(self, batch: Batch, call: Call, on_step: Callable[[], object]) -> torch.Tensor:
         """One batch of a call from Python, without its padding: `[num_images, 3, H, W]`."""
+        texts = (batch.prompts, batch.negative_prompts)
         calls = [call] * len(batch.prompts)
-        painted = self._painter.paint(
-            batch.prompts, batch.negative_prompts, batch.noise, batch.generators, calls
-        )
+        painted = self._painter.paint(*texts, batch.noise, batch.generators, calls, on_step)
         return painted[: batch.num_images]

@@ -7,7 +7,8 @@ fills them up, n tiles, C channels, h and w of images and latents, H and W of wh
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -75,6 +76,7 @@ class Upscaler:
         eta: float,
         num_rows: int,
         noises: Sequence[torch.Tensor] | None = None,
+        on_step: Callable[[], object] | None = None,
     ) -> Iterator[torch.Tensor]:
         """Denoise and decode images of one padded size.
 
@@ -85,15 +87,14 @@ class Upscaler:
             eta: eta of DDIM, 0 to 1.
             num_rows: rows of every model call.
             noises: one per image; None: drawn from the generators.
+            on_step: called after every step of the denoising loop of a group, see `count_groups`.
 
         Yields:
             float32 `[3, scale * h, scale * w]`, nominally -1..1, one per image.
         """
         height, width = self._padded_size(images[0])
         tiling = self._tiling(height, width)
-        group = num_rows
-        if tiling.num_tiles > 1:
-            group = max(1, min(num_rows, MAX_GROUP_PIXELS // (height * width)))
+        group = self._group_size(height, width, num_rows)
         noises = self.draw_noise(images, generators) if noises is None else noises
         for start in range(0, len(images), group):
             members = slice(start, start + group)
@@ -108,10 +109,21 @@ class Upscaler:
                 num_inference_steps=num_inference_steps,
                 generators=[*generators[members], *(make_generator(0) for _ in range(spare))],
                 eta=eta,
+                on_step=on_step,
             )
             decoded = self._decode(latents_BChw, tiling, len(padded_Nhw3), num_rows)
             for image, large_3HW in zip(images[members], decoded, strict=True):
                 yield large_3HW[:, : image.shape[0] * self.scale, : image.shape[1] * self.scale]
+
+    def count_groups(self, images: Sequence[np.ndarray], num_rows: int) -> int:
+        """How many loops of denoising `run` needs for images of one padded size."""
+        return math.ceil(len(images) / self._group_size(*self._padded_size(images[0]), num_rows))
+
+    def _group_size(self, height: int, width: int, num_rows: int) -> int:
+        """How many images of a padded size are denoised together."""
+        if self._tiling(height, width).num_tiles == 1:
+            return num_rows
+        return max(1, min(num_rows, MAX_GROUP_PIXELS // (height * width)))
 
     def _tiling(self, height: int, width: int) -> Tiling:
         """How images of a padded size are cut."""

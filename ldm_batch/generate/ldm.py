@@ -82,9 +82,6 @@ def load(job: JobConfig, task: Task, lock: Lock) -> Pipeline:
     Raises:
         JobError: a model does not load, or its files are not those of the lock.
     """
-    import torch
-
-    torch.set_num_threads(job.num_threads)
     return task.load(job, lock)
 
 
@@ -95,12 +92,10 @@ def measure_batch_size(job: JobConfig, native_size: tuple[int, int]) -> int:
         JobError: the model does not load.
         ShardError: not even one image fits into memory.
     """
-    import torch
-
     from ldm_batch.diffusion.batch_size import find_batch_size
-    from ldm_batch.diffusion.cache import cache_folder
+    from ldm_batch.diffusion.threads import limit_threads
 
-    torch.set_num_threads(job.num_threads)
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     call = with_size(job.call, native_size)
     assert call.height is not None
     assert call.width is not None
@@ -111,8 +106,9 @@ def measure_batch_size(job: JobConfig, native_size: tuple[int, int]) -> int:
         height=call.height,
         width=call.width,
     )
-    memory = cache_folder() / "batch_sizes.json"
-    return find_batch_size(job.model, job.scheduler, usual, memory=memory)
+    memory = cache / "ldm_batch" / "batch_sizes.json"
+    with limit_threads(job.num_threads):
+        return find_batch_size(job.model, job.scheduler, usual, memory=memory)
 
 
 LDM = Engine(

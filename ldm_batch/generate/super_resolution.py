@@ -123,6 +123,7 @@ def load(job: JobConfig, lock: Lock) -> Pipeline:
             job.model,
             job.scheduler,
             batch_size=job.batch_size,
+            num_threads=job.num_threads,
             lock=lock,
             tile_size=job.upscale.tile_size,
             tile_overlap=job.upscale.tile_overlap,

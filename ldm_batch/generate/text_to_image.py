@@ -104,7 +104,13 @@ def load(job: JobConfig, lock: Lock) -> Pipeline:
     """Load the model; a JobError where it does not, or is not that of the lock."""
     from ldm_batch.diffusion.text_to_image import TextToImage
 
-    return TextToImage.from_config(job.model, job.scheduler, batch_size=job.batch_size, lock=lock)
+    return TextToImage.from_config(
+        job.model,
+        job.scheduler,
+        batch_size=job.batch_size,
+        num_threads=job.num_threads,
+        lock=lock,
+    )
 
 
 def record(image: PlannedImage, count: PromptCount, _low: str | None) -> dict[str, Any]:

@@ -150,6 +150,7 @@ def load_both(task: Task, job: JobConfig, lock: Lock) -> Pipeline:
         job.upscale.model,
         job.upscale.scheduler,
         batch_size=job.batch_size,
+        num_threads=job.num_threads,
         lock=locks[1],
         shared=first.modules(names) if isinstance(first, LoadedPipeline) else {},
         tile_size=job.upscale.tile_size,
