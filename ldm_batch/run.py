@@ -1,5 +1,7 @@
 """The command: compose a job from `conf/` and the command line, run it, end with an exit code.
 
+`run_job` is the same from Python, without the exit.
+
 The only user of Hydra. Defines nothing that travels to workers: under `python -m` this module is
 `__main__`.
 """
@@ -15,22 +17,25 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 import hydra
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, OverrideParseException
+from hydra.version import VersionBase
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ldm_batch.config import JobConfig
 from ldm_batch.config.bounds import suggest
-from ldm_batch.drive import run_job
+from ldm_batch.drive import JobResult, drive_job
 from ldm_batch.errors import JobError, StorageError, TryLaterError
+from ldm_batch.plan.recorded import settings_of
 
 OPEN_FIELDS = (
     "source.columns",
@@ -61,6 +66,72 @@ def field_paths(node: Any = JobConfig, prefix: str = "") -> Iterator[str]:
         yield prefix + field.name
         if is_dataclass(value):
             yield from field_paths(value, f"{prefix}{field.name}.")
+
+
+def run_job(job: JobConfig | Sequence[str], *, out: TextIO | None = None) -> JobResult:
+    """Run a job from Python: what is missing of its dataset, or the shards that it names.
+
+    It is what `python -m ldm_batch run` does, in this process: with `cluster=in_process` the images
+    are made here, else on Ray, a local one where no other is named. Handlers of signals, the
+    working directory and torch's number of threads stay as they are.
+
+    Args:
+        job: settings as the command takes them, such as `["conf=txt2img_1m", "source.uri=prompts",
+            "sink.uri=out/cats"]`; or the whole document, of which what is not set is `JobConfig`'s
+            own default.
+        out: where progress and the report go; None: to standard output.
+
+    Returns:
+        What this run made, and what failed.
+
+    Raises:
+        JobError: the job cannot run or must stop, in a sentence; what is committed stays.
+    """
+    out = sys.stdout if out is None else out
+    if not isinstance(job, JobConfig):
+        settings = _as_settings(job)
+        return drive_job(compose_job(settings), overrides=settings, out=out)
+    try:
+        typed: JobConfig = OmegaConf.to_object(OmegaConf.structured(job))  # type: ignore[assignment]
+    except OmegaConfBaseException as error:
+        raise JobError(explain(error)) from error
+    return drive_job(typed, overrides=settings_of(typed, compose_job([])), out=out)
+
+
+def compose_job(settings: Sequence[str]) -> JobConfig:
+    """The job that settings make, as the command composes it; Hydra is left as it was.
+
+    Raises:
+        JobError: a setting is wrong, in a sentence.
+    """
+    ConfigStore.instance().store(name="job_schema", node=JobConfig)
+    hydra_of_all, version_of_all = GlobalHydra.instance().hydra, VersionBase.instance().getbase()
+    GlobalHydra.instance().clear()
+    try:
+        with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
+            given = [f"++{a}" if _is_open(a) else a for a in settings]
+            config = hydra.compose("config", given)
+        job: JobConfig = OmegaConf.to_object(config)  # type: ignore[assignment]
+    except Exception as error:  # Hydra raises many kinds
+        raise JobError(explain(error, settings)) from error
+    finally:
+        GlobalHydra.instance().hydra = hydra_of_all
+        VersionBase.instance().version_base = version_of_all
+    _refuse_added(config, job)
+    return job
+
+
+def _as_settings(job: object) -> list[str]:
+    """What a caller gives in place of a JobConfig as the words of a command line."""
+    if not isinstance(job, list | tuple):
+        raise JobError(
+            f"job: {type(job).__name__}; must be a JobConfig, or a list of settings as the command "
+            'takes them: ["conf=txt2img_1m", "source.uri=prompts", "sink.uri=out/cats"]'
+        )
+    for word in job:
+        if not isinstance(word, str) or word.startswith("-") or "=" not in word:
+            raise JobError(f"job: {word!r} is no setting; must be FIELD=VALUE or GROUP=OPTION")
+    return list(job)
 
 
 def main() -> None:
@@ -132,7 +203,8 @@ def _run(config: DictConfig) -> int:
     try:
         job: JobConfig = OmegaConf.to_object(config)  # type: ignore[assignment]
         _refuse_added(config, job)
-        return run_job(job, overrides=list(HydraConfig.get().overrides.task))
+        overrides = list(HydraConfig.get().overrides.task)
+        return drive_job(job, overrides=overrides, out=sys.stdout).exit_code
     except OmegaConfBaseException as error:
         return _complain(explain(error))
     except TryLaterError as error:
@@ -187,8 +259,12 @@ def _sweeps_leave_nothing() -> Iterator[None]:
         yield
 
 
-def explain(error: Exception) -> str:
-    """One message for a mistake in the configuration: the field, what is wrong, what was meant."""
+def explain(error: Exception, settings: Sequence[str] | None = None) -> str:
+    """One message for a mistake in the configuration: the field, what is wrong, what was meant.
+
+    Args:
+        settings: those that were given; None: the command line's.
+    """
     while isinstance(cause := error.__cause__, (HydraException, OmegaConfBaseException)):
         if isinstance(error, OmegaConfBaseException) and error.full_key:
             break  # under a debugger OmegaConf keeps causes, which no longer name the field
@@ -200,7 +276,7 @@ def explain(error: Exception) -> str:
     if unknown:
         return _unknown_field(unknown[1] or unknown[2])
     if "Config group override must be" in text:  # and Hydra does not say which
-        empty = [a.removesuffix("=null") for a in sys.argv if a.endswith("=null")]
+        empty = [a.removesuffix("=null") for a in (settings or sys.argv) if a.endswith("=null")]
         nameless = [name for name in empty if (config_folder() / name).is_dir()]
         text = f"Could not find '{nameless[0]}/null'" if nameless else text
     group = re.search(r"Could not find '([\w./-]+)/([\w.-]*)'", text)

@@ -10,6 +10,7 @@ import dataclasses
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, TextIO
 
@@ -37,16 +38,43 @@ from ldm_batch.write.receipt import roll_forward, write_failure
 EXIT_DONE, EXIT_SHARDS_FAILED = 0, 1
 
 
+@dataclass(frozen=True, slots=True)
+class JobResult:
+    """What a run made of its dataset; what was there before counts in none of it."""
+
+    sink: str
+    """The dataset's folder."""
+    num_shards: int
+    """Shards that this run has made, or found made by another one meanwhile."""
+    num_rows: int
+    """Rows of these: with images, or rejected."""
+    num_images: int
+    rejected: dict[str, int]
+    """Rejected rows by reason."""
+    failed: dict[int, str]
+    """Shards that could not be made, and why; the same job makes what is missing."""
+
+    @property
+    def exit_code(self) -> int:
+        """What the command ends with: 0 if every shard to do is committed, 1 if some failed."""
+        return EXIT_SHARDS_FAILED if self.failed else EXIT_DONE
+
+
 def run_job(job: JobConfig, *, overrides: Sequence[str] = (), out: TextIO = sys.stdout) -> int:
+    """Run one job to its exit code: 0 if every shard to do is committed, 1 if some failed.
+
+    See `drive_job` for the arguments and what it raises.
+    """
+    return drive_job(job, overrides=overrides, out=out).exit_code
+
+
+def drive_job(job: JobConfig, *, overrides: Sequence[str], out: TextIO) -> JobResult:
     """Run one job: what is missing of its dataset, or the shards that it names.
 
     Args:
         job: the configuration; checked here.
         overrides: the command's own settings, to print the command that resumes.
         out: where progress and the report go.
-
-    Returns:
-        0 if every shard to do is committed, 1 if some failed.
 
     Raises:
         JobError: the job cannot run or must stop; nothing that was committed is lost, and one that
@@ -62,7 +90,7 @@ def run_job(job: JobConfig, *, overrides: Sequence[str] = (), out: TextIO = sys.
         models = chosen.find_models()
         while True:
             try:
-                return _run(chosen, store, models, command, out)
+                return _result(_run(chosen, store, models, command, out), store)
             except StartAgain:
                 tell(out, "another driver planned this dataset first: starting again by its plan")
                 chosen = choose(dataclasses.replace(chosen.job, plan_again=False))
@@ -78,7 +106,8 @@ def _run(
     models: FoundModels,
     command: str,
     out: TextIO,
-) -> int:
+) -> Tally:
+    lock, native_size = models
     is_measured = chosen.job.batch_size == "auto"
     chosen = _settle_batch_size(chosen, store, models.native_size, out)
     planning = Planning(
@@ -92,11 +121,11 @@ def _run(
     print_plan(work, store, out)
     if chosen.job.dry_run:
         planning.compare(work, say)
-        return EXIT_DONE
+        return Tally()
     if not work.todo and work.is_news:  # nothing is left that could refuse
         work = planning.begin(versions(), say)
     if not work.todo:
-        return EXIT_DONE
+        return Tally()
     budget = Budget(chosen.job, store)
     budget.expect(work)
     budget.check(Tally())
@@ -104,7 +133,18 @@ def _run(
     with _claim(store, out):
         tally = _make_shards(spec, store, planning, work, budget, out)
     print_report(tally, store, command, out)
-    return EXIT_SHARDS_FAILED if tally.failures else EXIT_DONE
+    return tally
+
+
+def _result(tally: Tally, store: Store) -> JobResult:
+    return JobResult(
+        sink=store.root,
+        num_shards=tally.num_shards,
+        num_rows=tally.num_rows,
+        num_images=tally.num_images,
+        rejected=dict(tally.rejected.most_common()),
+        failed={failure.shard: failure.message for failure in tally.failures},
+    )
 
 
 def _claim(store: Store, out: TextIO) -> AbstractContextManager[None]:

@@ -9,7 +9,7 @@ import dataclasses
 import platform
 import posixpath
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,43 @@ def resume_command(job: JobConfig, overrides: Sequence[str]) -> str:
     source = _quoted(uris[0]) if len(uris) == 1 else f"[{','.join(map(_quoted, uris))}]"
     places = [f"source.uri={source}", f"sink.uri={_quoted(str(job.sink.uri))}"]
     return shlex.join(["python", "-m", "ldm_batch.run", *kept, *places])
+
+
+def settings_of(job: JobConfig, base: JobConfig) -> list[str]:
+    """What a command says to make a job of another one: FIELD=VALUE for each that differs."""
+    before = dict(_leaves(base))
+    return [
+        f"{'++' if isinstance(value, dict) else ''}{path}={_as_override(value)}"
+        for path, value in _leaves(job)
+        if value != before[path]
+    ]
+
+
+def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Fields that are no sections, dotted, and their values."""
+    for field in dataclasses.fields(node):
+        value = getattr(node, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from _leaves(value, f"{prefix}{field.name}.")
+        else:
+            yield prefix + field.name, value
+
+
+def _as_override(value: Any) -> str:
+    """A value as Hydra's override grammar reads it back, of the same type."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool | int | float):
+        return str(value).lower()
+    if isinstance(value, Mapping):
+        return f"{{{','.join(f'{_quoted(str(k))}:{_as_override(v)}' for k, v in value.items())}}}"
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(_as_override, value))}]"
+    text = str(value)
+    is_plain = text[:1].isalpha() or text[:1] == "/"
+    if is_plain and text.lower() not in ("null", "true", "false", "inf", "nan"):
+        return _quoted(text)
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def _without_values(override: str) -> str:
