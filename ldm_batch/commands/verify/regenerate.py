@@ -75,19 +75,41 @@ def regenerate(dataset: Dataset, sample: Sample) -> Regenerated:
         JobError: the model does not load, or is not the one that was planned.
         StorageError: an input image is there but cannot be read.
     """
-    chosen = choose(_as_here(dataset.job, sample.model_path))
-    pipeline = chosen.load(planned_lock(dataset.plan.document["images"]))
-    device = str(pipeline.describe().get("device"))
-    maker = MakerAgain(chosen, pipeline, dataset.plan)
+    again = load_again(dataset, sample.model_path)
     shards = _choose_shards(dataset, sample)
-    comparison = Comparison(chosen.job, device)
+    comparison = Comparison(again.job, again.device)
     for index in sorted(set(shards)):
         rows = _choose_rows(dataset, index, shards.count(index), sample.choice)
-        is_same_device = _recorded_device(dataset.store, index) in (None, device)
-        for row, made in maker.make(index, rows):
+        is_same_device = _recorded_device(dataset.store, index) in (None, again.device)
+        for row, made in again.maker.make(index, rows):
             name = f"{identity.data_path(f'{index:05d}')}: {row['key']} #{row['image_index']}"
             comparison.add(name, row, made, is_same_device=is_same_device)
     return comparison.result()
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """The models of a dataset, loaded to make images of it again."""
+
+    job: JobConfig
+    """The planned job, on the device that there is here."""
+    maker: MakerAgain
+    device: str
+
+
+def load_again(dataset: Dataset, model_path: str | None) -> Again:
+    """Load the models that a dataset was planned with.
+
+    Args:
+        model_path: where the planned model is now; None: where it was.
+
+    Raises:
+        JobError: a model does not load, or is not the one that was planned.
+    """
+    chosen = choose(_as_here(dataset.job, model_path))
+    pipeline = chosen.load(planned_lock(dataset.plan.document["images"]))
+    maker = MakerAgain(chosen, pipeline, dataset.plan)
+    return Again(chosen.job, maker, str(pipeline.describe().get("device")))
 
 
 class Comparison:
@@ -107,7 +129,7 @@ class Comparison:
             self._num_not_made += 1
             self._problems.append(f"{name}: not made again: {made.why}")
             return
-        levels = _difference(row, made, self._job)
+        levels = mean_levels(row, made, self._job)
         self._largest = max(self._largest, levels)
         is_made_alike = is_same_device and not str(how_made(made))
         if levels == 0:
@@ -175,7 +197,7 @@ def _recorded_device(store: Store, index: int) -> str | None:
         return None
 
 
-def _difference(row: Mapping[str, Any], made: Picture, job: JobConfig) -> float:
+def mean_levels(row: Mapping[str, Any], made: Picture, job: JobConfig) -> float:
     """Mean difference in levels of 255 between an image and what is stored; 0: the same bytes."""
     if isinstance(made, Fault):
         return 255.0

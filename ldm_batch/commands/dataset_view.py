@@ -1,0 +1,214 @@
+"""A dataset as a notebook looks at it: what `status`, `verify` and `sheet` see, as Python's values.
+
+Changes nothing. Must not know how images are made, nor how a dataset is stored.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+from PIL import Image
+
+from ldm_batch import identity
+from ldm_batch.columns import IMAGE
+from ldm_batch.commands.status import Status, read_status
+from ldm_batch.commands.verify.again import NotMade
+from ldm_batch.commands.verify.regenerate import Again, load_again, mean_levels
+from ldm_batch.config import S3Config
+from ldm_batch.config.bounds import suggest
+from ldm_batch.config.job import IMAGE_FORMATS
+from ldm_batch.dataset import Dataset, object_rows, open_object
+from ldm_batch.dataset import open_dataset as open_stored
+from ldm_batch.errors import JobError
+from ldm_batch.records import Fault, Made, Shard
+from ldm_batch.storage import Store
+
+
+@dataclass(frozen=True, slots=True)
+class ImageAgain:
+    """An image of a dataset, made again."""
+
+    key: str
+    image_index: int
+    image: Image.Image | None
+    """What came out, RGB or RGBA; None: it could not be made, see `problem`."""
+    is_equal: bool
+    """Whether it is the same bytes as the stored one, encoded."""
+    mean_levels: float
+    """How far it is from the stored one on the mean, in levels of 255; 0.0: the same bytes."""
+    problem: str
+    """Why it could not be made; empty where it could."""
+
+
+class DatasetView:
+    """One dataset, looked at anew by each call; `open_dataset` makes one."""
+
+    def __init__(self, store: Store) -> None:
+        """Look at the dataset of a store.
+
+        Raises:
+            JobError: it holds none, or its plan or an object is damaged.
+        """
+        self._store = store
+        self._seen = read_status(store)
+        self._again: dict[tuple[str, str | None], Again] = {}
+
+    def __repr__(self) -> str:
+        seen = self._seen
+        shards = f"shards={seen.num_done} of {seen.num_shards} done"
+        return f"{type(self).__name__}({self._store.root}, {shards}, images={seen.num_images})"
+
+    def status(self) -> Status:
+        """How far the dataset is by now: what `python -m ldm_batch status` tells.
+
+        Raises:
+            JobError: its plan or an object is damaged.
+        """
+        self._seen = read_status(self._store)
+        return self._seen
+
+    def rows(self, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+        """The rows of all shards that are done, one image each, in the order of the plan.
+
+        A few stand in memory at a time.
+
+        Args:
+            columns: only these; None: all. `image` is a dict of the encoded `bytes` and a `path`.
+
+        Raises:
+            JobError: there is no such column, or an object is damaged.
+        """
+        if isinstance(columns, str):
+            raise JobError(f"columns={columns!r}: must be a list of columns, or None for all")
+        for shard in open_stored(self._store).done:
+            yield from _rows_of(self._store, shard, columns)
+
+    def images(self, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+        """As `rows`, with `image` decoded: a PIL image, RGB or RGBA.
+
+        Args:
+            columns: only these, and `image`; None: all.
+
+        Raises:
+            JobError: there is no such column, or an object or an image is damaged.
+        """
+        wanted = columns
+        if columns is not None and not isinstance(columns, str):
+            wanted = [*dict.fromkeys([IMAGE, *columns])]
+        for number, row in enumerate(self.rows(wanted)):
+            try:
+                yield {**row, IMAGE: _decode(row[IMAGE]["bytes"])}
+            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+                name = f"{self._store.root}: image {number} of {IMAGE!r}, from 0,"
+                raise JobError(f"{name} cannot be decoded: {error}") from error
+
+    def regenerate(
+        self, key: str, image_index: int = 0, *, model_path: str | None = None
+    ) -> ImageAgain:
+        """Make one image again as it was made, and compare it with what is stored.
+
+        The models are loaded for the first image and kept. Of an image that was made from an image
+        the input is read again, and must be what it was.
+
+        Args:
+            key: of its row, the column `key`.
+            image_index: which of the row's images, the column `image_index`.
+            model_path: where the planned model is now; None: where it was.
+
+        Raises:
+            JobError: there is no such image, or a model does not load or is not the planned one.
+            StorageError: an object or an input image cannot be read.
+        """
+        dataset = open_stored(self._store)
+        index, place = _find(dataset, str(key), image_index)
+        [row] = dataset.rows_at(index, [place])
+        named = (dataset.plan.fingerprint, model_path)
+        if named not in self._again:
+            self._again[named] = load_again(dataset, model_path)
+        again = self._again[named]
+        [(_, made)] = again.maker.make(index, [row])
+        if isinstance(made, NotMade | Fault):
+            problem = made.why if isinstance(made, NotMade) else made.message
+            return ImageAgain(str(key), image_index, None, False, 255.0, problem)
+        levels = mean_levels(row, made, again.job)
+        image = Image.fromarray(made.pixels if isinstance(made, Made) else made)
+        return ImageAgain(str(key), image_index, image, levels == 0, levels, "")
+
+
+def open_dataset(
+    sink: str | os.PathLike[str],
+    *,
+    endpoint: str | None = None,
+    region: str | None = None,
+    anonymous: bool = False,
+    path_style: bool | None = None,
+    ca_bundle: str | None = None,
+) -> DatasetView:
+    """Open a dataset from Python: its status, its rows and images, one of them made again.
+
+    Args:
+        sink: the dataset's folder, or `s3://bucket/prefix`; the others are S3's, as the commands
+            take them. Credentials come from the standard chain.
+        endpoint: URL of another store than AWS.
+        region: of the bucket.
+        anonymous: send no credentials.
+        path_style: bucket in the path, not in the host name; None: where an endpoint is named.
+        ca_bundle: file with the certificates to trust.
+
+    Raises:
+        JobError: there is no dataset, or its plan or an object is damaged.
+        StorageError: it cannot be reached.
+    """
+    if not isinstance(sink, str | os.PathLike):
+        raise JobError(f"sink: {type(sink).__name__}; must be a folder or s3://bucket/prefix")
+    s3 = S3Config(
+        endpoint=endpoint,
+        region=region,
+        anonymous=anonymous,
+        path_style=path_style,
+        ca_bundle=ca_bundle,
+    )
+    return DatasetView(Store(os.fspath(sink), s3))
+
+
+def _find(dataset: Dataset, key: str, image_index: int) -> tuple[int, int]:
+    """Shard and place in its object of an image; a JobError where there is none."""
+    for shard in dataset.done:
+        names = _rows_of(dataset.store, shard, ["key", "image_index"])
+        for place, row in enumerate(names):
+            if (row["key"], row["image_index"]) == (key, image_index):
+                return shard.index, place
+    rejected = next((row for row in dataset.rejections() if row["key"] == key), None)
+    why = f"its row was rejected: {rejected['message']}" if rejected else "see the column `key`"
+    raise JobError(f"{dataset.store.root}: no image {image_index} of {key!r}; {why}")
+
+
+def _rows_of(store: Store, shard: Shard, columns: Sequence[str] | None) -> Iterator[dict[str, Any]]:
+    """The rows of a shard's object, a few at a time; a JobError where it is damaged."""
+    path = identity.data_path(shard.id)
+    try:
+        with store.open(path) as file:
+            parquet = open_object(file)
+            _check_columns(columns or (), parquet.schema_arrow.names)
+            yield from map(dict, object_rows(parquet, columns))
+    except (pa.ArrowException, OSError) as error:
+        raise JobError(f"{store.uri(path)}: cannot be read: {error}") from error
+
+
+def _check_columns(columns: Sequence[str], known: Sequence[str]) -> None:
+    for name in columns:
+        if name not in known:
+            raise JobError(f"columns: no column {name!r}{suggest(str(name), known)}")
+
+
+def _decode(content: bytes) -> Image.Image:
+    """An image of one of the formats that datasets hold."""
+    formats = [name.upper() for name in IMAGE_FORMATS]
+    image = Image.open(io.BytesIO(content), formats=formats)
+    image.load()
+    return image
