@@ -20,7 +20,7 @@ from ldm_batch.identity import numbered_seed
 from ldm_batch.records import Call
 
 if TYPE_CHECKING:
-    from diffusers import ImagePipelineOutput
+    from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 
 Output: TypeAlias = "ImagePipelineOutput | tuple[Pictures]"
 

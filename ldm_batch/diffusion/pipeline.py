@@ -54,7 +54,7 @@ class LoadedPipeline:
             JobError: the settings are wrong.
         """
         self.batch_size = _count("batch_size", batch_size)
-        self.num_threads = None if num_threads is None else _count("num_threads", num_threads)
+        self.num_threads = _count_or_none("num_threads", num_threads)
         refuse(check_scheduler("scheduler", scheduler))
         self._components = components
         self._sampling = scheduler
@@ -95,7 +95,7 @@ class LoadedPipeline:
         Raises:
             JobError: anything is wrong with the model.
         """
-        with limit_threads(num_threads):
+        with limit_threads(_count_or_none("num_threads", num_threads)):
             components = load_model(model, scheduler, lock=lock, shared=shared)
             settings = {"batch_size": batch_size, "num_threads": num_threads, **options}
             loaded = cls(components, scheduler, **settings)
@@ -283,3 +283,7 @@ def _count(name: str, value: object) -> int:
     if number < 1:
         raise JobError(f"{name}={number}: must be at least 1")
     return number
+
+
+def _count_or_none(name: str, value: object) -> int | None:
+    return None if value is None else _count(name, value)

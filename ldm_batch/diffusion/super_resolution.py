@@ -41,7 +41,7 @@ from ldm_batch.made_as import how_made, with_made_as
 from ldm_batch.records import Call, Fault, Made, UpscaleRequest
 
 if TYPE_CHECKING:
-    from diffusers import ImagePipelineOutput
+    from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 
 TILE_SIZE, TILE_OVERLAP = 128, 16
 

@@ -39,7 +39,7 @@ from ldm_batch.made_as import MadeAs, with_made_as
 from ldm_batch.records import Call, Fault, Made, PromptCount, Request
 
 if TYPE_CHECKING:
-    from diffusers import ImagePipelineOutput
+    from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 
 GUIDED = math.inf
 """Stands in a batch key for any guidance that needs both halves of the batch."""

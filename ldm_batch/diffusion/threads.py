@@ -43,9 +43,9 @@ def limit_threads(num_threads: int | None) -> Iterator[None]:
             _usual[1] = before
         if not _own.depth:
             before = _usual[1]
+        torch.set_num_threads(num_threads)
         _usual[0] += 1
         _own.depth += 1
-        torch.set_num_threads(num_threads)
     try:
         yield
     finally:

@@ -1,0 +1,362 @@
+"""Pipelines from Python: what they default to, show, take and leave as it was."""
+
+import io
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_overloads, get_type_hints
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import ldm_batch
+from ldm_batch import SuperResolution, TextToImage
+from ldm_batch.config import SchedulerConfig
+from ldm_batch.diffusion import super_resolution, text_to_image
+from ldm_batch.diffusion.pipeline import LoadedPipeline
+from ldm_batch.diffusion.sampler import count_steps
+from ldm_batch.diffusion.threads import limit_threads
+from ldm_batch.errors import JobError
+from ldm_batch.records import Call, Request
+
+PROMPT = "a red circle on a blue background"
+PACKAGE = Path(ldm_batch.__file__).parent
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # diffusers' own, of numpy
+
+
+@cache
+def painter() -> TextToImage:
+    return TextToImage.from_pretrained("demo:text_to_image", device="cpu")
+
+
+@cache
+def enlarger() -> SuperResolution:
+    return SuperResolution.from_pretrained("demo:super_resolution", device="cpu")
+
+
+def small(side: int = 8) -> Image.Image:
+    pixels = np.random.default_rng(side).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+BOTH: list[tuple[Callable[[], LoadedPipeline], Any]] = [(painter, PROMPT), (enlarger, small())]
+
+
+def test_what_there_is_is_listed() -> None:
+    assert {"TextToImage", "SuperResolution", "run_job", "open_dataset"} <= set(dir(ldm_batch))
+    assert set(ldm_batch.__all__) <= set(dir(ldm_batch))
+    assert all(getattr(ldm_batch, name) is not None for name in ldm_batch.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'TextToImages'"):
+        _ = ldm_batch.TextToImages
+
+
+def test_what_a_pipeline_is_without_being_told() -> None:
+    one = painter()
+    assert (one.batch_size, one.num_threads, one.is_float32) == (1, 1, True)
+    assert repr(one) == (
+        "TextToImage(demo:text_to_image, scheduler=DDIMScheduler, device=cpu, dtype=float32, "
+        "batch_size=1)"
+    )
+    assert "SuperResolution(demo:super_resolution, scheduler=" in repr(enlarger())
+    has_cuda = torch.cuda.is_available()
+    anywhere = TextToImage.from_pretrained("demo:text_to_image")
+    assert anywhere.device.type == ("cuda" if has_cuda else "cpu")
+
+
+def test_one_picture_is_one_row_of_the_model() -> None:
+    rows: list[int] = []
+    hook = painter()._unet.register_forward_pre_hook(lambda _, given: rows.append(len(given[0])))
+    painter()(PROMPT, num_inference_steps=2, seed=0)
+    painter()(PROMPT, num_inference_steps=1, guidance_scale=2.0, seed=0)
+    hook.remove()
+    assert rows == [1, 1, 2]
+
+
+@pytest.mark.parametrize(("load", "given"), BOTH)
+def test_a_scheduler_by_its_name(load: Callable[[], Any], given: Any) -> None:
+    named = load().with_scheduler("dpmpp_2m")
+    assert repr(named) == repr(load()).replace("DDIMScheduler", "DPMSolverMultistepScheduler")
+    assert (named.batch_size, named.num_threads) == (1, 1)
+    call = {"num_inference_steps": 3, "seed": 1, "output_type": "np"}
+    told = load().with_scheduler(SchedulerConfig(name="dpmpp_2m"))(given, **call).images
+    assert np.array_equal(named(given, **call).images, told)
+    with pytest.raises(JobError, match=r"scheduler\.name=dpmpp_3m: unknown; known are: .*dpmpp_2m"):
+        load().with_scheduler("dpmpp_3m")
+    with pytest.raises(JobError, match=r"scheduler: type; must be a name, e\.g\. dpmpp_2m"):
+        load().with_scheduler(diffusers.DDIMScheduler)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"path_or_repo_id": 3}, "path_or_repo_id: int; must be a folder, demo:NAME or a hub id"),
+        ({"batch_size": "8"}, "batch_size='8': must be a whole number"),
+        ({"batch_size": 0}, "batch_size=0: must be at least 1"),
+        ({"num_threads": 1.5}, "num_threads=1.5: must be a whole number"),
+        ({"num_threads": 0}, "num_threads=0: must be at least 1"),
+        ({"device": "gpu"}, "model.device=gpu: must be auto, cpu or cuda"),
+        ({"dtype": torch.float16}, r"model.dtype=torch.float16: must be one of float32, bfloat16"),
+        ({"scheduler": None}, "scheduler: NoneType; must be a name"),
+    ],
+)
+def test_wrong_settings_are_a_sentence(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(JobError, match=message):
+        TextToImage.from_pretrained(**{"path_or_repo_id": "demo:text_to_image", **arguments})
+
+
+# Arguments of the wrong type
+
+OF_BOTH: list[tuple[dict[str, Any], str]] = [
+    ({"num_inference_steps": "50"}, "num_inference_steps='50': must be a whole number"),
+    ({"num_inference_steps": 50.0}, r"num_inference_steps=50\.0: must be a whole number"),
+    ({"num_inference_steps": None}, "num_inference_steps=None: must be a whole number"),
+    ({"num_inference_steps": 10**6}, "num_inference_steps=1000000: more than .* can take"),
+    ({"eta": "0"}, "eta='0': must be a number"),
+    ({"seed": 1.5}, r"seed=1\.5: must be a whole number, a list of them, or None"),
+    ({"seed": "a"}, "seed='a': must be a whole number, a list of them, or None"),
+    ({"seed": True}, "seed=True: must be a whole number"),
+    ({"seed": ["a"]}, r"seed\[0\]='a': must be a whole number"),
+    ({"seed": np.array([[1]])}, r"seed\[0\]: ndarray: must be a whole number"),
+    ({"generator": 3}, "generator=3: must be a torch.Generator, .* a number is given as seed"),
+    ({"generator": [3]}, "generator: list: must be a torch.Generator"),
+    ({"output_type": 3}, "output_type=3: must be one of pil, np, pt"),
+    ({"return_dict": "no"}, "return_dict='no': must be True or False"),
+]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        *OF_BOTH,
+        ({"prompt": 3}, "prompt=3: must be a text or a list of texts"),
+        ({"prompt": None}, "prompt=None: must be a text or a list of texts"),
+        ({"prompt": ["a", b"b"]}, r"prompt\[1\]=b'b': must be a text"),
+        ({"prompt": {"a": 1}}, "prompt: dict: must be a text or a list of texts"),
+        ({"negative_prompt": 5}, "negative_prompt=5: must be a text or a list of texts"),
+        ({"guidance_scale": None}, "guidance_scale=None: must be a number"),
+        ({"guidance_scale": "2"}, "guidance_scale='2': must be a number"),
+        ({"guidance_scale": True}, "guidance_scale=True: must be a number"),
+        ({"guidance_rescale": [0.7]}, "guidance_rescale: list: must be a number"),
+        ({"height": 64.0}, r"height=64\.0: must be a whole number"),
+        ({"width": "64"}, "width='64': must be a whole number"),
+        ({"num_images_per_prompt": True}, "num_images_per_prompt=True: must be a whole number"),
+        ({"latents": [[0.0]]}, r"latents: list: must be a tensor \[images, C, h, w\], or None"),
+        ({"latents": np.zeros((1, 8, 8, 8))}, "latents: ndarray: must be a tensor"),
+        ({"latents": torch.zeros(1, 8, 8, 8, dtype=torch.int64)}, "latents: dtype torch.int64"),
+    ],
+)
+def test_a_wrong_type_is_a_sentence(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        painter()(**{"prompt": PROMPT, "num_inference_steps": 1, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        *OF_BOTH,
+        ({"image": None}, "image: NoneType; must be a PIL image, an array or a tensor, or a list"),
+        ({"image": "a.png"}, r"image: str; must be .*; open a file with PIL\.Image\.open"),
+        ({"image": Path("a.png")}, r"image: \w+Path; must be .*; open a file with PIL"),
+        ({"image": b"\x89PNG"}, "image: bytes; must be a PIL image"),
+        ({"image": [small(), [small()]]}, "image: list; must be a PIL image"),
+        ({"image": np.array(["a"], object)}, r"image: shape \(1,\); an array must be"),
+    ],
+)
+def test_a_wrong_type_of_an_image_is_a_sentence(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        enlarger()(**{"image": small(), "num_inference_steps": 1, **arguments})
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    plain = painter()(PROMPT, num_inference_steps=2, guidance_scale=2, seed=7, output_type="np")
+    numpys = {"num_inference_steps": np.int64(2), "guidance_scale": np.float32(2)}
+    again = painter()(
+        (PROMPT,), seed=np.array([7], np.uint64), output_type="np", height=np.int32(64), **numpys
+    )
+    assert np.array_equal(plain.images, again.images)
+
+
+# torch's threads
+
+
+@pytest.fixture
+def three_threads() -> Any:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("three_threads")
+@pytest.mark.parametrize(("load", "given"), BOTH)
+def test_threads_are_lent_for_a_call(load: Callable[[], Any], given: Any) -> None:
+    seen: list[int] = []
+
+    def look(*_: object) -> None:
+        seen.append(torch.get_num_threads())
+        if len(seen) == 2:
+            raise RuntimeError("in the middle")
+
+    hook = load()._unet.register_forward_pre_hook(look)
+    try:
+        load()(given, num_inference_steps=1)
+        assert torch.get_num_threads() == 3
+        with pytest.raises(RuntimeError, match="in the middle"):
+            load()(given, num_inference_steps=1)
+    finally:
+        hook.remove()
+    assert (seen, torch.get_num_threads()) == ([1, 1], 3)
+    load()(given, num_inference_steps=1)  # its lock is free again
+
+
+@pytest.mark.usefixtures("three_threads")
+def test_a_number_of_threads_of_ones_own() -> None:
+    with pytest.raises(JobError):
+        TextToImage.from_pretrained("demo:nothing")
+    assert torch.get_num_threads() == 3
+    seen: dict[int | None, int] = {}
+    for wanted in (2, None):
+        one = TextToImage.from_pretrained("demo:text_to_image", device="cpu", num_threads=wanted)
+        derived = one.with_batch_size(2).with_scheduler("euler")
+        hook = derived._unet.register_forward_pre_hook(
+            lambda *_, wanted=wanted: seen.update({wanted: torch.get_num_threads()})
+        )
+        derived(PROMPT, num_inference_steps=1)
+        hook.remove()
+        assert derived.describe()["num_threads"] == (wanted or 3)
+    assert (seen, torch.get_num_threads()) == ({2: 2, None: 3}, 3)
+
+
+@pytest.mark.usefixtures("three_threads")
+def test_calls_that_overlap_leave_no_number_behind() -> None:
+    """Each thread of Python computes in its own number; who comes after finds the usual one."""
+    meet, inside, after = threading.Barrier(2), {}, {}
+
+    def compute(number: int) -> None:
+        with limit_threads(number):
+            meet.wait()
+            with limit_threads(number + 3):
+                nested = torch.get_num_threads()
+            inside[number] = (torch.get_num_threads(), nested)
+            meet.wait()
+        after[number] = torch.get_num_threads()
+
+    threads = [threading.Thread(target=compute, args=(number,)) for number in (1, 2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    late = threading.Thread(target=lambda: after.setdefault(0, torch.get_num_threads()))
+    late.start()
+    late.join()
+    assert inside == {1: (1, 4), 2: (2, 5)}
+    assert after == {1: 3, 2: 3, 0: 3}
+    assert torch.get_num_threads() == 3
+
+
+# The bar
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "num_prompts", "num_steps"),
+    [("from_model", 1, 4), ("from_model", 3, 8), ("heun", 3, 14)],
+)
+def test_a_bar_shows_the_steps_of_all_batches(
+    scheduler: str, num_prompts: int, num_steps: int
+) -> None:
+    shown = io.StringIO()
+    pipeline = painter().with_scheduler(scheduler).with_batch_size(2)
+    pipeline.set_progress_bar_config(file=shown, mininterval=0)
+    pipeline([PROMPT] * num_prompts, num_inference_steps=4, seed=0)
+    assert f"{num_steps}/{num_steps}" in shown.getvalue()
+    assert count_steps(pipeline._scheduler, 4) * -(-num_prompts // 2) == num_steps
+
+
+def test_a_bar_shows_the_steps_of_images_of_all_sizes() -> None:
+    shown = io.StringIO()
+    pipeline = enlarger().with_batch_size(2)
+    pipeline.set_progress_bar_config(file=shown, mininterval=0)
+    images = [small(8), small(8), small(8), small(16), small(132)]  # the last one in tiles
+    pipeline(images, num_inference_steps=1, seed=0)
+    assert "4/4" in shown.getvalue()
+
+
+def test_a_bar_can_be_turned_off(capsys: pytest.CaptureFixture[str]) -> None:
+    pipeline = painter().with_batch_size(1)
+    pipeline(PROMPT, num_inference_steps=3)
+    assert "3/3" in capsys.readouterr().err
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline(PROMPT, num_inference_steps=3)
+    pipeline.with_scheduler("euler")(PROMPT, num_inference_steps=3)
+    assert capsys.readouterr().err == ""
+    with pytest.raises(ValueError, match="disabled: no argument of tqdm's; did you mean 'disable'"):
+        pipeline.set_progress_bar_config(disabled=True)
+
+
+def test_a_job_shows_none(capsys: pytest.CaptureFixture[str]) -> None:
+    call = Call(num_inference_steps=2, guidance_scale=1.0, eta=0.0, height=64, width=64)
+    inputs = {"prompt": PROMPT, "negative_prompt": ""}
+    painter().generate([Request(inputs=inputs, seed=0, call=call)])
+    assert capsys.readouterr().err == ""
+
+
+# Types
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "arguments"),
+    [
+        (TextToImage, text_to_image.TextToImageArguments),
+        (SuperResolution, super_resolution.SuperResolutionArguments),
+    ],
+)
+def test_the_typed_arguments_are_those_of_the_call(pipeline: Any, arguments: Any) -> None:
+    names = vars(sys.modules[pipeline.__module__]) | vars(diffusers)
+    hints = get_type_hints(
+        pipeline.__call__, names | vars(sys.modules["ldm_batch.diffusion.pixels"])
+    )
+    returned = [get_type_hints(each, names) for each in get_overloads(pipeline.__call__)]
+    is_dict = [get_args(hint["return_dict"]) for hint in returned]
+    assert is_dict == [(True,), (False,)]
+    assert all(get_origin(hint["return_dict"]) is Literal for hint in returned)
+    assert returned[0]["return"] is diffusers.ImagePipelineOutput
+    assert get_origin(returned[1]["return"]) is tuple
+    first = {"prompt", "image", "return_dict", "return"}
+    assert get_type_hints(arguments) == {n: h for n, h in hints.items() if n not in first}
+
+
+def test_a_users_code_is_checked(tmp_path: Path) -> None:
+    """By mypy, with a stub in place of diffusers, whose own types take it a minute to read."""
+    stub = tmp_path / "diffusers/pipelines/pipeline_utils.pyi"
+    stub.parent.mkdir(parents=True)
+    stub.write_text("class ImagePipelineOutput:\n    images: list[int]\n")
+    (tmp_path / "user.py").write_text(
+        "from ldm_batch import TextToImage, open_dataset, run_job\n"
+        "pipeline = TextToImage.from_pretrained('demo:text_to_image').with_scheduler('ddim')\n"
+        "reveal_type(pipeline('a', seed=3))\n"
+        "reveal_type(pipeline(['a'], return_dict=False))\n"
+        "reveal_type(run_job(['conf=demo']).num_images)\n"
+        "reveal_type(open_dataset('out').status().missing)\n"
+        "pipeline('a', num_inference_steps='50')\n"
+        "pipeline('a', stepz=50)\n"
+    )
+    foreign = "torch numpy PIL pyarrow hydra omegaconf transformers tqdm botocore fsspec ray scipy"
+    others = ",".join(f"{name}.*" for name in foreign.split())
+    (tmp_path / "mypy.ini").write_text(
+        f"[mypy]\nstrict = true\nfollow_imports = silent\nmypy_path = {PACKAGE.parent}:{tmp_path}\n"
+        f"[mypy-{others}]\nfollow_imports = skip\nignore_missing_imports = true\n"
+    )
+    command = [sys.executable, "-m", "mypy", "--config-file", "mypy.ini", "user.py"]
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    told = re.findall(r'Revealed type is "(.*)"', ended.stdout)
+    output = "diffusers.pipelines.pipeline_utils.ImagePipelineOutput"
+    assert told == [output, "tuple[Any]", "int", "list[int]"], ended.stdout
+    assert "user.py:7: error: No overload variant" in ended.stdout
+    assert 'user.py:8: error: Unexpected keyword argument "stepz"' in ended.stdout
