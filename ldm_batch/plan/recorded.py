@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import platform
 import posixpath
+import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -63,7 +64,7 @@ def _as_override(value: Any) -> str:
     is_plain = text[:1].isalpha() or text[:1] == "/"
     if is_plain and text.lower() not in ("null", "true", "false", "inf", "nan"):
         return _quoted(text)
-    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    return _in_quotes(text)
 
 
 def _without_values(override: str) -> str:
@@ -75,10 +76,15 @@ def _without_values(override: str) -> str:
 
 def _quoted(value: str) -> str:
     """A value as Hydra's override grammar reads it back."""
-    if all(c.isalnum() or c in "/_-.:@" for c in value):
+    if all((c.isascii() and c.isalnum()) or c in "/_-.:@" for c in value):
         return value
-    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"
+    return _in_quotes(value)
+
+
+def _in_quotes(value: str) -> str:
+    """Backslashes mean themselves there, but before a quote and at the end."""
+    escaped = re.sub(r"(\\*)(?='|\Z)", r"\1\1", value)
+    return "'" + escaped.replace("'", "\\'") + "'"
 
 
 def anchor(job: JobConfig) -> JobConfig:
