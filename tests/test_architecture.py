@@ -210,7 +210,7 @@ def test_latent_diffusion_knows_nothing_of_datasets() -> None:
     assert not {"pyarrow", "ray", "fsspec", "botocore", "hydra"} & loaded
 
 
-@pytest.mark.parametrize("module", ["run", "commands.status", "__main__"])
+@pytest.mark.parametrize("module", ["run", "commands.status", "commands.dataset_view", "__main__"])
 def test_the_command_does_not_wait_for_torch(module: str) -> None:
     assert not {"torch", "diffusers", "transformers", "ray"} & loaded_by(f"ldm_batch.{module}")
 

@@ -174,6 +174,12 @@ def test_a_wrong_type_of_an_image_is_a_sentence(arguments: dict[str, Any], messa
         enlarger()(**{"image": small(), "num_inference_steps": 1, **arguments})
 
 
+def test_a_generator_is_made_of_a_whole_number() -> None:
+    for wrong in (1.5, "a", None, True):
+        with pytest.raises(ValueError, match=f"seed={wrong!r}: must be a whole number"):
+            ldm_batch.make_generator(wrong)  # type: ignore[arg-type]
+
+
 def test_numbers_of_numpy_are_numbers() -> None:
     plain = painter()(PROMPT, num_inference_steps=2, guidance_scale=2, seed=7, output_type="np")
     numpys = {"num_inference_steps": np.int64(2), "guidance_scale": np.float32(2)}

@@ -12,6 +12,7 @@ import hashlib
 import numpy as np
 import torch
 
+from ldm_batch.diffusion.call_values import whole
 from ldm_batch.identity import MAX_SEED
 
 _STATE_WORDS = 624
@@ -28,8 +29,9 @@ def make_generator(seed: int) -> torch.Generator:
     `ldm_batch noise <seed>`, little-endian.
 
     Raises:
-        ValueError: the seed is out of range.
+        ValueError: the seed is out of range, or no whole number.
     """
+    seed = whole("seed", seed)
     if not 0 <= seed <= MAX_SEED:
         raise ValueError(f"seed={seed}: must be 0 to 2**64 - 1")
     generator = torch.Generator().manual_seed(seed % 2**32)

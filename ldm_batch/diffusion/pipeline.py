@@ -99,8 +99,8 @@ class LoadedPipeline:
             components = load_model(model, scheduler, lock=lock, shared=shared)
             settings = {"batch_size": batch_size, "num_threads": num_threads, **options}
             loaded = cls(components, scheduler, **settings)
-        repository = f"{model.repo_id}@{str(model.revision)[:SHA_DIGITS_SHOWN]}"
-        loaded._name = repository if model.path is None else model.path
+        pinned = f"@{model.revision[:SHA_DIGITS_SHOWN]}" if model.revision else ""
+        loaded._name = f"{model.repo_id}{pinned}" if model.path is None else model.path
         return loaded
 
     @classmethod
