@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_overloads, get_type_hints
@@ -18,12 +19,13 @@ from PIL import Image
 
 import ldm_batch
 from ldm_batch import SuperResolution, TextToImage
-from ldm_batch.config import SchedulerConfig
+from ldm_batch.config import JobConfig, ModelConfig, SchedulerConfig, UpscaleConfig
 from ldm_batch.diffusion import super_resolution, text_to_image
 from ldm_batch.diffusion.pipeline import LoadedPipeline
 from ldm_batch.diffusion.sampler import count_steps
 from ldm_batch.diffusion.threads import limit_threads
 from ldm_batch.errors import JobError
+from ldm_batch.generate.choose import choose
 from ldm_batch.records import Call, Request
 
 PROMPT = "a red circle on a blue background"
@@ -238,6 +240,29 @@ def test_a_number_of_threads_of_ones_own() -> None:
         hook.remove()
         assert derived.describe()["num_threads"] == (wanted or 3)
     assert (seen, torch.get_num_threads()) == ({2: 2, None: 3}, 3)
+
+
+@pytest.mark.usefixtures("three_threads")
+def test_a_job_computes_in_its_own_threads_and_leaves_torchs() -> None:
+    demo, larger = (ModelConfig(path=f"demo:{n}") for n in ("text_to_image", "super_resolution"))
+    chained = UpscaleConfig(model=larger, num_inference_steps=1)
+    one = JobConfig(model=demo, batch_size=1, num_threads=2)
+    two = replace(one, upscale=chained)
+    alone = replace(one, task="super_resolution", model=larger)
+    described = [load_job(job).describe() for job in (one, two, alone)]
+    told = [*described, described[1]["upscale"]]
+    assert [stage["num_threads"] for stage in told] == [2] * 4
+    pipeline, seen = load_job(one), []
+    hook = pipeline._unet.register_forward_pre_hook(lambda *_: seen.append(torch.get_num_threads()))
+    call = Call(num_inference_steps=2, guidance_scale=1.0, eta=0.0, height=64, width=64)
+    pipeline.generate([Request(inputs={"prompt": "a", "negative_prompt": ""}, seed=0, call=call)])
+    hook.remove()
+    assert (seen, torch.get_num_threads()) == ([2, 2], 3)
+
+
+def load_job(job: JobConfig) -> Any:
+    chosen = choose(job)
+    return chosen.load(chosen.find_models()[0])
 
 
 @pytest.mark.usefixtures("three_threads")
