@@ -25,7 +25,7 @@ from s3_server import BUCKET
 import ldm_batch
 from ldm_batch import JobConfig, LdmBatchError, SuperResolution, TextToImage
 from ldm_batch.commands.status import read_status
-from ldm_batch.config import CallConfig, S3Config, SchedulerConfig, SourceConfig
+from ldm_batch.config import CallConfig, S3Config, SchedulerConfig, SinkConfig, SourceConfig
 from ldm_batch.errors import JobError
 from ldm_batch.plan.recorded import settings_of
 from ldm_batch.run import compose_job
@@ -105,8 +105,8 @@ def test_shards_that_fail_are_named(folder: Path) -> None:
 
 def test_a_document_is_a_job_too(folder: Path) -> None:
     """What is set of a JobConfig, the command that goes on with it says."""
-    job = JobConfig(name="mine", source=SourceConfig(uri=["in.parquet"]), rows_per_shard=2)
-    job.model.engine, job.sink.uri = "random_pixels", "out"
+    job = JobConfig(name="mine", source=SourceConfig(uri=[Path("in.parquet")]), rows_per_shard=2)
+    job.model.engine, job.sink = "random_pixels", SinkConfig(uri=Path("out"))  # type: ignore[arg-type]
     job.cluster.executor, job.max_rejected_fraction = "in_process", 1.0
     assert ldm_batch.run_job(job, out=io.StringIO()).num_images == 3
     before = digests(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
@@ -53,8 +54,9 @@ class SourceConfig:
 
 
 def source_uris(source: SourceConfig) -> list[Any]:
-    """The places that a source names, one or several, as a list."""
-    return source.uri if isinstance(source.uri, list) else [source.uri]
+    """The places that a source names, one or several, as a list of texts."""
+    uris = source.uri if isinstance(source.uri, list) else [source.uri]
+    return [os.fspath(uri) if isinstance(uri, os.PathLike) else uri for uri in uris]
 
 
 def check_source(source: SourceConfig, task: TaskColumns) -> Iterator[str]:
