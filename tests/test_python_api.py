@@ -262,7 +262,7 @@ def test_a_job_computes_in_its_own_threads_and_leaves_torchs() -> None:
 
 def load_job(job: JobConfig) -> Any:
     chosen = choose(job)
-    return chosen.load(chosen.find_models()[0])
+    return chosen.load(chosen.find_models().lock)
 
 
 @pytest.mark.usefixtures("three_threads")

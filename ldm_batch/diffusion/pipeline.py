@@ -22,7 +22,7 @@ from ldm_batch.config.model import Device, Dtype, check_scheduler
 from ldm_batch.diffusion.call_values import whole
 from ldm_batch.diffusion.fixed_shape import FixedShape
 from ldm_batch.diffusion.from_model import load_model, model_of
-from ldm_batch.diffusion.load import Component, Components, load
+from ldm_batch.diffusion.load import Component, Components, load_in_float32
 from ldm_batch.diffusion.schedulers import find_step_trouble, make_scheduler
 from ldm_batch.diffusion.threads import limit_threads
 from ldm_batch.errors import JobError
@@ -166,7 +166,7 @@ class LoadedPipeline:
         """Return this pipeline in float32, loaded again from its files when first needed."""
         if self._float32 is None:
             with limit_threads(self.num_threads):
-                components = load(self._components.folder, device=self.device)
+                components = load_in_float32(self._components, device=self.device)
             self._float32 = self._alike(components, self._sampling, self.batch_size)
         return self._float32
 

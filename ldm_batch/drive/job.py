@@ -107,7 +107,6 @@ def _run(
     command: str,
     out: TextIO,
 ) -> Tally:
-    lock, native_size = models
     is_measured = chosen.job.batch_size == "auto"
     chosen = _settle_batch_size(chosen, store, models.native_size, out)
     planning = Planning(

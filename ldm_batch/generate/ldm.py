@@ -93,9 +93,9 @@ def measure_batch_size(job: JobConfig, native_size: tuple[int, int]) -> int:
         ShardError: not even one image fits into memory.
     """
     from ldm_batch.diffusion.batch_size import find_batch_size
+    from ldm_batch.diffusion.cache import cache_folder
     from ldm_batch.diffusion.threads import limit_threads
 
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     call = with_size(job.call, native_size)
     assert call.height is not None
     assert call.width is not None
@@ -106,7 +106,7 @@ def measure_batch_size(job: JobConfig, native_size: tuple[int, int]) -> int:
         height=call.height,
         width=call.width,
     )
-    memory = cache / "ldm_batch" / "batch_sizes.json"
+    memory = cache_folder() / "batch_sizes.json"
     with limit_threads(job.num_threads):
         return find_batch_size(job.model, job.scheduler, usual, memory=memory)
 
