@@ -21,6 +21,7 @@ from hub_server import LATER, REPO_ID, REVISION, Hub, Refusal, hub_server
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
+from pickled_model import DEMO, HUBS, WEIGHTS, assert_same_weights, pickled
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -42,13 +43,7 @@ from ldm_batch.errors import JobError
 from ldm_batch.generate.choose import choose, validate_job
 from ldm_batch.generate.text_to_image import TEXT_TO_IMAGE
 
-DEMO = find_model(ModelConfig(path="demo:text_to_image"))
-WEIGHTS = {
-    "bert": ("model.safetensors", "pytorch_model.bin"),
-    "unet": ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"),
-    "vqvae": ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"),
-}
-CONVERTED = {f"{name}/{pickled}" for name, (_, pickled) in WEIGHTS.items()}
+CONVERTED = {f"{name}/{pickled_name}" for name, (_, pickled_name) in WEIGHTS.items()}
 
 
 @pytest.fixture(autouse=True)
@@ -56,30 +51,6 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache of this test's own."""
     monkeypatch.setenv("LDM_BATCH_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
-
-
-def pickled(folder: Path, **options: Any) -> Path:
-    """The demo model as older pipelines were published: all weights as `.bin`."""
-    shutil.copytree(DEMO, folder)
-    for name, (safe, bin_name) in WEIGHTS.items():
-        torch.save(load_file(folder / name / safe), folder / name / bin_name, **options)
-        (folder / name / safe).unlink()
-    return folder
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return {
-        f"{name}.{key}": value
-        for name, module in load(folder).modules.items()
-        if isinstance(module, torch.nn.Module)
-        for key, value in module.state_dict().items()
-    }
-
-
-def assert_same_weights(one: Path, other: Path) -> None:
-    a, b = weights(one), weights(other)
-    assert a.keys() == b.keys()
-    assert all(torch.equal(a[key], b[key]) for key in a)
 
 
 # Pickled weights
@@ -329,17 +300,6 @@ CONF = Path(__file__).parent.parent / "conf"
 CHOICES = sorted(
     f"{group}={path.stem}" for group in ("scheduler", "speed") for path in (CONF / group).iterdir()
 )
-HUBS = {
-    "_class_name": "DDIMScheduler",
-    "beta_end": 0.012,
-    "beta_schedule": "linear",
-    "beta_start": 0.00085,
-    "clip_sample": False,
-    "num_train_timesteps": 1000,
-    "timestep_values": None,
-    "trained_betas": None,
-}
-"""What the repository of the paper's text-to-image model says in its scheduler_config.json."""
 
 
 @pytest.mark.parametrize("choice", CHOICES)
@@ -511,3 +471,51 @@ def test_only_the_wanted_form_of_the_weights_is_fetched(
     full = load_file(DEMO / "unet" / "diffusion_pytorch_model.safetensors")
     as_found = {key: value.half().float() if variant else value for key, value in full.items()}
     assert all(torch.equal(unet[key], value) for key, value in as_found.items())
+
+
+# From Python
+
+
+def in_python(hub: Hub, home: Path, program: str) -> Ended:
+    """Run a user's program that sees the hub."""
+    env = {**os.environ, **hub.environment, "HF_HOME": str(home)}
+    env.pop("HF_HUB_OFFLINE", None)
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+    return Ended(done.returncode, done.stdout, done.stderr)
+
+
+def test_a_hub_id_without_a_revision_is_resolved_and_told(tmp_path: Path) -> None:
+    folder = pickled(tmp_path / "model")
+    path = folder / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **HUBS}))
+    config = {"beta_schedule": "scaled_linear", "steps_offset": 1, "set_alpha_to_one": False}
+    program = (
+        "from ldm_batch import TextToImage\n"
+        f"print(TextToImage.from_pretrained({REPO_ID!r}))\n"
+        f"one = TextToImage.from_pretrained({REPO_ID!r}, revision={REVISION!r}, "
+        f"scheduler_config={config!r})\n"
+        "print(one.describe()['scheduler_settings']['beta_schedule'])\n"
+    )
+    with hub_server(folder) as hub:
+        done = in_python(hub, tmp_path / "home", program)
+    assert done.code == 0, done.err
+    first, second = done.out.splitlines()
+    assert first.startswith(f"TextToImage({REPO_ID}@{REVISION[:12]}, scheduler=DDIMScheduler")
+    assert second == "scaled_linear"
+    assert f"{REPO_ID}: its main is {REVISION}; revision=... stays with it" in done.err
+    assert done.err.count("says beta_schedule: linear") == 1
+
+
+def test_what_is_neither_folder_nor_repository_says_so(tmp_path: Path) -> None:
+    with pytest.raises(JobError, match="no such folder"):
+        TextToImage.from_pretrained("./models/ldm")
+    with pytest.raises(JobError, match=r"scheduler_config\.beta_end='x': must be float"):
+        TextToImage.from_pretrained("demo:text_to_image", scheduler_config={"beta_end": "x"})
+    with pytest.raises(JobError, match=r"model\.variant: '\.\./x' is no name of a variant"):
+        TextToImage.from_pretrained("demo:text_to_image", variant="../x")
+    with hub_server(DEMO) as hub:
+        hub.refusals = [Refusal(404)]
+        program = "import ldm_batch; ldm_batch.TextToImage.from_pretrained('models/ldm')"
+        done = in_python(hub, tmp_path / "home", program)
+    assert "JobError: models/ldm is no folder here, and of the hub: " in done.err

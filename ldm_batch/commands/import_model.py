@@ -1,7 +1,8 @@
-"""Make a folder of a model from an original checkpoint: `python -m ldm_batch import SOURCE TARGET`.
+"""Make a folder of safetensors of a model: `python -m ldm_batch import SOURCE TARGET`.
 
-Nothing of the source is run, nothing is fetched; TARGET appears whole or not at all. Exit code 0,
-or 2 if it was refused.
+SOURCE is an original checkpoint, a folder in diffusers' layout or a hub repository, with weights in
+any form. Nothing of it is run; TARGET appears whole or not at all. Exit code 0, or 2 if it was
+refused.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,10 +37,14 @@ class Import:
     """What the command line names."""
 
     source: str
+    """A checkpoint, a folder in diffusers' layout, or a hub repository."""
     target: Path
     config: Path | None = None
     """The original's yaml; or a folder with the settings of diffusers' model."""
     tokenizer: Path | None = None
+    revision: str | None = None
+    """Of a hub repository; None: what its main is now."""
+    variant: str | None = None
 
 
 def import_model(wanted: Import) -> str:
@@ -51,25 +56,22 @@ def import_model(wanted: Import) -> str:
     from ldm_batch.diffusion.model_folder import check_target, new_folder, write_model
 
     check_target(wanted.target)
-    model = _read(wanted)
-    with new_folder(wanted.target) as folder:
-        write_model(model, folder)
-    return _report(model, wanted)
-
-
-def _read(wanted: Import) -> ModelFolder:
-    """Read the model, by what kind of source it is: another kind is one more branch here."""
     source = Path(wanted.source)
     if source.suffix in CHECKPOINTS and not source.is_dir():
-        if not source.is_file():
-            raise JobError(f"{source}: there is no such file")
-        return _read_checkpoint(source, wanted)
-    raise JobError(
-        f"{wanted.source}: SOURCE must be a file, an original checkpoint ({', '.join(CHECKPOINTS)})"
-    )
+        model = _read_checkpoint(source, wanted)
+        with new_folder(wanted.target) as folder:
+            write_model(model, folder)
+        parts = [*model.parts, *model.conditions]
+        return _report(wanted.target, model.class_name, parts, model.readme)
+    return _import_folder(wanted)
 
 
 def _read_checkpoint(source: Path, wanted: Import) -> ModelFolder:
+    if not source.is_file():
+        raise JobError(f"{source}: there is no such file")
+    for option, value in (("--revision", wanted.revision), ("--variant", wanted.variant)):
+        if value is not None:
+            raise JobError(f"{option} {value}: is for a repository or a folder, not for a file")
     from ldm_batch.diffusion.original.model import Sources, read_model
     from ldm_batch.diffusion.single_file import read_single_file
 
@@ -96,20 +98,33 @@ def _only_yaml(source: Path) -> Path:
     )
 
 
-def _report(model: ModelFolder, wanted: Import) -> str:
-    place = shlex.quote(str(wanted.target))
-    used = f"no job of this version draws by {model.class_name}; its parts can be loaded"
-    if command := COMMANDS.get(model.class_name):
+def _import_folder(wanted: Import) -> str:
+    from ldm_batch.diffusion.import_folder import import_folder
+
+    for option, value in (("--config", wanted.config), ("--tokenizer", wanted.tokenizer)):
+        if value is not None:
+            raise JobError(f"{option} {value}: is for an original checkpoint; SOURCE has its own")
+    made = import_folder(wanted.source, wanted.target, wanted.revision, wanted.variant)
+    return _report(wanted.target, made.class_name, made.parts, made.readme)
+
+
+def _report(target: Path, class_name: str, parts: Iterable[str], readme: str) -> str:
+    place = shlex.quote(str(target))
+    used = f"no job of this version draws by {class_name}; its parts can be loaded"
+    if command := COMMANDS.get(class_name):
         used = f"to use it:\n  python -m ldm_batch {command.format(place)}"
-    facts = [line for line in model.readme.splitlines() if line.startswith("- ")]
-    parts = ", ".join(sorted([*model.parts, *model.conditions]))
-    return "\n".join([f"{wanted.target}: {model.class_name} of {parts}", *facts, used])
+    facts = [line for line in readme.splitlines() if line.startswith("- ")]
+    return "\n".join([f"{target}: {class_name} of {', '.join(sorted(parts))}", *facts, used])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line, import the model, say what was made."""
     parser = argparse.ArgumentParser(prog="python -m ldm_batch import", description=__doc__)
-    parser.add_argument("source", metavar="SOURCE", help="the checkpoint: model.ckpt")
+    parser.add_argument(
+        "source",
+        metavar="SOURCE",
+        help="a checkpoint such as model.ckpt, a folder in diffusers' layout, or a hub repository",
+    )
     parser.add_argument("target", metavar="TARGET", type=Path, help="a folder that is not there")
     parser.add_argument(
         "--config",
@@ -124,6 +139,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         metavar="FOLDER",
         help="with vocab.txt or tokenizer.json, for a model of text",
     )
+    parser.add_argument("--revision", metavar="SHA", help="of a repository; default: its main now")
+    parser.add_argument("--variant", metavar="NAME", help="which weights of several, such as fp16")
     options = parser.parse_args(arguments)
     try:
         print(import_model(Import(**vars(options))))

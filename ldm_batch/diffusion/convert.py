@@ -65,16 +65,16 @@ def _make(source: Path, target: Path, made_of: dict[str, str], variant: str | No
     """Make the whole folder under another name, then put it in place."""
     num_bytes = sum((source / path).stat().st_size for path in made_of if path != CONVERTER_KEY)
     logger.warning(
-        "%s: its weights are pickled; converting %.1f GB into safetensors in %s, once",
+        "%s: its weights are pickled; converting %s MB into safetensors in %s, once",
         source,
-        num_bytes / 1e9,
+        f"{num_bytes / 1e6:,.0f}",
         target.parent,
     )
     for leftover in target.parent.glob(f".{target.name}.*"):  # of a process that was killed
         shutil.rmtree(leftover, ignore_errors=True)
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        tied = convert_folder(source, temporary, variant, store_tied_once=True)
+        tied = convert_folder(source, temporary, variant, for_cache=True)
         for path, planned in made_of.items():
             if path != CONVERTER_KEY and sha256(source / path) != planned:
                 raise JobError(f"model file {source / path} changed while it was read; run again")
@@ -88,13 +88,13 @@ def _make(source: Path, target: Path, made_of: dict[str, str], variant: str | No
 
 
 def convert_folder(
-    source: Path, target: Path, variant: str | None, *, store_tied_once: bool
+    source: Path, target: Path, variant: str | None, *, for_cache: bool
 ) -> dict[str, dict[str, str]]:
     """Write to `target` what is needed of a model's folder, its weights in safetensors.
 
     Args:
-        store_tied_once: leave out weights that are others by another name; whoever loads them
-            must be told of these. Otherwise they are stored by each name.
+        for_cache: take no more room than is needed: link what stays as it is, and leave out
+            weights that are others by another name, of which whoever loads them must be told.
 
     Returns:
         Component -> weight that is left out -> the name by which it is stored.
@@ -107,26 +107,26 @@ def convert_folder(
     of_weights = {path for one in weights.values() for path in one.paths}
     for path in needed_files(source, variant):
         if path not in of_weights:
-            _copy(source / path, target / path)
+            _copy(source / path, target / path, for_cache)
     tied = {
-        name: _convert_component(source, target, name, one, store_tied_once)
+        name: _convert_component(source, target, name, one, for_cache)
         for name, one in weights.items()
     }
     return {name: names for name, names in tied.items() if names}
 
 
 def _convert_component(
-    source: Path, target: Path, name: str, weights: Weights, store_tied_once: bool
+    source: Path, target: Path, name: str, weights: Weights, for_cache: bool
 ) -> dict[str, str]:
     single, index = weight_name(name, SAFE, None), index_name(name, SAFE, None)
     if len(weights.paths) == 1:
         only = source / weights.paths[0]
-        return _convert_file(only, target / single, weights.is_pickled, store_tied_once)
+        return _convert_file(only, target / single, weights.is_pickled, for_cache)
     parts = weights.paths[1:]
     named = {path: f"{single[: -len(SAFE) - 1]}-{k:05d}.{SAFE}" for k, path in enumerate(parts, 1)}
     tied: dict[str, str] = {}
     for path, new in named.items():
-        tied |= _convert_file(source / path, target / new, weights.is_pickled, store_tied_once)
+        tied |= _convert_file(source / path, target / new, weights.is_pickled, for_cache)
     written = read_json(source / weights.paths[0])
     written["weight_map"] = {
         key: Path(named[f"{name}/{part}"]).name
@@ -137,12 +137,10 @@ def _convert_component(
     return tied
 
 
-def _convert_file(
-    source: Path, target: Path, is_pickled: bool, store_tied_once: bool
-) -> dict[str, str]:
+def _convert_file(source: Path, target: Path, is_pickled: bool, for_cache: bool) -> dict[str, str]:
     """Write one file of weights; names of those left out, and what they are stored as."""
     if not is_pickled:
-        _copy(source, target)
+        _copy(source, target, for_cache)
         return {}
     from ldm_batch.diffusion.model_folder import write_weights
     from ldm_batch.diffusion.pickles import as_tensors, read_pickle, view_of
@@ -151,7 +149,7 @@ def _convert_file(
     tied: dict[str, str] = {}
     kept = {}
     for key, tensor in as_tensors(read_pickle(source), source).items():
-        first = names.setdefault(view_of(tensor), key) if store_tied_once else key
+        first = names.setdefault(view_of(tensor), key) if for_cache else key
         if first == key:
             kept[key] = tensor
         else:
@@ -161,12 +159,13 @@ def _convert_file(
     return tied
 
 
-def _copy(source: Path, target: Path) -> None:
-    """A file beside the others: linked where the file system can, so that it takes no room."""
+def _copy(source: Path, target: Path, may_link: bool) -> None:
+    """A file beside the others; linked where it may be and the file system can."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    with suppress(OSError):
-        os.link(source.resolve(), target)
-        return
+    if may_link:
+        with suppress(OSError):
+            os.link(source.resolve(), target)
+            return
     shutil.copyfile(source, target)
 
 

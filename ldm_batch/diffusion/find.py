@@ -6,13 +6,14 @@ not know how weights become modules (load.py does).
 
 from __future__ import annotations
 
+import re
 import socket
 from pathlib import Path
 
 from ldm_batch.config import ModelConfig
 from ldm_batch.config.model import is_commit_sha
 from ldm_batch.diffusion.convert import converted
-from ldm_batch.diffusion.fetch import fetch_snapshot
+from ldm_batch.diffusion.fetch import fetch_snapshot, resolve_revision
 from ldm_batch.diffusion.files import (
     COMPONENTS,
     MODEL_INDEX,
@@ -23,11 +24,13 @@ from ldm_batch.diffusion.files import (
     weight_forms,
     weight_name,
 )
+from ldm_batch.diffusion.side_file import HUB_PATTERNS as SIDE_PATTERNS
 from ldm_batch.errors import JobError
 
 DEMO_PREFIX = "demo:"
 SETTINGS_PATTERNS = (
     MODEL_INDEX,
+    *SIDE_PATTERNS,
     *(f"{name}/*.{ending}" for name in COMPONENTS for ending in ("json", "txt")),
 )
 """What is fetched of a hub repository beside weights: no code."""
@@ -60,6 +63,25 @@ def find_source(model: ModelConfig) -> Path:
     if model.repo_id is None:
         raise JobError("model.path: no model given; set model.path to a folder, or model.repo_id")
     return _check_folder(_fetch(model), f"model.repo_id={model.repo_id}")
+
+
+def is_hub_id(path_or_repo_id: str | Path) -> bool:
+    """Tell whether a text that is no folder here can be a repository's name."""
+    if not isinstance(path_or_repo_id, str) or Path(path_or_repo_id).expanduser().exists():
+        return False
+    return re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", path_or_repo_id) is not None
+
+
+def todays_main(repo_id: str) -> str:
+    """Full sha of what the `main` of a repository is now.
+
+    Raises:
+        JobError: the hub does not say; perhaps a folder was meant.
+    """
+    try:
+        return resolve_revision(repo_id)
+    except JobError as error:
+        raise JobError(f"{repo_id} is no folder here, and of the hub: {error}") from error
 
 
 def _demo_folder(path: str) -> Path:

@@ -5,16 +5,22 @@ Must not know how they are used.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from ldm_batch.config import ModelConfig, SchedulerConfig
-from ldm_batch.config.model import Device, Dtype
-from ldm_batch.diffusion.find import find_model
+from ldm_batch.config.bounds import refuse
+from ldm_batch.config.model import Device, Dtype, check_model
+from ldm_batch.diffusion.find import find_model, is_hub_id, todays_main
 from ldm_batch.diffusion.load import TORCH_DTYPES, Component, Components, load, pick_device
+from ldm_batch.diffusion.schedulers import find_config_trouble
 from ldm_batch.diffusion.switches import apply_switches, decode_dtype
 from ldm_batch.errors import JobError
+
+logger = logging.getLogger(__name__)
 
 TEXT_TO_IMAGE = "LDMTextToImagePipeline"
 SUPER_RESOLUTION = "LDMSuperResolutionPipeline"
@@ -55,12 +61,36 @@ def load_model(
 
 
 def model_of(
-    path_or_repo_id: str | Path, *, revision: str | None, dtype: Dtype, device: Device
+    path_or_repo_id: str | Path,
+    *,
+    revision: str | None,
+    variant: str | None,
+    scheduler_config: Mapping[str, Any] | None,
+    dtype: Dtype,
+    device: Device,
 ) -> ModelConfig:
-    """Return what a call from Python says of a model as a job would say it."""
+    """Return what a call from Python says of a model as a job would say it; a hub id without a
+    revision is resolved, and told to the logger.
+
+    Raises:
+        JobError: the hub does not say, or what is laid over the model's scheduler is wrong.
+    """
+    if not isinstance(scheduler_config, Mapping | None):
+        raise JobError(f"scheduler_config={scheduler_config!r}: must be settings by name")
+    given = dict(scheduler_config or {})
+    if trouble := find_config_trouble(given):
+        raise JobError(f"scheduler_config.{trouble}")
     name = str(path_or_repo_id)
-    model = ModelConfig(path=name, dtype=dtype, device=device)
-    return model if revision is None else replace(model, path=None, repo_id=name, revision=revision)
+    model = ModelConfig(
+        path=name, variant=variant, scheduler_config=given, dtype=dtype, device=device
+    )
+    refuse(check_model("model", model, is_needed=True))
+    if revision is None and not is_hub_id(path_or_repo_id):
+        return model
+    if revision is None:
+        revision = todays_main(name)
+        logger.warning("%s: its main is %s; revision=... stays with it", name, revision)
+    return replace(model, path=None, repo_id=name, revision=revision)
 
 
 def check_text_to_image(components: Components) -> None:

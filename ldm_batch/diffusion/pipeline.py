@@ -6,6 +6,7 @@ Must not know what goes in or comes out.
 from __future__ import annotations
 
 import inspect
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,13 +24,20 @@ from ldm_batch.diffusion.call_values import whole
 from ldm_batch.diffusion.fixed_shape import FixedShape
 from ldm_batch.diffusion.from_model import load_model, model_of
 from ldm_batch.diffusion.load import Component, Components, load_in_float32
-from ldm_batch.diffusion.schedulers import find_step_trouble, make_scheduler
+from ldm_batch.diffusion.schedulers import (
+    PAPER_SETTINGS,
+    find_beta_trouble,
+    find_step_trouble,
+    make_scheduler,
+)
 from ldm_batch.diffusion.threads import limit_threads
 from ldm_batch.errors import JobError
 from ldm_batch.made_as import MadeAs, how_made, with_made_as
 
 SHA_DIGITS_SHOWN = 12
 """Of a hub repository's commit, in a pipeline's `repr`."""
+
+logger = logging.getLogger(__name__)
 
 
 class LoadedPipeline:
@@ -109,6 +117,8 @@ class LoadedPipeline:
         path_or_repo_id: str | Path,
         *,
         revision: str | None = None,
+        variant: str | None = None,
+        scheduler_config: Mapping[str, Any] | None = None,
         scheduler: str | SchedulerConfig = "from_model",
         dtype: Dtype = "float32",
         device: Device = "auto",
@@ -118,8 +128,12 @@ class LoadedPipeline:
         """Load a pipeline for use from Python.
 
         Args:
-            path_or_repo_id: a local folder, `demo:<name>`, or a hub repository with `revision`.
-            revision: full commit sha of the hub repository; without it the path must be local.
+            path_or_repo_id: a local folder, `demo:<name>`, or a hub repository.
+            revision: full commit sha of the hub repository; None: what its `main` is now, told by
+                the logger, so that it can be named the next time.
+            variant: which weights of several, e.g. `fp16`.
+            scheduler_config: laid over the model's own scheduler_config.json, which says how it
+                was trained, before a scheduler is made of it.
             scheduler: a name such as `ddim` or `dpmpp_2m`, or a `SchedulerConfig`; `from_model`:
                 the model's own.
             dtype: `float32`, `bfloat16` or `float16`; half precision is very slow on CPUs.
@@ -136,10 +150,21 @@ class LoadedPipeline:
         if not isinstance(path_or_repo_id, str | os.PathLike):
             what = type(path_or_repo_id).__name__
             raise JobError(f"path_or_repo_id: {what}; must be a folder, demo:NAME or a hub id")
-        model = model_of(path_or_repo_id, revision=revision, dtype=dtype, device=device)
-        return cls.from_config(
+        model = model_of(
+            path_or_repo_id,
+            revision=revision,
+            variant=variant,
+            scheduler_config=scheduler_config,
+            dtype=dtype,
+            device=device,
+        )
+        loaded = cls.from_config(
             model, as_scheduler(scheduler), batch_size=batch_size, num_threads=num_threads
         )
+        if trouble := find_beta_trouble(loaded._components.scheduler_settings):
+            remedy = f"give scheduler_config={PAPER_SETTINGS}"
+            logger.warning("%s: %s; %s", path_or_repo_id, trouble, remedy)
+        return loaded
 
     def with_batch_size(self, batch_size: int) -> Self:
         """Return another pipeline on the same weights, with its own fixed shape and lock."""

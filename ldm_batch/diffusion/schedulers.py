@@ -60,6 +60,8 @@ TRAINING_SETTINGS = (
 PAPER_BETAS = ((0.00085, 0.012), (0.0015, 0.0155), (0.0015, 0.0195), (0.0015, 0.0205))
 """First and last beta of the models of Rombach et al. 2022, all evenly spaced in their square
 roots: what their code calls linear, diffusers calls scaled_linear."""
+PAPER_SETTINGS = {"beta_schedule": "scaled_linear", "steps_offset": 1, "set_alpha_to_one": False}
+"""What their code means, in the words of a scheduler_config.json."""
 
 
 def make_scheduler(
@@ -136,8 +138,7 @@ def find_beta_trouble(model_settings: Mapping[str, Any]) -> str | None:
         return None
     return (
         "its scheduler_config.json says beta_schedule: linear, but the paper's code means what "
-        "diffusers calls scaled_linear, so images are not what the model was trained for; set "
-        "model.scheduler_config={beta_schedule:scaled_linear,steps_offset:1,set_alpha_to_one:false}"
+        "diffusers calls scaled_linear, so images are not what the model was trained for"
     )
 
 

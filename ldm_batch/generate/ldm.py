@@ -5,6 +5,7 @@ torch and diffusers are imported only where a model is looked into. Must not kno
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 from ldm_batch.config import JobConfig, with_size
@@ -68,7 +69,9 @@ def check_models(job: JobConfig, task: Task) -> list[str]:
             raise JobError(f"{stage.section}model.scheduler_config.{trouble}")
         own = files.read_json(folder / "scheduler" / "scheduler_config.json") | given
         if trouble := schedulers.find_beta_trouble(own):
-            notes.append(f"warning: {stage.section}model: {trouble}")
+            right = json.dumps(schedulers.PAPER_SETTINGS).replace('"', "").replace(" ", "")
+            remedy = f"set '{stage.section}model.scheduler_config={right}'"
+            notes.append(f"warning: {stage.section}model: {trouble}; {remedy}")
         try:
             schedulers.make_scheduler(own, stage.scheduler.name, stage.scheduler.settings)
         except JobError as error:
