@@ -72,8 +72,10 @@ def test_worker_killed_in_the_middle_is_replaced(folder: Path, reference: dict[s
     wait_until(lambda: len(objects(folder)) >= 2, driver)
     os.kill(other, signal.SIGSTOP)  # or it might end the job before the driver looks
     kill(killed)
-    wait_until(lambda: "\na worker died " in told.read_text(), driver)
-    os.kill(other, signal.SIGCONT)
+    try:
+        wait_until(lambda: "\na worker died " in told.read_text(), driver)
+    finally:
+        os.kill(other, signal.SIGCONT)
     ended = finish(driver)
     assert ended.code == 0, ended
     assert digests(folder) == reference
