@@ -39,6 +39,8 @@ from ldm_batch.plan.recorded import settings_of
 
 OPEN_FIELDS = (
     "source.columns",
+    "model.scheduler_config",
+    "upscale.model.scheduler_config",
     "scheduler.settings",
     "upscale.scheduler.settings",
     "cluster.resources",

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -96,8 +97,11 @@ def test_a_repository_is_imported_at_its_main_of_now(tmp_path: Path, source: Pat
         ({"config": Path("x.yaml")}, "--config x.yaml: is for an original checkpoint"),
         ({"tokenizer": Path("x")}, "--tokenizer x: is for an original checkpoint"),
         ({"revision": "0" * 40}, "is no repository of a hub"),
+        ({"source": REPO_ID, "revision": "main"}, "--revision main: must be a full commit sha"),
+        ({"source": "source/model_index.json"}, "is no checkpoint; SOURCE is"),
+        ({"target": Path("source/target")}, "is in .*source; name a TARGET outside of it"),
         ({"variant": "fp16"}, r"model\.variant=fp16: .* no weights of this variant"),
-        ({"variant": "../fp16"}, r"model\.variant: '\.\./fp16' is no name of a variant"),
+        ({"variant": "../fp16"}, r"--variant \.\./fp16: is no name of a variant"),
         ({"target": Path()}, r"\.: "),
     ],
 )
@@ -121,3 +125,32 @@ def test_a_pickle_with_code_leaves_nothing(tmp_path: Path, source: Path) -> None
     with pytest.raises(JobError, match=r"names torch\.nn\.modules\.activation\.ReLU"):
         import_model(Import(str(source), tmp_path / "target"))
     assert [p.name for p in tmp_path.iterdir()] == ["source"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state: {**state, "conv_in.bias": state["conv_in.bias"] / 0}, "is not finite"),
+        (lambda state: {**state, "more": state["conv_in.bias"]}, "1 unexpected keys: more"),
+        (lambda state: dict(list(state.items())[1:]), "1 missing keys: "),
+    ],
+)
+def test_weights_that_could_not_be_drawn_by_are_refused(
+    tmp_path: Path,
+    source: Path,
+    change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]],
+    message: str,
+) -> None:
+    path = source / "unet" / "diffusion_pytorch_model.bin"
+    torch.save(change(torch.load(path, weights_only=True)), path)
+    with pytest.raises(JobError, match=message) as raised:
+        import_model(Import(str(source), tmp_path / "target"))
+    assert str(source) in str(raised.value)
+    assert [p.name for p in tmp_path.iterdir()] == ["source"]
+
+
+def test_a_folder_with_an_original_checkpoint_says_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "celeba").mkdir()
+    (tmp_path / "celeba" / "model.ckpt").write_bytes(b"")
+    with pytest.raises(JobError, match=r"it holds model\.ckpt: `python -m ldm_batch import`"):
+        import_model(Import(str(tmp_path / "celeba"), tmp_path / "target"))

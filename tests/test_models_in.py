@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -17,16 +18,17 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from commands import Ended
+from commands import run as run_command
 from hub_server import LATER, REPO_ID, REVISION, Hub, Refusal, hub_server
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 from pickled_model import DEMO, HUBS, WEIGHTS, assert_same_weights, pickled
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from ldm_batch.config import JobConfig, ModelConfig, SchedulerConfig
-from ldm_batch.diffusion import cache
+from ldm_batch.diffusion import cache, model_folder
 from ldm_batch.diffusion.conversion import RECORD, read_conversion
 from ldm_batch.diffusion.files import lock_model
 from ldm_batch.diffusion.find import find_model
@@ -146,7 +148,10 @@ class Evil:
         (lambda state: {"state_dict": state}, r"state_dict is a dict, not a tensor"),
         (lambda state: list(state.values()), r"holds a list, not a mapping"),
         (lambda state: {**state, "x": torch.ones(1).expand(2**40)}, r"x claims 1099511627776"),
-        (lambda state: {**state, "x": torch.eye(2).to_sparse()}, r"x is not a plain dense tensor"),
+        (
+            lambda state: {**state, "x": torch.eye(2).to_sparse()},
+            r"names torch\._utils\._rebuild_sparse_tensor",
+        ),
         (lambda _: {"a": torch.ones(1)}, r"missing keys|unexpected keys"),
     ],
 )
@@ -166,7 +171,48 @@ def test_what_is_no_weights_is_refused_by_name(
         assert not [p for p in own_cache.glob("models/*") if p.suffix != ".lock"]
 
 
-@pytest.mark.parametrize("damage", [b"", b"PK\x03\x04", b"\x80\x02X" + b"\xff" * 50, b"\0" * 999])
+class Large:
+    """Asks for a gigabyte in a few bytes, by what torch's own reader would allow."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def __reduce__(self) -> tuple[type[bytearray], tuple[int]]:
+        return bytearray, (self.size,)
+
+
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_a_small_pickle_takes_little_memory(tmp_path: Path, is_zip: bool) -> None:
+    path = tmp_path / "model.bin"
+    torch.save({"x": Large(10**12)}, path, _use_new_zipfile_serialization=is_zip)
+    with pytest.raises(JobError, match=r"names (__builtin__|builtins)\.bytearray"):
+        read_pickle(path)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.complex64, torch.bool])
+def test_a_dtype_that_no_weight_has_is_refused(tmp_path: Path, dtype: torch.dtype) -> None:
+    folder = pickled(tmp_path / "model")
+    path = folder / "unet" / "diffusion_pytorch_model.bin"
+    state = torch.load(path, weights_only=True)
+    torch.save({**state, "conv_in.bias": state["conv_in.bias"].to(dtype)}, path)
+    with pytest.raises(JobError, match=rf"conv_in\.bias is of {dtype}, no dtype of weights"):
+        find_model(ModelConfig(path=str(folder)))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"", "is empty"), (b"version https://git-lfs.github.com/spec/v1\n", "run `git lfs pull`")],
+)
+def test_what_people_have_in_place_of_weights_is_told(
+    tmp_path: Path, content: bytes, message: str
+) -> None:
+    folder = pickled(tmp_path / "model")
+    (folder / "bert" / "pytorch_model.bin").write_bytes(content)
+    with pytest.raises(JobError, match=rf"bert/pytorch_model\.bin: .*{message}"):
+        find_model(ModelConfig(path=str(folder)))
+
+
+@pytest.mark.parametrize("damage", [b"PK\x03\x04", b"\x80\x02X" + b"\xff" * 50, b"\0" * 999])
 def test_a_damaged_pickle_is_named(tmp_path: Path, damage: bytes) -> None:
     path = tmp_path / "model.bin"
     path.write_bytes(damage)
@@ -189,6 +235,72 @@ def test_a_changed_conversion_is_not_loaded(tmp_path: Path) -> None:
     load(found, lock=lock)
     (tmp_path / "model" / "vqvae" / "config.json").write_text("{}")
     assert find_model(model) != found
+
+
+def test_a_conversion_is_nobodys_link(tmp_path: Path) -> None:
+    """A source that is edited in place, and put back, must not change what was made of it."""
+    folder = pickled(tmp_path / "model")
+    found = find_model(ModelConfig(path=str(folder)))
+    lock = lock_model(found)
+    path = folder / "scheduler" / "scheduler_config.json"
+    before = path.read_text()
+    path.write_text(before.replace("0.02", "0.5"))
+    load(found, lock=lock)
+    path.write_text(before)
+    assert find_model(ModelConfig(path=str(folder))) == found
+
+
+@pytest.mark.parametrize(
+    "record", ["[" * 100_000, '{"source": 5, "result": [1], "tied": 3}', "{}", "[]", "\x00"]
+)
+def test_a_damaged_record_means_to_convert_again(tmp_path: Path, record: str) -> None:
+    model = ModelConfig(path=str(pickled(tmp_path / "model")))
+    found = find_model(model)
+    (found / RECORD).write_text(record)
+    (found.parent.parent / "digests.json").write_text(record)
+    assert read_conversion(found) is None
+    assert find_model(model) == found
+    assert read_conversion(found) is not None
+
+
+def test_a_full_disk_is_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device")
+
+    monkeypatch.setattr(model_folder, "save_file", full)
+    with pytest.raises(JobError, match=r"no room for its weights .* set LDM_BATCH_CACHE"):
+        find_model(ModelConfig(path=str(pickled(tmp_path / "model"))))
+
+
+def test_deep_json_is_one_message(tmp_path: Path) -> None:
+    folder = pickled(tmp_path / "model")
+    (folder / "model_index.json").write_text("[" * 200_000)
+    with pytest.raises(JobError, match=r"model_index\.json cannot be read"):
+        find_model(ModelConfig(path=str(folder)))
+
+
+def test_messages_speak_of_what_the_user_named(tmp_path: Path, own_cache: Path) -> None:
+    folder = pickled(tmp_path / "model")
+    path = folder / "unet" / "diffusion_pytorch_model.bin"
+    state = torch.load(path, weights_only=True)
+    torch.save({**state, "conv_in.bias": state["conv_in.bias"] * float("nan")}, path)
+    with pytest.raises(JobError, match=r"conv_in\.bias is not finite") as raised:
+        load_model(ModelConfig(path=str(folder)), SchedulerConfig())
+    assert str(folder) in str(raised.value)
+    assert str(own_cache) not in str(raised.value)
+
+
+def test_a_model_of_another_kind_is_refused_before_it_is_converted(
+    tmp_path: Path, own_cache: Path
+) -> None:
+    folder = pickled(tmp_path / "model")
+    index = json.loads((folder / "model_index.json").read_text())
+    index["_class_name"] = "LDMSuperResolutionPipeline"
+    (folder / "model_index.json").write_text(json.dumps(index))
+    job = JobConfig(model=ModelConfig(path=str(folder)))
+    with pytest.raises(JobError, match=r"model\.path: .* holds a LDMSuperResolutionPipeline"):
+        choose(job).find_models()
+    assert not (own_cache / "models").exists()
 
 
 def test_another_converter_makes_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -328,12 +440,32 @@ def test_every_scheduler_and_speed_suits_the_papers_model(choice: str) -> None:
         ({"beta_schedul": "linear"}, "model.scheduler_config.beta_schedul: no scheduler has such"),
         ({"beta_end": "high"}, "model.scheduler_config.beta_end='high': must be float"),
         ({"_class_name": "os"}, "model.scheduler_config._class_name: no scheduler has such"),
+        ({"num_train_timesteps": -1}, "'num_train_timesteps': -1"),
+        ({"num_train_timesteps": 0}, "'num_train_timesteps': 0"),
+        ({"num_train_timesteps": 20}, "num_inference_steps=50: DDIMScheduler"),
+        ({"beta_start": -1.0}, "DDIMScheduler: "),
+        ({"beta_end": float("nan")}, "they must be within 0 and 1"),
+        ({"trained_betas": [1, 2]}, ""),
     ],
 )
 def test_a_wrong_correction_is_named(config: dict[str, Any], message: str) -> None:
     model = ModelConfig(path=str(DEMO), scheduler_config=config)
     with pytest.raises(JobError, match=re.escape(message)):
         choose(JobConfig(model=model)).engine.check_models(JobConfig(model=model), TEXT_TO_IMAGE)
+
+
+def test_the_warnings_remedy_can_be_pasted(prompts: Path) -> None:
+    folder = pickled(prompts / "model")
+    path = folder / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **HUBS}))
+    job = ["source.uri=in.parquet", "sink.uri=out", "model=local", "model.path=model"]
+    first = run_command(prompts, *job, "dry_run=true")
+    [warning] = [line for line in first.out.splitlines() if line.startswith("warning: model: ")]
+    remedy = shlex.split(warning.partition("; set ")[2])
+    second = run_command(prompts, *job, *remedy, "dry_run=true")
+    assert (second.code, "warning:" in second.out) == (0, False), second
+    third = run_command(prompts, *job, "model.scheduler_config.beta_end=high", "dry_run=true")
+    assert "model.scheduler_config.beta_end='high': must be float" in third.err
 
 
 # A hub
@@ -505,6 +637,20 @@ def test_a_hub_id_without_a_revision_is_resolved_and_told(tmp_path: Path) -> Non
     assert second == "scaled_linear"
     assert f"{REPO_ID}: its main is {REVISION}; revision=... stays with it" in done.err
     assert done.err.count("says beta_schedule: linear") == 1
+
+
+def test_a_variant_that_a_hub_has_alone_is_named(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(DEMO, tmp_path / "model"))
+    for path in [*folder.glob("unet/*.safetensors"), *folder.glob("vqvae/*.safetensors")]:
+        path.rename(path.with_name(path.name.replace(".safetensors", ".fp16.safetensors")))
+    with pytest.raises(JobError, match=r"; it has fp16: model\.variant=fp16"):
+        find_model(ModelConfig(path=str(folder)))
+    with hub_server(folder) as hub:
+        del hub.files["unet/diffusion_pytorch_model.bin"]
+        program = "import ldm_batch; ldm_batch.TextToImage.from_pretrained('org/model')"
+        done = in_python(hub, tmp_path / "home", program)
+    assert "no usual weights of unet" in done.err
+    assert "it has fp16" in done.err
 
 
 def test_what_is_neither_folder_nor_repository_says_so(tmp_path: Path) -> None:

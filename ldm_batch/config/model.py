@@ -66,7 +66,7 @@ def check_model(path: str, model: ModelConfig, *, is_needed: bool) -> Iterator[s
         yield from one_of(f"{path}.decode_dtype", model.decode_dtype, DTYPES)
     yield from one_of(f"{path}.attention", model.attention, ATTENTIONS)
     yield from one_of(f"{path}.device", model.device, DEVICES)
-    if model.variant is not None and not re.fullmatch(r"\w{1,32}", model.variant):
+    if model.variant is not None and not is_variant(model.variant):
         yield f"{path}.variant: {model.variant!r} is no name of a variant, such as fp16"
     if is_needed:
         yield from _check_place(path, model)
@@ -83,6 +83,11 @@ def _check_place(path: str, model: ModelConfig) -> Iterator[str]:
             "digits); a branch or tag can change between two runs; null takes today's main and "
             "keeps it"
         )
+
+
+def is_variant(name: str) -> bool:
+    """Tell whether a text can be part of the names of weights: no path, no pattern."""
+    return re.fullmatch(r"\w{1,32}", name) is not None
 
 
 def is_commit_sha(revision: str | None) -> bool:

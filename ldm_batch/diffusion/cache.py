@@ -103,7 +103,7 @@ def write_whole(path: Path, value: object) -> None:
 def _known_digests(memory: Path) -> dict[str, str]:
     try:
         known = json.loads(memory.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     if not isinstance(known, dict):
         return {}

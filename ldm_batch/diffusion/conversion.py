@@ -41,8 +41,17 @@ def read_conversion(folder: Path) -> Conversion | None:
         return None
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        made = Conversion(record["source"], record["result"], record["tied"])
-    except (OSError, ValueError, KeyError, TypeError):
+        source, result = _digests(record["source"]), _digests(record["result"])
+        tied = {name: _digests(names) for name, names in record["tied"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
-    is_whole = all((folder / path).is_file() for path in made.result)
-    return made if is_whole and made.source.get(CONVERTER_KEY) == str(CONVERTER) else None
+    is_whole = all((folder / path).is_file() for path in result)
+    made = Conversion(source, result, tied)
+    return made if is_whole and source.get(CONVERTER_KEY) == str(CONVERTER) else None
+
+
+def _digests(values: dict[str, str]) -> dict[str, str]:
+    """A record's texts by name; a TypeError where it has anything else."""
+    if not all(isinstance(value, str) for value in values.values()):
+        raise TypeError
+    return dict(values)

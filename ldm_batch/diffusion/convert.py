@@ -11,9 +11,10 @@ import json
 import logging
 import os
 import shutil
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
+
+from safetensors import SafetensorError
 
 from ldm_batch.diffusion.cache import remembered_sha256, sha256, sole_process, write_whole
 from ldm_batch.diffusion.conversion import (
@@ -38,6 +39,10 @@ from ldm_batch.errors import JobError
 
 logger = logging.getLogger(__name__)
 
+DTYPES = ("torch.float32", "torch.float16", "torch.bfloat16", "torch.float64")
+COUNTS = ("position_ids", "num_batches_tracked")
+"""Endings of names of what is no weight, but stands among them."""
+
 
 def converted(source: Path, variant: str | None) -> Path:
     """Return the folder of safetensors that a folder with pickled weights becomes, made if this
@@ -56,7 +61,7 @@ def converted(source: Path, variant: str | None) -> Path:
         with sole_process(target.with_name(f"{key}.lock")):
             if read_conversion(target) is None:
                 _make(source, target, made_of, variant)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise JobError(f"model: {source}: {_trouble(error, target.parent)}") from error
     return target
 
@@ -74,7 +79,7 @@ def _make(source: Path, target: Path, made_of: dict[str, str], variant: str | No
         shutil.rmtree(leftover, ignore_errors=True)
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        tied = convert_folder(source, temporary, variant, for_cache=True)
+        tied = convert_folder(source, temporary, variant, store_tied_once=True)
         for path, planned in made_of.items():
             if path != CONVERTER_KEY and sha256(source / path) != planned:
                 raise JobError(f"model file {source / path} changed while it was read; run again")
@@ -88,13 +93,13 @@ def _make(source: Path, target: Path, made_of: dict[str, str], variant: str | No
 
 
 def convert_folder(
-    source: Path, target: Path, variant: str | None, *, for_cache: bool
+    source: Path, target: Path, variant: str | None, *, store_tied_once: bool
 ) -> dict[str, dict[str, str]]:
     """Write to `target` what is needed of a model's folder, its weights in safetensors.
 
     Args:
-        for_cache: take no more room than is needed: link what stays as it is, and leave out
-            weights that are others by another name, of which whoever loads them must be told.
+        store_tied_once: leave out weights that are others by another name, of which whoever loads
+            them must be told; otherwise they are stored by each name.
 
     Returns:
         Component -> weight that is left out -> the name by which it is stored.
@@ -107,40 +112,43 @@ def convert_folder(
     of_weights = {path for one in weights.values() for path in one.paths}
     for path in needed_files(source, variant):
         if path not in of_weights:
-            _copy(source / path, target / path, for_cache)
+            _copy(source / path, target / path)
     tied = {
-        name: _convert_component(source, target, name, one, for_cache)
+        name: _convert_component(source, target, name, one, store_tied_once)
         for name, one in weights.items()
     }
     return {name: names for name, names in tied.items() if names}
 
 
 def _convert_component(
-    source: Path, target: Path, name: str, weights: Weights, for_cache: bool
+    source: Path, target: Path, name: str, weights: Weights, store_tied_once: bool
 ) -> dict[str, str]:
     single, index = weight_name(name, SAFE, None), index_name(name, SAFE, None)
     if len(weights.paths) == 1:
         only = source / weights.paths[0]
-        return _convert_file(only, target / single, weights.is_pickled, for_cache)
+        return _convert_file(only, target / single, weights.is_pickled, store_tied_once)
     parts = weights.paths[1:]
     named = {path: f"{single[: -len(SAFE) - 1]}-{k:05d}.{SAFE}" for k, path in enumerate(parts, 1)}
     tied: dict[str, str] = {}
     for path, new in named.items():
-        tied |= _convert_file(source / path, target / new, weights.is_pickled, for_cache)
+        tied |= _convert_file(source / path, target / new, weights.is_pickled, store_tied_once)
     written = read_json(source / weights.paths[0])
     written["weight_map"] = {
         key: Path(named[f"{name}/{part}"]).name
         for key, part in written["weight_map"].items()
         if key not in tied
     }
+    written.setdefault("metadata", {})  # diffusers needs it
     (target / index).write_text(json.dumps(written, indent=2), encoding="utf-8")
     return tied
 
 
-def _convert_file(source: Path, target: Path, is_pickled: bool, for_cache: bool) -> dict[str, str]:
+def _convert_file(
+    source: Path, target: Path, is_pickled: bool, store_tied_once: bool
+) -> dict[str, str]:
     """Write one file of weights; names of those left out, and what they are stored as."""
     if not is_pickled:
-        _copy(source, target, for_cache)
+        _copy(source, target)
         return {}
     from ldm_batch.diffusion.model_folder import write_weights
     from ldm_batch.diffusion.pickles import as_tensors, read_pickle, view_of
@@ -149,7 +157,9 @@ def _convert_file(source: Path, target: Path, is_pickled: bool, for_cache: bool)
     tied: dict[str, str] = {}
     kept = {}
     for key, tensor in as_tensors(read_pickle(source), source).items():
-        first = names.setdefault(view_of(tensor), key) if for_cache else key
+        if str(tensor.dtype) not in DTYPES and not key.endswith(COUNTS):
+            raise JobError(f"{source}: {key} is of {tensor.dtype}, no dtype of weights")
+        first = names.setdefault(view_of(tensor), key) if store_tied_once else key
         if first == key:
             kept[key] = tensor
         else:
@@ -159,22 +169,19 @@ def _convert_file(source: Path, target: Path, is_pickled: bool, for_cache: bool)
     return tied
 
 
-def _copy(source: Path, target: Path, may_link: bool) -> None:
-    """A file beside the others; linked where it may be and the file system can."""
+def _copy(source: Path, target: Path) -> None:
+    """A file of its own: a link would change with what it was made of."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    if may_link:
-        with suppress(OSError):
-            os.link(source.resolve(), target)
-            return
     shutil.copyfile(source, target)
 
 
-def _trouble(error: OSError, folder: Path) -> str:
+def _trouble(error: Exception, folder: Path) -> str:
     """Why a folder was not made, and what to do."""
-    if error.errno in NO_ROOM:
+    number, said = getattr(error, "errno", None), getattr(error, "strerror", None) or error
+    if number in NO_ROOM or "No space left" in str(error):
         what = "no room for its weights in safetensors"
-    elif error.errno in NO_RIGHT:
+    elif number in NO_RIGHT:
         what = "no right to write its weights in safetensors"
     else:
-        what = f"its weights cannot be written in safetensors ({error.strerror or error})"
+        what = f"its weights cannot be written in safetensors ({said})"
     return f"{what} in {folder}; set LDM_BATCH_CACHE to a folder with room that may be written"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,7 +106,7 @@ def read_json(path: Path) -> dict[str, Any]:
         if path.stat().st_size > MAX_JSON_BYTES:
             raise JobError(f"model file {path} is larger than {MAX_JSON_BYTES} bytes")
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise JobError(f"model file {path} cannot be read: {error}") from error
     if not isinstance(value, dict):
         raise JobError(f"model file {path} is not a JSON object")
@@ -222,10 +222,19 @@ def _weights_of(folder: Path, name: str, variant: str | None) -> Weights:
         if (folder / index).is_file():
             parts = part_names(folder / index, ending)
             return Weights((index, *(f"{name}/{part}" for part in parts)), ending, one)
+    found = variants_of(name, [str(p.relative_to(folder)) for p in folder.glob(f"{name}/*")])
+    hint = f"; it has {', '.join(found)}: model.variant={found[0]}" if found else ""
     raise JobError(
         f"model file {weight_name(name, SAFE, variant)} is missing in {folder}, and so is "
-        f"{weight_name(name, PICKLED, variant)}"
+        f"{weight_name(name, PICKLED, variant)}{hint}"
     )
+
+
+def variants_of(component: str, paths: Iterable[str]) -> list[str]:
+    """Variants of which a component has weights, by the paths of files below a model's folder."""
+    stems = "|".join(WEIGHT_NAMES[component])
+    pattern = re.compile(rf"{component}/(?:{stems})\.(\w+)\.(?:{'|'.join(ENDINGS)})")
+    return sorted({match[1] for match in map(pattern.fullmatch, paths) if match})
 
 
 def part_names(index: Path, ending: str) -> Sequence[str]:

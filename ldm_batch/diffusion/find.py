@@ -21,6 +21,7 @@ from ldm_batch.diffusion.files import (
     find_weights,
     index_name,
     read_index,
+    variants_of,
     weight_forms,
     weight_name,
 )
@@ -28,6 +29,7 @@ from ldm_batch.diffusion.side_file import HUB_PATTERNS as SIDE_PATTERNS
 from ldm_batch.errors import JobError
 
 DEMO_PREFIX = "demo:"
+CHECKPOINTS = (".ckpt", ".pt", ".pth")
 SETTINGS_PATTERNS = (
     MODEL_INDEX,
     *SIDE_PATTERNS,
@@ -100,7 +102,13 @@ def _check_folder(folder: Path, field: str) -> Path:
             "so name one on a file system that all share, or set model.repo_id"
         )
     if not (folder / MODEL_INDEX).is_file():
-        raise JobError(f"{field}: {folder} has no {MODEL_INDEX}; is it a diffusers pipeline?")
+        checkpoints = sorted(p.name for p in folder.iterdir() if p.suffix in CHECKPOINTS)
+        what = (
+            f"it holds {checkpoints[0]}: `python -m ldm_batch import` makes such a folder of that"
+            if checkpoints
+            else "is it a diffusers pipeline?"
+        )
+        raise JobError(f"{field}: {folder} has no {MODEL_INDEX}; {what}")
     return folder
 
 
@@ -129,8 +137,25 @@ def _fetch(model: ModelConfig) -> Path:
             if name in missing and not _has_weights(folder, name, ending, variant)
         ]
         if not missing:
-            break
+            return folder
+    if variants := sorted({v for name in missing for v in variants_of(name, _listed(model))}):
+        raise JobError(
+            f"model.repo_id={repo_id}: no usual weights of {missing[0]} at {revision}; it has "
+            f"{', '.join(variants)}: model.variant={variants[0]}"
+        )
     return folder
+
+
+def _listed(model: ModelConfig) -> list[str]:
+    """Names of the files of a hub's revision that was fetched from."""
+    from huggingface_hub import get_cached_repo_tree
+    from huggingface_hub.errors import CachedRepoTreeNotFoundError
+
+    try:
+        tree = get_cached_repo_tree(str(model.repo_id), revision=str(model.revision))
+    except CachedRepoTreeNotFoundError:
+        return []
+    return [entry.path for entry in tree]
 
 
 def _weight_patterns(name: str, ending: str, variant: str | None) -> list[str]:

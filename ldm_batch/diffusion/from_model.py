@@ -14,6 +14,7 @@ from typing import Any
 from ldm_batch.config import ModelConfig, SchedulerConfig
 from ldm_batch.config.bounds import refuse
 from ldm_batch.config.model import Device, Dtype, check_model
+from ldm_batch.diffusion.conversion import read_conversion
 from ldm_batch.diffusion.find import find_model, is_hub_id, todays_main
 from ldm_batch.diffusion.load import TORCH_DTYPES, Component, Components, load, pick_device
 from ldm_batch.diffusion.schedulers import find_config_trouble
@@ -46,8 +47,11 @@ def load_model(
         raise JobError(f"model.dtype={model.dtype}: must be one of {', '.join(TORCH_DTYPES)}")
     if model.compile and scheduler.cache_interval > 1:
         raise JobError("model.compile: cannot be combined with scheduler.cache_interval > 1")
-    components = load(
-        find_model(model),
+    folder = find_model(model)
+    named = model.path or f"{model.repo_id}@{model.revision}"
+    components = _load_named(
+        named,
+        folder,
         variant=model.variant,
         dtype=TORCH_DTYPES[model.dtype],
         decode_dtype=decode_dtype(model),
@@ -58,6 +62,16 @@ def load_model(
     apply_switches(components, model)
     settings = {**components.scheduler_settings, **model.scheduler_config}
     return replace(components, scheduler_settings=settings)
+
+
+def _load_named(named: str, folder: Path, **options: Any) -> Components:
+    """Load a folder; what is wrong with it is said of what the user named, not of our copy."""
+    try:
+        return load(folder, **options)
+    except JobError as error:
+        if read_conversion(folder) is None:
+            raise
+        raise JobError(str(error).replace(str(folder), named)) from error
 
 
 def model_of(

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ldm_batch.config import ModelConfig
-from ldm_batch.config.bounds import refuse
-from ldm_batch.config.model import check_model
+from ldm_batch.config.model import is_commit_sha, is_variant
 from ldm_batch.diffusion.convert import convert_folder
 from ldm_batch.diffusion.files import find_weights, read_index, read_json, read_kind
 from ldm_batch.diffusion.find import find_source, is_hub_id, todays_main
+from ldm_batch.diffusion.load import load
 from ldm_batch.diffusion.model_folder import describe_sources, new_folder, write_json
 from ldm_batch.diffusion.schedulers import PAPER_SETTINGS, find_beta_trouble
 from ldm_batch.errors import JobError
@@ -43,15 +43,19 @@ def import_folder(
         JobError: it is no model that is drawn by, or holds anything but tensors.
     """
     model = _model(source, revision, variant)
-    refuse(check_model("model", model, is_needed=True))
+    if variant is not None and not is_variant(variant):
+        raise JobError(f"--variant {variant}: is no name of a variant, such as fp16")
     folder = find_source(model)
     weights = find_weights(folder, variant)
     facts = ["weights: values, names and dtypes as they were"]
     if model.path is None:
         facts.insert(0, f"{model.repo_id} at commit {model.revision}")
+    if target.absolute().is_relative_to(folder.resolve()):
+        raise JobError(f"{target}: is in {source}; name a TARGET outside of it")
     with new_folder(target) as made:
-        convert_folder(folder, made, variant, for_cache=False)
+        convert_folder(folder, made, variant, store_tied_once=False)
         facts += _correct_schedule(made)
+        _prove(made, source)
         sources = {path: folder / path for one in weights.values() for path in one.paths}
         what = "a hub repository" if model.path is None else "a folder in diffusers' layout"
         readme = describe_sources(read_kind(made), what, sources, facts)
@@ -61,16 +65,30 @@ def import_folder(
 
 def _model(source: str, revision: str | None, variant: str | None) -> ModelConfig:
     if is_hub_id(source):
+        if revision is not None and not is_commit_sha(revision):
+            raise JobError(
+                f"--revision {revision}: must be a full commit sha, 40 hexadecimal digits; leave "
+                "it out for what main is now"
+            )
         pinned = revision or todays_main(source)
         return ModelConfig(repo_id=source, revision=pinned, variant=variant)
     if revision is not None:
         raise JobError(f"--revision {revision}: {source} is no repository of a hub")
     if not Path(source).expanduser().is_dir():
+        what = "is no checkpoint" if Path(source).exists() else "there is no such folder"
         raise JobError(
-            f"{source}: there is no such folder; SOURCE is a checkpoint (.ckpt, .safetensors), a "
-            "folder in diffusers' layout, or a hub repository such as ORG/NAME"
+            f"{source}: {what}; SOURCE is a checkpoint (.ckpt, .safetensors), a folder in "
+            "diffusers' layout, or a hub repository such as ORG/NAME"
         )
     return ModelConfig(path=source, variant=variant)
+
+
+def _prove(folder: Path, source: str) -> None:
+    """Load all of what was made: a JobError, in words of the source, where it is not whole."""
+    try:
+        load(folder)
+    except JobError as error:
+        raise JobError(str(error).replace(str(folder), source)) from error
 
 
 def _correct_schedule(folder: Path) -> list[str]:

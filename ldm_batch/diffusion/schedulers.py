@@ -86,9 +86,27 @@ def make_scheduler(
     try:
         scheduler = scheduler_class(**{**model_own, **fixed, **settings})
         copy.deepcopy(scheduler).set_timesteps(min(10, scheduler.config.num_train_timesteps))
-    except (ValueError, TypeError, NotImplementedError, ImportError) as error:
-        raise JobError(f"scheduler.settings={dict(settings)}: {class_name}: {error}") from error
+    except Exception as error:  # of many kinds: numbers that are none of a scheduler reach torch
+        given = {**model_own, **settings}
+        facts = {k: given[k] for k in (*TRAINING_SETTINGS, *settings) if k in given}
+        raise JobError(f"scheduler.settings={facts}: {class_name}: {error}") from error
+    betas = scheduler.betas
+    if not bool(((betas >= 0) & (betas <= 1)).all()):  # NaN is neither
+        raise JobError(
+            f"scheduler: its betas run from {float(betas[0])} to {float(betas[-1])}; they must be "
+            "within 0 and 1 (beta_start, beta_end, trained_betas)"
+        )
     return scheduler
+
+
+def check_steps(scheduler: SchedulerMixin, num_inference_steps: int) -> None:
+    """Raise a JobError unless a scheduler takes a number of steps."""
+    try:
+        copy.deepcopy(scheduler).set_timesteps(num_inference_steps)
+    except Exception as error:
+        raise JobError(
+            f"num_inference_steps={num_inference_steps}: {type(scheduler).__name__}: {error}"
+        ) from error
 
 
 def find_step_trouble(scheduler: SchedulerMixin, num_inference_steps: int) -> str | None:

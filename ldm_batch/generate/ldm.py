@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from ldm_batch.config import JobConfig, with_size
 from ldm_batch.errors import JobError
 from ldm_batch.generate.pipeline import Pipeline
-from ldm_batch.generate.task import Engine, FoundModels, Lock, Task
+from ldm_batch.generate.task import Engine, FoundModels, Lock, Stage, Task
 from ldm_batch.records import Call
 
 
@@ -28,10 +28,12 @@ def find(job: JobConfig, task: Task) -> FoundModels:
         JobError: a model is not there or not what we load.
     """
     from ldm_batch.diffusion import conversion, files
-    from ldm_batch.diffusion.find import find_model
+    from ldm_batch.diffusion.find import find_model, find_source
 
     lock: dict[str, str] = {}
     results: dict[str, str] = {}
+    for stage in task.stages(job):
+        _check_kind(task, stage, files.read_kind(find_source(stage.model)))
     folders = [(stage, find_model(stage.model)) for stage in task.stages(job)]
     for stage, folder in folders:
         before, made = stage.section.replace(".", "/"), conversion.read_conversion(folder)
@@ -59,12 +61,7 @@ def check_models(job: JobConfig, task: Task) -> list[str]:
     notes = []
     for stage in task.stages(job):
         folder, given = find_model(stage.model), stage.model.scheduler_config
-        kind, wanted = files.read_kind(folder), stage.model_class
-        if kind != wanted:
-            what = f"task={task.name}" if not stage.section else "a second stage"
-            raise JobError(
-                f"{stage.section}model.path: {folder} holds a {kind}; {what} needs a {wanted}"
-            )
+        _check_kind(task, stage, files.read_kind(folder))
         if trouble := schedulers.find_config_trouble(given):
             raise JobError(f"{stage.section}model.scheduler_config.{trouble}")
         own = files.read_json(folder / "scheduler" / "scheduler_config.json") | given
@@ -73,10 +70,24 @@ def check_models(job: JobConfig, task: Task) -> list[str]:
             remedy = f"set '{stage.section}model.scheduler_config={right}'"
             notes.append(f"warning: {stage.section}model: {trouble}; {remedy}")
         try:
-            schedulers.make_scheduler(own, stage.scheduler.name, stage.scheduler.settings)
+            made = schedulers.make_scheduler(own, stage.scheduler.name, stage.scheduler.settings)
+            steps = job.upscale if stage.section else job.call
+            schedulers.check_steps(made, steps.num_inference_steps)
         except JobError as error:
             raise JobError(f"{stage.section}{error}") from error
     return notes
+
+
+def _check_kind(task: Task, stage: Stage, kind: str) -> None:
+    """Raise a JobError where a model is of another kind than the task needs."""
+    if kind == stage.model_class:
+        return
+    what = f"task={task.name}" if not stage.section else "a second stage"
+    model = stage.model
+    named = f"path: {model.path}" if model.path is not None else f"repo_id: {model.repo_id}"
+    raise JobError(
+        f"{stage.section}model.{named} holds a {kind}; {what} needs a {stage.model_class}"
+    )
 
 
 def load(job: JobConfig, task: Task, lock: Lock) -> Pipeline:
