@@ -622,19 +622,23 @@ def test_a_source_that_cannot_be_read_is_refused(
 ) -> None:
     path = save(make_original("vq-f4"), tmp_path / "in")
     whole = path.read_bytes()
-    for name, data in (("model.ckpt", whole[:5000]), ("model.ckpt", b""), ("a.safetensors", b"no")):
+    for name, data, told in (
+        ("model.ckpt", whole[:5000], "cannot be read as"),
+        ("model.ckpt", b"", "is empty"),
+        ("a.safetensors", b"no", "cannot be read as"),
+    ):
         source = path.parent / name
         source.write_bytes(data)
         with pytest.raises(SystemExit) as ended:
             main([str(source), str(tmp_path / "out"), "--config", str(path.parent / "config.yaml")])
         assert ended.value.code == 2
-        assert "cannot be read as" in capsys.readouterr().err
+        assert told in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main([str(tmp_path / "other.ckpt"), str(tmp_path / "out")])
     assert "other.ckpt: there is no such file" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main([str(tmp_path / "in"), str(tmp_path / "out")])
-    assert "SOURCE must be a file" in capsys.readouterr().err
+    assert "it holds model.ckpt: `python -m ldm_batch import`" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
