@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import difflib
 import os
 import re
 import signal
@@ -33,6 +32,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ldm_batch.config import JobConfig
 from ldm_batch.config.bounds import suggest
+from ldm_batch.config.fields import no_such_field, plain_job
 from ldm_batch.drive import JobResult, drive_job
 from ldm_batch.errors import JobError, StorageError, TryLaterError
 from ldm_batch.plan.recorded import settings_of
@@ -50,6 +50,7 @@ OPEN_FIELDS = (
 """Fields whose keys are the user's own: an override may add one without Hydra's `+`."""
 INTERRUPT_AGAIN_S = 0.05
 """Late enough for what ignored the interruption, such as a fork, to be over; too soon to notice."""
+_hydra_turn = threading.Lock()
 EXIT_JOB_ERROR, EXIT_TRY_LATER, EXIT_INTERRUPTED, EXIT_TERMINATED = 2, 75, 130, 143
 
 
@@ -60,22 +61,12 @@ def config_folder() -> Path:
     return inside if inside.is_dir() else package.parent / "conf"
 
 
-def field_paths(node: Any = JobConfig, prefix: str = "") -> Iterator[str]:
-    """Every field of a job, dotted, e.g. `call.eta`."""
-    instance = node() if isinstance(node, type) else node
-    for field in fields(instance):
-        value = getattr(instance, field.name)
-        yield prefix + field.name
-        if is_dataclass(value):
-            yield from field_paths(value, f"{prefix}{field.name}.")
-
-
 def run_job(job: JobConfig | Sequence[str], *, out: TextIO | None = None) -> JobResult:
     """Run a job from Python: what is missing of its dataset, or the shards that it names.
 
-    It is what `python -m ldm_batch run` does, in this process: with `cluster=in_process` the images
-    are made here, else on Ray, a local one where no other is named. Handlers of signals, the
-    working directory and torch's number of threads stay as they are.
+    It is what `python -m ldm_batch run` does, in this process and from any thread of it: with
+    `cluster=in_process` the images are made here, else on Ray, a local one where no other is named.
+    Handlers of signals, the working directory and torch's number of threads stay as they are.
 
     Args:
         job: settings as the command takes them, such as `["conf=txt2img_1m", "source.uri=prompts",
@@ -90,11 +81,14 @@ def run_job(job: JobConfig | Sequence[str], *, out: TextIO | None = None) -> Job
         JobError: the job cannot run or must stop, in a sentence; what is committed stays.
     """
     out = sys.stdout if out is None else out
+    if not callable(getattr(out, "write", None)):
+        raise JobError(f"out: {type(out).__name__}; must be an open text file, or None")
     if not isinstance(job, JobConfig):
         settings = _as_settings(job)
         return drive_job(compose_job(settings), overrides=settings, out=out)
+    document = plain_job(job)
     try:
-        typed: JobConfig = OmegaConf.to_object(OmegaConf.structured(job))  # type: ignore[assignment]
+        typed: JobConfig = OmegaConf.to_object(OmegaConf.structured(document))  # type: ignore[assignment]
     except OmegaConfBaseException as error:
         raise JobError(explain(error)) from error
     return drive_job(typed, overrides=settings_of(typed, compose_job([])), out=out)
@@ -106,21 +100,30 @@ def compose_job(settings: Sequence[str]) -> JobConfig:
     Raises:
         JobError: a setting is wrong, in a sentence.
     """
-    ConfigStore.instance().store(name="job_schema", node=JobConfig)
-    hydra_of_all, version_of_all = GlobalHydra.instance().hydra, VersionBase.instance().getbase()
-    GlobalHydra.instance().clear()
     try:
-        with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
+        with _own_hydra():
             given = [f"++{a}" if _is_open(a) else a for a in settings]
             config = hydra.compose("config", given)
         job: JobConfig = OmegaConf.to_object(config)  # type: ignore[assignment]
     except Exception as error:  # Hydra raises many kinds
         raise JobError(explain(error, settings)) from error
-    finally:
-        GlobalHydra.instance().hydra = hydra_of_all
-        VersionBase.instance().version_base = version_of_all
     _refuse_added(config, job)
     return job
+
+
+@contextlib.contextmanager
+def _own_hydra() -> Iterator[None]:
+    """Hydra on our configuration, for one thread at a time: what it keeps is the process's."""
+    with _hydra_turn:
+        before, version = GlobalHydra.instance().hydra, VersionBase.instance().getbase()
+        GlobalHydra.instance().clear()
+        try:
+            ConfigStore.instance().store(name="job_schema", node=JobConfig)
+            with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
+                yield
+        finally:
+            GlobalHydra.instance().hydra = before
+            VersionBase.instance().version_base = version
 
 
 def _as_settings(job: object) -> list[str]:
@@ -221,7 +224,7 @@ def _refuse_added(config: Any, node: Any, prefix: str = "") -> None:
     known = {field.name for field in fields(node)}
     for name in config:
         if name not in known:
-            raise JobError(_unknown_field(f"{prefix}{name}"))
+            raise JobError(no_such_field(f"{prefix}{name}"))
         if is_dataclass(getattr(node, name)):
             _refuse_added(config[name], getattr(node, name), f"{prefix}{name}.")
 
@@ -276,7 +279,7 @@ def explain(error: Exception, settings: Sequence[str] | None = None) -> str:
     text = str(error)
     unknown = re.search(r"Could not override '([^']+)'|Key '([^']+)' (?:is )?not in", text)
     if unknown:
-        return _unknown_field(unknown[1] or unknown[2])
+        return no_such_field(unknown[1] or unknown[2])
     if "Config group override must be" in text:  # and Hydra does not say which
         empty = [a.removesuffix("=null") for a in (settings or sys.argv) if a.endswith("=null")]
         nameless = [name for name in empty if (config_folder() / name).is_dir()]
@@ -294,15 +297,8 @@ def _explain_value(error: OmegaConfBaseException) -> str:
     key = str(error.full_key or error.key or "")
     text = str(error.msg or error).splitlines()[0]
     if "not in" in text and key:
-        return _unknown_field(key)
+        return no_such_field(key)
     return f"{key}: {text}" if key else text
-
-
-def _unknown_field(path: str) -> str:
-    known = sorted(field_paths())
-    close = difflib.get_close_matches(path, known, n=1, cutoff=0.6)
-    hint = f"did you mean {close[0]!r}?" if close else "--cfg job shows all fields"
-    return f"{path}: no such field; {hint}"
 
 
 if __name__ == "__main__":

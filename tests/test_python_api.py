@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -19,7 +20,14 @@ from PIL import Image
 
 import ldm_batch
 from ldm_batch import SuperResolution, TextToImage
-from ldm_batch.config import JobConfig, ModelConfig, SchedulerConfig, UpscaleConfig
+from ldm_batch.config import (
+    JobConfig,
+    ModelConfig,
+    SchedulerConfig,
+    SinkConfig,
+    UpscaleConfig,
+)
+from ldm_batch.config.job import check_own_fields
 from ldm_batch.diffusion import super_resolution, text_to_image
 from ldm_batch.diffusion.pipeline import LoadedPipeline
 from ldm_batch.diffusion.sampler import count_steps
@@ -29,6 +37,7 @@ from ldm_batch.generate.choose import choose
 from ldm_batch.records import Call, Request
 
 PROMPT = "a red circle on a blue background"
+CALL = Call(num_inference_steps=1, height=64, width=64)
 PACKAGE = Path(ldm_batch.__file__).parent
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # diffusers' own, of numpy
 
@@ -46,6 +55,16 @@ def enlarger() -> SuperResolution:
 def small(side: int = 8) -> Image.Image:
     pixels = np.random.default_rng(side).integers(0, 256, (side, side, 3), dtype=np.uint8)
     return Image.fromarray(pixels)
+
+
+def damaged(*, is_closed: bool = False) -> Image.Image:
+    """An image of a file that ends too soon, or is closed."""
+    content = io.BytesIO()
+    small(64).save(content, "PNG")
+    image = Image.open(io.BytesIO(content.getvalue()[:3000]))
+    if is_closed:
+        image.close()
+    return image
 
 
 BOTH: list[tuple[Callable[[], LoadedPipeline], Any]] = [(painter, PROMPT), (enlarger, small())]
@@ -100,20 +119,36 @@ def test_a_scheduler_by_its_name(load: Callable[[], Any], given: Any) -> None:
     [
         ({"path_or_repo_id": 3}, "path_or_repo_id: int; must be a folder, demo:NAME or a hub id"),
         ({"batch_size": "8"}, "batch_size='8': must be a whole number"),
-        ({"batch_size": 0}, "batch_size=0: must be at least 1"),
+        ({"batch_size": 0}, "batch_size=0: must be 1 to 4096"),
+        ({"batch_size": 4097}, "batch_size=4097: must be 1 to 4096"),
         ({"num_threads": 1.5}, "num_threads=1.5: must be a whole number"),
-        ({"num_threads": 0}, "num_threads=0: must be at least 1"),
-        ({"device": "gpu"}, "model.device: unknown value 'gpu'"),
-        (
-            {"dtype": torch.float16},
-            "model.dtype: unknown value torch.float16; did you",
-        ),
+        ({"num_threads": 0}, "num_threads=0: must be 1 to 1024"),
+        ({"num_threads": 1025}, "num_threads=1025: must be 1 to 1024"),
+        ({"device": "gpu"}, "device: unknown value 'gpu'"),
+        ({"dtype": torch.float16}, "dtype: unknown value torch.float16; did you"),
         ({"scheduler": None}, "scheduler: NoneType; must be a name"),
+        ({"revision": 3}, "revision: int; must be a full commit sha, or None"),
+        ({"variant": 3}, "variant: int; must be a name such as fp16, or None"),
+        ({"variant": "fp16"}, "variant=fp16: .* has no weights of this variant"),
+        ({"revision": "main"}, "revision=main: must be the full commit sha of demo:text_to_image"),
+        ({"path_or_repo_id": ""}, "path_or_repo_id='': no folder here; .* such as OWNER/NAME"),
+        ({"path_or_repo_id": "gpt2"}, "path_or_repo_id='gpt2': no folder here"),
+        ({"path_or_repo_id": Path("no/where")}, "path_or_repo_id='no/where': no folder here"),
+        ({"path_or_repo_id": PACKAGE}, "path_or_repo_id=.*: .* has no model_index.json"),
+        ({"path_or_repo_id": "demo:no"}, "path_or_repo_id=demo:no: no such demo model"),
     ],
 )
 def test_wrong_settings_are_a_sentence(arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(JobError, match=message):
+    """Of the arguments of the call, not of a job's fields."""
+    with pytest.raises(JobError, match=f"^{message}"):
         TextToImage.from_pretrained(**{"path_or_repo_id": "demo:text_to_image", **arguments})
+
+
+def test_a_batch_size_has_the_bounds_of_a_job() -> None:
+    with pytest.raises(JobError, match="batch_size=4097: must be 1 to 4096"):
+        painter().with_batch_size(4097)
+    assert list(check_own_fields(JobConfig(sink=SinkConfig(uri="out"), batch_size=4096))) == []
+    assert [*check_own_fields(JobConfig(sink=SinkConfig(uri="out"), batch_size=4097))] != []
 
 
 # Arguments of the wrong type
@@ -130,7 +165,12 @@ OF_BOTH: list[tuple[dict[str, Any], str]] = [
     ({"seed": ["a"]}, r"seed\[0\]='a': must be a whole number"),
     ({"seed": np.array([[1]])}, r"seed\[0\]: ndarray: must be a whole number"),
     ({"generator": 3}, "generator=3: must be a torch.Generator, .* a number is given as seed"),
-    ({"generator": [3]}, "generator: list: must be a torch.Generator"),
+    ({"generator": [3]}, r"generator\[0\]=3: must be a torch.Generator"),
+    ({"generator": [torch.Generator(), "a"]}, r"generator\[1\]='a': must be a torch.Generator"),
+    ({"generator": []}, "generator: list: must be a torch.Generator"),
+    ({"seed": []}, "seed: must be a whole number, a list of at least one, or None"),
+    ({"seed": {1, 2}}, "seed: set: must be a whole number, a list of them, or None"),
+    ({"generator": {torch.Generator()}}, "generator: set: must be a torch.Generator"),
     ({"output_type": 3}, "output_type=3: must be one of pil, np, pt"),
     ({"return_dict": "no"}, "return_dict='no': must be True or False"),
 ]
@@ -155,6 +195,17 @@ OF_BOTH: list[tuple[dict[str, Any], str]] = [
         ({"latents": [[0.0]]}, r"latents: list: must be a tensor \[images, C, h, w\], or None"),
         ({"latents": np.zeros((1, 8, 8, 8))}, "latents: ndarray: must be a tensor"),
         ({"latents": torch.zeros(1, 8, 8, 8, dtype=torch.int64)}, "latents: dtype torch.int64"),
+        ({"latents": torch.full((1, 8, 8, 8), torch.nan)}, "latents: holds values that are not"),
+        ({"latents": torch.full((1, 8, 8, 8), torch.inf)}, "latents: holds values that are not"),
+        ({"prompt": {"a", "b"}}, "prompt: set: must be a text or a list of texts"),
+        ({"prompt": frozenset("a")}, "prompt: frozenset: must be a text or a list of texts"),
+        ({"prompt": "a\ud800"}, r"prompt: holds '\\ud800', half of a character"),
+        ({"prompt": ["a", "\udfff"]}, r"prompt\[1\]: holds '\\udfff', half of a character"),
+        ({"negative_prompt": "\ud800"}, r"negative_prompt: holds '\\ud800', half of a"),
+        ({"guidance_scale": 10**400}, r"guidance_scale=10+\.\.\.0+: must be a number that a float"),
+        ({"height": 10**9}, "height=1000000000: must be one of the multiples of 8, 4096 at most"),
+        ({"width": 4104}, "width=4104: must be one of the multiples of 8, 4096 at most"),
+        ({"num_images_per_prompt": 10**9}, "num_images_per_prompt=1000000000: must be 1 to 1000"),
     ],
 )
 def test_a_wrong_type_is_a_sentence(arguments: dict[str, Any], message: str) -> None:
@@ -172,6 +223,10 @@ def test_a_wrong_type_is_a_sentence(arguments: dict[str, Any], message: str) -> 
         ({"image": b"\x89PNG"}, "image: bytes; must be a PIL image"),
         ({"image": [small(), [small()]]}, "image: list; must be a PIL image"),
         ({"image": np.array(["a"], object)}, r"image: shape \(1,\); an array must be"),
+        ({"image": {1, 2}}, "image: set; must be a PIL image"),
+        ({"image": Image.new("RGB", (0, 5))}, "image: size 0 x 5; must have pixels"),
+        ({"image": damaged()}, "image: cannot be decoded: .*truncated"),
+        ({"image": [small(), damaged(is_closed=True)]}, "image: cannot be decoded: .*closed"),
     ],
 )
 def test_a_wrong_type_of_an_image_is_a_sentence(arguments: dict[str, Any], message: str) -> None:
@@ -192,6 +247,29 @@ def test_numbers_of_numpy_are_numbers() -> None:
         (PROMPT,), seed=np.array([7], np.uint64), output_type="np", height=np.int32(64), **numpys
     )
     assert np.array_equal(plain.images, again.images)
+
+
+@pytest.mark.parametrize(("load", "given"), BOTH)
+def test_whatever_has_an_order_is_a_list(load: Callable[[], Any], given: Any) -> None:
+    call: dict[str, Any] = {"num_inference_steps": 1, "output_type": "np"}
+    usual = load()([given, given], seed=[1, 2], **call).images
+    again = load()(iter((given, given)), seed=(seed for seed in (1, 2)), **call)
+    assert np.array_equal(usual, again.images)
+
+
+@pytest.mark.parametrize("output_type", ["pil", "np"])
+def test_values_that_are_not_finite_are_told(
+    output_type: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Latents so large that the model's own numbers overflow, beside usual ones."""
+    usual = torch.randn(1, *painter()._latent_shape(CALL), generator=torch.Generator())
+    latents = torch.cat([usual, torch.full_like(usual, 3e38)])
+    call = {"num_inference_steps": 1, "latents": latents, "output_type": output_type}
+    assert len(painter()([PROMPT] * 2, **call).images) == 2
+    assert "not finite, which a picture cannot show, in images [1], from 0" in caplog.text
+    caplog.clear()
+    painter()(PROMPT, num_inference_steps=1, latents=usual)
+    assert caplog.text == ""
 
 
 # torch's threads
@@ -295,6 +373,44 @@ def test_calls_that_overlap_leave_no_number_behind() -> None:
     assert torch.get_num_threads() == 3
 
 
+@pytest.mark.usefixtures("three_threads")
+def test_threads_that_meet_torch_meanwhile_begin_with_the_usual_number() -> None:
+    """And keep it, whether they compute themselves later or not."""
+    meet = threading.Barrier(4)
+
+    def compute(_: int) -> list[int]:
+        meet.wait()
+        seen = [torch.get_num_threads()]
+        with limit_threads(1):
+            seen.append(torch.get_num_threads())
+            meet.wait()
+        return [*seen, torch.get_num_threads()]
+
+    with limit_threads(2), ThreadPoolExecutor(4) as pool:
+        rounds = [[*pool.map(compute, range(4))] for _ in range(3)]
+        assert torch.get_num_threads() == 2
+    assert rounds == [[[3, 1, 3]] * 4] * 3
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(torch.get_num_threads).result() == 3
+        pool.submit(torch.set_num_threads, 5).result()
+    with limit_threads(1):
+        pass
+    assert torch.get_num_threads() == 5
+
+
+@pytest.mark.parametrize("batch_size", [2, 3])
+def test_in_one_thread_no_bit_depends_on_the_place_in_the_batch(batch_size: int) -> None:
+    prompts = [PROMPT, "two stars", "", "a large green square on white", "a cat", "x"]
+    pipeline = painter().with_batch_size(batch_size)
+    call = {"num_inference_steps": 2, "guidance_scale": 2.0, "output_type": "np"}
+    made = []
+    for shift in range(batch_size):
+        order = [(i + shift) % len(prompts) for i in range(len(prompts))]
+        images = pipeline([prompts[i] for i in order], seed=order, **call).images
+        made.append([images[order.index(i)] for i in range(len(prompts))])
+    assert all(np.array_equal(one, made[0]) for one in made[1:])
+
+
 # The bar
 
 
@@ -334,6 +450,27 @@ def test_a_bar_can_be_turned_off(capsys: pytest.CaptureFixture[str]) -> None:
         pipeline.set_progress_bar_config(disabled=True)
 
 
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"initial": "x"}, "initial='x': tqdm does not take it: "),
+        ({"ncols": "wide"}, "ncols='wide': tqdm does not take it: "),
+        ({"desc": 3, "disable": True}, "desc=3: tqdm does not take it: "),
+        ({"bar_format": "{x}"}, "bar_format='{x}': tqdm does not take it: "),
+        ({"position": "a"}, "position='a': must be a whole number"),
+        ({"file": 3}, "file: int; must be an open text file, or None"),
+    ],
+)
+def test_a_value_that_no_bar_takes_is_a_sentence(
+    config: dict[str, Any], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        painter().with_batch_size(1).set_progress_bar_config(**config)
+    usual = {"desc": "cats", "leave": False, "disable": None, "colour": "red", "position": 1}
+    painter().with_batch_size(1).set_progress_bar_config(**usual)
+    assert capsys.readouterr() == ("", "")
+
+
 def test_a_job_shows_none(capsys: pytest.CaptureFixture[str]) -> None:
     call = Call(num_inference_steps=2, guidance_scale=1.0, eta=0.0, height=64, width=64)
     inputs = {"prompt": PROMPT, "negative_prompt": ""}
@@ -358,8 +495,9 @@ def test_the_typed_arguments_are_those_of_the_call(pipeline: Any, arguments: Any
     )
     returned = [get_type_hints(each, names) for each in get_overloads(pipeline.__call__)]
     is_dict = [get_args(hint["return_dict"]) for hint in returned]
-    assert is_dict == [(True,), (False,)]
-    assert all(get_origin(hint["return_dict"]) is Literal for hint in returned)
+    assert is_dict == [(True,), (False,), ()]
+    assert [get_origin(hint["return_dict"]) for hint in returned] == [Literal, Literal, None]
+    assert returned[2]["return_dict"] is bool
     assert returned[0]["return"] is diffusers.ImagePipelineOutput
     assert get_origin(returned[1]["return"]) is tuple
     first = {"prompt", "image", "return_dict", "return"}
@@ -376,6 +514,7 @@ def test_a_users_code_is_checked(tmp_path: Path) -> None:
         "pipeline = TextToImage.from_pretrained('demo:text_to_image').with_scheduler('ddim')\n"
         "reveal_type(pipeline('a', seed=3))\n"
         "reveal_type(pipeline(['a'], return_dict=False))\n"
+        "reveal_type(pipeline(iter('ab'), return_dict=bool(pipeline.batch_size)))\n"
         "reveal_type(run_job(['conf=demo']).num_images)\n"
         "reveal_type(open_dataset('out').status().missing)\n"
         "pipeline('a', num_inference_steps='50')\n"
@@ -391,6 +530,6 @@ def test_a_users_code_is_checked(tmp_path: Path) -> None:
     ended = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     told = re.findall(r'Revealed type is "(.*)"', ended.stdout)
     output = "diffusers.pipelines.pipeline_utils.ImagePipelineOutput"
-    assert told == [output, "tuple[Any]", "int", "list[int]"], ended.stdout
-    assert "user.py:7: error: No overload variant" in ended.stdout
-    assert 'user.py:8: error: Unexpected keyword argument "stepz"' in ended.stdout
+    assert told == [output, "tuple[Any]", f"{output} | tuple[Any]", "int", "list[int]"]
+    assert "user.py:8: error: No overload variant" in ended.stdout
+    assert 'user.py:9: error: Unexpected keyword argument "stepz"' in ended.stdout

@@ -6,6 +6,8 @@ import io
 import os
 import signal
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,8 @@ from s3_server import BUCKET
 import ldm_batch
 from ldm_batch import JobConfig, LdmBatchError, SuperResolution, TextToImage
 from ldm_batch.commands.status import read_status
+from ldm_batch.commands.verify.regenerate import Sample
+from ldm_batch.commands.verify.verification import verify
 from ldm_batch.config import CallConfig, S3Config, SchedulerConfig, SinkConfig, SourceConfig
 from ldm_batch.errors import JobError
 from ldm_batch.plan.recorded import settings_of
@@ -65,6 +69,14 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     result = ldm_batch.run_job(job, out=io.StringIO())
     assert (result.exit_code, result.num_shards, result.num_images) == (0, 2, 6)
     return folder / "out"
+
+
+def with_field(path: str, value: Any) -> JobConfig:
+    """A job of which an attribute was set that there may not be."""
+    job = JobConfig()
+    *sections, name = path.split(".")
+    setattr(reduce(getattr, sections, job), name, value)
+    return job
 
 
 # Jobs
@@ -115,6 +127,49 @@ def test_a_document_is_a_job_too(folder: Path) -> None:
     (folder / "out/data/00001.parquet").unlink()
     again = ldm_batch.run_job(command[3:], out=io.StringIO())
     assert (again.num_shards, digests(folder)) == (1, before)
+
+
+def test_numbers_of_numpy_are_numbers(folder: Path) -> None:
+    job = JobConfig(
+        source=SourceConfig(uri="in.parquet"), sink=SinkConfig(uri="out"), seed=np.int64(3)
+    )
+    job.model.engine, job.cluster.executor = "random_pixels", "in_process"
+    job.batch_size, job.rows_per_shard = np.int32(2), np.uint8(2)
+    job.max_rejected_fraction, job.shards = np.float32(1), [np.int64(1)]  # type: ignore[assignment]
+    assert ldm_batch.run_job(job, out=io.StringIO()).num_shards == 1
+    planned = ldm_batch.open_dataset("out").job
+    assert (planned.seed, planned.batch_size, planned.rows_per_shard) == (3, 2, 2)
+    assert isinstance(job.seed, np.int64)
+
+
+def test_what_cannot_be_written_to_is_a_sentence(folder: Path) -> None:
+    with pytest.raises(JobError, match="out: int; must be an open text file, or None"):
+        ldm_batch.run_job([*MACHINERY, "source.uri=in.parquet", "sink.uri=out"], out=3)  # type: ignore[arg-type]
+    assert os.listdir() == ["in.parquet"]
+
+
+def test_jobs_in_several_threads(folder: Path) -> None:
+    """Each composes for itself; Hydra is left as it was, whatever fails."""
+    (folder / "conf").mkdir()
+    (folder / "conf/config.yaml").write_text("mine: 1\n")
+
+    def run(number: int) -> int | str:
+        settings = [*MACHINERY, "source.uri=in.parquet", f"sink.uri=out-{number}", f"seed={number}"]
+        try:
+            wrong = ["sede=1"] if number % 3 == 2 else []
+            return ldm_batch.run_job([*settings, *wrong], out=io.StringIO()).num_images
+        except JobError as error:
+            return str(error)
+
+    with initialize_config_dir(str(folder / "conf"), version_base="1.2"):
+        with ThreadPoolExecutor(4) as pool:
+            results = [*pool.map(run, range(6))]
+        assert (getbase().major, getbase().minor) == (1, 2)
+        assert compose("config").mine == 1
+    assert results == [3, 3, "sede: no such field; did you mean 'seed'?"] * 2
+    seeds = [ldm_batch.open_dataset(f"out-{number}").job.seed for number in (0, 1, 3, 4)]
+    assert seeds == [0, 1, 3, 4]
+    assert not GlobalHydra.instance().is_initialized()
 
 
 ODD_TEXTS = [
@@ -195,6 +250,16 @@ def test_nothing_of_the_process_changes(folder: Path) -> None:
         (["source.uri=nowhere"], "source.uri: nothing found at"),
         (JobConfig(num_threads="many"), "num_threads: Value 'many' of type 'str'"),  # type: ignore[arg-type]
         (JobConfig(), "sink.uri: not set"),
+        (with_field("batchsize", 64), "batchsize: no such field; did you mean 'batch_size'?"),
+        (
+            with_field("model.repoid", "a/b"),
+            "model.repoid: no such field; did you mean 'model.repo",
+        ),
+        (with_field("model", "demo:text_to_image"), "model: str; must be a ModelConfig"),
+        (with_field("sink", None), "sink: NoneType; must be a SinkConfig"),
+        (with_field("seed", np.float64(3)), "seed: Value '3.0'"),
+        (with_field("overwrite", np.True_), "overwrite: Value 'True'"),
+        (with_field("shards", np.arange(2)), "shards: Value 'ndarray'"),
     ],
 )
 def test_a_mistake_is_a_sentence(folder: Path, job: Any, message: str) -> None:
@@ -271,6 +336,93 @@ def test_an_image_is_made_again(drawn: Path) -> None:
         dataset.regenerate("b")
 
 
+def test_a_dataset_says_by_what_it_was_made(tmp_path: Path) -> None:
+    """A pipeline of what `job` says gives its images: another scheduler, no column of keys."""
+    pq.write_table(pa.table({"prompt": PROMPTS}), tmp_path / "prompts.parquet")
+    settings = ["conf=demo", "cluster=in_process", f"source.uri={tmp_path}/prompts.parquet"]
+    settings += [f"sink.uri={tmp_path}/out", "call.num_inference_steps=2", "batch_size=auto"]
+    settings += ["scheduler.name=dpmpp_2m", "max_rejected_fraction=1", "rows_per_shard=3"]
+    ldm_batch.run_job([*settings, "shards=[1]"], out=io.StringIO())
+    dataset = ldm_batch.open_dataset(tmp_path / "out")
+    job, [row] = dataset.job, [*dataset.images()]
+    assert isinstance(job.batch_size, int)
+    assert (job.scheduler.name, job.call.num_inference_steps, job.num_threads) == ("dpmpp_2m", 2, 1)
+    model = job.model
+    pipeline = TextToImage.from_pretrained(
+        model.path or str(model.repo_id),
+        scheduler=job.scheduler,
+        batch_size=job.batch_size,
+        num_threads=job.num_threads,
+        dtype=model.dtype,  # type: ignore[arg-type]
+        scheduler_config=model.scheduler_config,
+        device="cpu",
+    )
+    made = pipeline(row["prompt"], **{name: row[name] for name in CALL}).images[0]
+    assert np.array_equal(pixels(made), pixels(row["image"]))
+    assert row["key"] == "prompts.parquet#3"
+    assert dataset.regenerate("prompts.parquet#3").is_equal
+    job.scheduler.name = "ddim"
+    assert dataset.job.scheduler.name == "dpmpp_2m"
+    with pytest.raises(JobError, match="of 'prompts.parquet#0'; the dataset is unfinished, 1 of 2"):
+        dataset.regenerate("prompts.parquet#0")
+
+
+@pytest.mark.parametrize("batch_size", [3, 4])
+def test_in_two_threads_images_come_back_too(tmp_path: Path, batch_size: int) -> None:
+    """Wherever in its batch an image stood: parts of several threads may end inside of it."""
+    prompts = [*filter(None, PROMPTS), "two stars"]
+    pq.write_table(pa.table({"id": [*"abcd"], "prompt": prompts}), tmp_path / "in.parquet")
+    settings = ["conf=demo", "cluster=in_process", f"source.uri={tmp_path}/in.parquet"]
+    settings += [f"sink.uri={tmp_path}/out", "call.num_inference_steps=3", "num_threads=2"]
+    settings += ["num_images_per_prompt=2", f"batch_size={batch_size}"]
+    ldm_batch.run_job(settings, out=io.StringIO())
+    dataset = ldm_batch.open_dataset(tmp_path / "out")
+    again = [dataset.regenerate(key, number) for key in "abcd" for number in (0, 1)]
+    assert [(one.is_equal, one.mean_levels, one.problem) for one in again] == [(True, 0, "")] * 8
+    found = verify(Store(str(tmp_path / "out")), Sample(8))
+    assert found.regenerated is not None
+    assert (found.regenerated.num_equal, found.problems) == (8, [])
+
+
+def test_where_a_model_is_now_is_a_path(drawn: Path, tmp_path: Path) -> None:
+    (tmp_path / "moved").symlink_to(Path(ldm_batch.__file__).parent / "demo/models/text_to_image")
+    dataset = ldm_batch.open_dataset(drawn)
+    assert dataset.regenerate("a", np.int64(1), model_path=tmp_path / "moved").is_equal
+    for wrong in (3, b"moved", ["moved"]):
+        with pytest.raises(JobError, match=r"model_path: \w+; must be a folder, or None"):
+            dataset.regenerate("a", model_path=wrong)  # type: ignore[arg-type]
+    for number in (-1, 1.0, "1", None, True):
+        with pytest.raises(JobError, match=r"image_index=.*: must be a whole number from 0"):
+            dataset.regenerate("a", number)  # type: ignore[arg-type]
+
+
+def test_columns_are_whatever_names_them(drawn: Path) -> None:
+    dataset = ldm_batch.open_dataset(drawn)
+    usual = [*dataset.rows(["key", "seed"])]
+    for columns in (
+        ("key", "seed"),
+        {"key": 0, "seed": 1},
+        {"key", "seed"},
+        ["key", "seed", "key"],
+    ):
+        assert [*dataset.rows(columns)] == usual
+    assert [*dataset.rows(name for name in ("key", "seed"))] == usual
+    shown = [*dataset.images(name for name in ("key", "seed"))]
+    assert [{name: row[name] for name in ("key", "seed")} for row in shown] == usual
+    assert all(isinstance(row["image"], Image.Image) for row in shown)
+    for look in (dataset.rows, dataset.images):
+        for wrong, message in [
+            (3, "columns=3: must be a list of columns, or None for all"),
+            ("key", "columns='key': must be a list of columns"),
+            (b"key", "columns=b'key': must be a list of columns"),
+            (["key", 3], "columns: 3 is no name of a column"),
+            ([["key"]], r"columns: \['key'\] is no name of a column"),
+            (["kee"], "columns: no column 'kee'; did you mean 'key'"),
+        ]:
+            with pytest.raises(JobError, match=message):
+                look(wrong)  # type: ignore[arg-type]
+
+
 def test_an_image_that_differs_is_told(drawn: Path, tmp_path: Path) -> None:
     """Another image in the place of a stored one, as whole as it was."""
     (tmp_path / "out/data").mkdir(parents=True)
@@ -317,6 +469,13 @@ def test_what_is_no_dataset_is_a_sentence(drawn: Path, tmp_path: Path) -> None:
         ldm_batch.open_dataset(tmp_path)
     with pytest.raises(JobError, match="sink: int; must be a folder or s3://bucket/prefix"):
         ldm_batch.open_dataset(3)  # type: ignore[arg-type]
+    for name in ("endpoint", "region", "ca_bundle", "anonymous", "path_style"):
+        with pytest.raises(
+            JobError, match=f"^{name}(=3: must be True or False|: int; must be a text, or None)"
+        ):
+            ldm_batch.open_dataset(drawn, **{name: 3})  # type: ignore[arg-type]
+    with pytest.raises(JobError, match="^endpoint: 'store:9000' is not a URL like https://host"):
+        ldm_batch.open_dataset("s3://bucket/cats", endpoint="store:9000")
     dataset = ldm_batch.open_dataset(drawn)
     with pytest.raises(JobError, match="columns: no column 'promt'; did you mean 'prompt'"):
         next(dataset.rows(["promt"]))
@@ -330,12 +489,20 @@ def test_damage_is_a_sentence(folder: Path) -> None:
     table = pq.read_table(path)
     rows = table.to_pylist()
     rows[1]["image"]["bytes"] = b"RIFF, but no image"
-    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), path)
+    written = pa.Table.from_pylist(rows, schema=table.schema)
+    pq.write_table(written, path, write_page_checksum=True, compression="none")
     images = dataset.images(["key"])
     assert next(images)["key"] == "a"
     with pytest.raises(JobError, match="image 1 of 'image', from 0, cannot be decoded"):
         next(images)
+    broken = bytearray(path.read_bytes())
+    broken[broken.index(b"RIFF")] ^= 1  # of a page that finding the image does not read
+    path.write_bytes(broken)
+    with pytest.raises(JobError, match=r"data/00000.parquet: cannot be read: .*"):
+        dataset.regenerate("a")
     path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(JobError, match=r"data/00000.parquet: cannot be read"):
+        dataset.regenerate("a")
     with pytest.raises(JobError, match=r"data/00000.parquet: cannot be read"):
         next(dataset.rows())
 

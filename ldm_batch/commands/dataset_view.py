@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from operator import index
 from typing import Any
 
 import pyarrow as pa
@@ -17,11 +19,12 @@ from PIL import Image
 from ldm_batch import identity
 from ldm_batch.columns import IMAGE
 from ldm_batch.commands.status import Status, read_status
-from ldm_batch.commands.verify.again import NotMade
+from ldm_batch.commands.verify.again import NotMade, planned_rows
 from ldm_batch.commands.verify.regenerate import Again, load_again, mean_levels
-from ldm_batch.config import S3Config
-from ldm_batch.config.bounds import suggest
+from ldm_batch.config import JobConfig, S3Config
+from ldm_batch.config.bounds import refuse, suggest
 from ldm_batch.config.job import IMAGE_FORMATS
+from ldm_batch.config.s3 import check_s3
 from ldm_batch.dataset import Dataset, object_rows, open_object
 from ldm_batch.dataset import open_dataset as open_stored
 from ldm_batch.errors import JobError
@@ -72,8 +75,20 @@ class DatasetView:
         self._seen = read_status(self._store)
         return self._seen
 
-    def rows(self, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
-        """The rows of all shards that are done, one image each, in the order of the plan.
+    @property
+    def job(self) -> JobConfig:
+        """The job that the dataset was planned with, its `batch_size` settled; a copy.
+
+        Of call arguments it says the defaults: those of an image stand in its row.
+
+        Raises:
+            JobError: its plan is damaged.
+        """
+        dataset = open_stored(self._store)
+        return replace(dataset.job, batch_size=planned_rows(dataset.plan))
+
+    def rows(self, columns: Iterable[str] | None = None) -> Iterator[dict[str, Any]]:
+        """The rows of all shards that are done by now, one image each, in the order of the plan.
 
         A few stand in memory at a time.
 
@@ -81,26 +96,30 @@ class DatasetView:
             columns: only these; None: all. `image` is a dict of the encoded `bytes` and a `path`.
 
         Raises:
-            JobError: there is no such column, or an object is damaged.
+            JobError: there is no such column, before the first row is asked for; or an object is
+                damaged.
         """
-        if isinstance(columns, str):
-            raise JobError(f"columns={columns!r}: must be a list of columns, or None for all")
-        for shard in open_stored(self._store).done:
-            yield from _rows_of(self._store, shard, columns)
+        done, wanted = open_stored(self._store).done, _names_of(columns)
+        if wanted and done:
+            _check_first(self._store, done[0], wanted)
+        return (row for shard in done for row in _rows_of(self._store, shard, wanted))
 
-    def images(self, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+    def images(self, columns: Iterable[str] | None = None) -> Iterator[dict[str, Any]]:
         """As `rows`, with `image` decoded: a PIL image, RGB or RGBA.
 
         Args:
             columns: only these, and `image`; None: all.
 
         Raises:
-            JobError: there is no such column, or an object or an image is damaged.
+            JobError: there is no such column, before the first row is asked for; or an object or an
+                image is damaged.
         """
-        wanted = columns
-        if columns is not None and not isinstance(columns, str):
-            wanted = [*dict.fromkeys([IMAGE, *columns])]
-        for number, row in enumerate(self.rows(wanted)):
+        names = _names_of(columns)
+        wanted = None if names is None else [*dict.fromkeys([IMAGE, *names])]
+        return self._decoded(self.rows(wanted))
+
+    def _decoded(self, rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        for number, row in enumerate(rows):
             try:
                 yield {**row, IMAGE: _decode(row[IMAGE]["bytes"])}
             except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
@@ -108,7 +127,11 @@ class DatasetView:
                 raise JobError(f"{name} cannot be decoded: {error}") from error
 
     def regenerate(
-        self, key: str, image_index: int = 0, *, model_path: str | None = None
+        self,
+        key: str,
+        image_index: int = 0,
+        *,
+        model_path: str | os.PathLike[str] | None = None,
     ) -> ImageAgain:
         """Make one image again as it was made, and compare it with what is stored.
 
@@ -121,17 +144,20 @@ class DatasetView:
             model_path: where the planned model is now; None: where it was.
 
         Raises:
-            JobError: there is no such image, or a model does not load or is not the planned one.
+            JobError: there is no such image, its object is damaged, or a model does not load or is
+                not the planned one.
             StorageError: an object or an input image cannot be read.
         """
+        image_index, folder = _number_of(image_index), _folder_of(model_path)
         dataset = open_stored(self._store)
-        index, place = _find(dataset, str(key), image_index)
-        [row] = dataset.rows_at(index, [place])
-        named = (dataset.plan.fingerprint, model_path)
+        shard, place = _find(dataset, str(key), image_index)
+        with _reading(self._store, identity.data_path(f"{shard:05d}")):
+            [row] = dataset.rows_at(shard, [place])
+        named = (dataset.plan.fingerprint, folder)
         if named not in self._again:
-            self._again[named] = load_again(dataset, model_path)
+            self._again[named] = load_again(dataset, folder)
         again = self._again[named]
-        [(_, made)] = again.maker.make(index, [row])
+        [(_, made)] = again.maker.make(shard, [row])
         if isinstance(made, NotMade | Fault):
             problem = made.why if isinstance(made, NotMade) else made.message
             return ImageAgain(str(key), image_index, None, False, 255.0, problem)
@@ -166,6 +192,13 @@ def open_dataset(
     """
     if not isinstance(sink, str | os.PathLike):
         raise JobError(f"sink: {type(sink).__name__}; must be a folder or s3://bucket/prefix")
+    texts = {"endpoint": endpoint, "region": region, "ca_bundle": ca_bundle}
+    for name, text in texts.items():
+        if not isinstance(text, str | None):
+            raise JobError(f"{name}: {type(text).__name__}; must be a text, or None")
+    for name, flag in {"anonymous": anonymous, "path_style": path_style}.items():
+        if not isinstance(flag, bool) and (flag is not None or name == "anonymous"):
+            raise JobError(f"{name}={flag!r}: must be True or False")
     s3 = S3Config(
         endpoint=endpoint,
         region=region,
@@ -173,6 +206,7 @@ def open_dataset(
         path_style=path_style,
         ca_bundle=ca_bundle,
     )
+    refuse(problem.removeprefix("s3.") for problem in check_s3("s3", s3))
     return DatasetView(Store(os.fspath(sink), s3))
 
 
@@ -183,21 +217,70 @@ def _find(dataset: Dataset, key: str, image_index: int) -> tuple[int, int]:
         for place, row in enumerate(names):
             if (row["key"], row["image_index"]) == (key, image_index):
                 return shard.index, place
-    rejected = next((row for row in dataset.rejections() if row["key"] == key), None)
-    why = f"its row was rejected: {rejected['message']}" if rejected else "see the column `key`"
+    with _reading(dataset.store, identity.REJECTED_FOLDER):
+        rejected = next((row for row in dataset.rejections() if row["key"] == key), None)
+    why = "see the column `key`"
+    if rejected:
+        why = f"its row was rejected: {rejected['message']}"
+    elif dataset.undone:
+        num_shards = len(dataset.plan.shards)
+        why = f"the dataset is unfinished, {len(dataset.done)} of {num_shards} shards are done"
     raise JobError(f"{dataset.store.root}: no image {image_index} of {key!r}; {why}")
 
 
 def _rows_of(store: Store, shard: Shard, columns: Sequence[str] | None) -> Iterator[dict[str, Any]]:
     """The rows of a shard's object, a few at a time; a JobError where it is damaged."""
     path = identity.data_path(shard.id)
+    with _reading(store, path), store.open(path) as file:
+        parquet = open_object(file)
+        _check_columns(columns or (), parquet.schema_arrow.names)
+        yield from map(dict, object_rows(parquet, columns))
+
+
+def _check_first(store: Store, shard: Shard, columns: Sequence[str]) -> None:
+    """Refuse columns that a shard's object has not; no row is read."""
+    path = identity.data_path(shard.id)
+    with _reading(store, path), store.open(path) as file:
+        _check_columns(columns, open_object(file).schema_arrow.names)
+
+
+@contextmanager
+def _reading(store: Store, path: str) -> Iterator[None]:
+    """What shows a file to be damaged, as a JobError."""
     try:
-        with store.open(path) as file:
-            parquet = open_object(file)
-            _check_columns(columns or (), parquet.schema_arrow.names)
-            yield from map(dict, object_rows(parquet, columns))
+        yield
     except (pa.ArrowException, OSError) as error:
         raise JobError(f"{store.uri(path)}: cannot be read: {error}") from error
+
+
+def _names_of(columns: object) -> list[str] | None:
+    """Names of columns as a caller gives them, each once; None: all."""
+    if columns is None:
+        return None
+    if isinstance(columns, str | bytes) or not isinstance(columns, Iterable):
+        raise JobError(f"columns={columns!r}: must be a list of columns, or None for all")
+    names = list(columns)
+    for name in names:
+        if not isinstance(name, str):
+            raise JobError(f"columns: {name!r} is no name of a column")
+    return [*dict.fromkeys(names)]
+
+
+def _number_of(image_index: object) -> int:
+    try:
+        number = -1 if isinstance(image_index, bool) else index(image_index)  # type: ignore[arg-type]
+    except TypeError:
+        number = -1
+    if number < 0:
+        raise JobError(f"image_index={image_index!r}: must be a whole number from 0")
+    return number
+
+
+def _folder_of(model_path: object) -> str | None:
+    folder = os.fspath(model_path) if isinstance(model_path, os.PathLike) else model_path
+    if isinstance(folder, str | None):
+        return folder
+    raise JobError(f"model_path: {type(model_path).__name__}; must be a folder, or None")
 
 
 def _check_columns(columns: Sequence[str], known: Sequence[str]) -> None:

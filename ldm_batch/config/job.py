@@ -20,6 +20,7 @@ from ldm_batch.config.s3 import S3Config
 from ldm_batch.config.source import SourceConfig
 from ldm_batch.config.upscale import UpscaleConfig
 
+MAX_BATCH_SIZE, MAX_THREADS, MAX_IMAGES_PER_PROMPT = 4096, 1024, 1000
 SHARDS = re.compile(r"([0-9]{1,9})(?: *- *([0-9]{1,9}))?")
 ImageFormat = Literal["webp", "png", "jpeg"]
 IMAGE_FORMATS: tuple[ImageFormat, ...] = get_args(ImageFormat)
@@ -82,7 +83,8 @@ class JobConfig:
     on a GPU the largest that fits, on a CPU the smallest that is about as quick as any; for text
     to image only."""
     num_threads: int = 1
-    """torch threads per worker; changes last bits, so it is part of the fingerprint."""
+    """torch threads per worker; changes last bits, so it is part of the fingerprint. With more than
+    one an image's last bits may depend on its place in its batch, too."""
     rows_per_shard: Any = "auto"
     """Rows of one output object at most; fixed when a dataset is first planned. `auto` chooses by
     the number of rows and workers: about 32 shards a worker, of 1024 images at most."""
@@ -113,9 +115,9 @@ def check_own_fields(job: JobConfig) -> Iterator[str]:
         yield f"name: {job.name!r} may hold letters, digits, '_', '-' and '.'"
     yield from one_of("image.format", job.image.format, IMAGE_FORMATS)
     yield from fits("seed", job.seed, COLUMNS["seed"])
-    yield from within("num_images_per_prompt", job.num_images_per_prompt, 1, 1000)
-    yield from whole_or_auto("batch_size", job.batch_size, 4096)
-    yield from within("num_threads", job.num_threads, 1, 1024)
+    yield from within("num_images_per_prompt", job.num_images_per_prompt, 1, MAX_IMAGES_PER_PROMPT)
+    yield from whole_or_auto("batch_size", job.batch_size, MAX_BATCH_SIZE)
+    yield from within("num_threads", job.num_threads, 1, MAX_THREADS)
     yield from whole_or_auto("rows_per_shard", job.rows_per_shard, 1_000_000)
     yield from within("max_object_bytes", job.max_object_bytes, 64 * 1024, 4 * 1024**3)
     yield from within("max_rejected_fraction", job.max_rejected_fraction, 0, 1)

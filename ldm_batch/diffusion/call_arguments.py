@@ -5,14 +5,17 @@ Must not know the model; text_to_image.py runs the batches.
 
 from __future__ import annotations
 
+import logging
 import math
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 
+from ldm_batch.columns import COLUMNS
+from ldm_batch.config.job import MAX_IMAGES_PER_PROMPT
 from ldm_batch.diffusion.call_values import flag, generators, latents, seeds, texts, whole
 from ldm_batch.diffusion.noise import make_generator, make_noise
 from ldm_batch.diffusion.pixels import OUTPUT_TYPES, OutputType, Pictures, to_output
@@ -22,6 +25,7 @@ from ldm_batch.records import Call
 if TYPE_CHECKING:
     from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 
+logger = logging.getLogger(__name__)
 Output: TypeAlias = "ImagePipelineOutput | tuple[Pictures]"
 
 
@@ -48,25 +52,27 @@ def check_arguments(call: Call, multiple: int) -> None:
     if call.guidance_rescale is not None and not 0 <= call.guidance_rescale <= 1:
         raise ValueError(f"guidance_rescale={call.guidance_rescale}: must be 0 to 1, or None")
     for name, value in (("height", call.height), ("width", call.width)):
-        if value < multiple or value % multiple:
-            raise ValueError(f"{name}={value}: must be one of the multiples of {multiple}")
+        largest = int(COLUMNS[name].high or 0)
+        if not multiple <= value <= largest or value % multiple:
+            text = f"must be one of the multiples of {multiple}, {largest} at most"
+            raise ValueError(f"{name}={value}: {text}")
 
 
 @dataclass(frozen=True)
 class NoiseSource:
     """What a call says of its noise; of seed and generator, one."""
 
-    seed: int | Sequence[int] | None = None
+    seed: int | Iterable[int] | None = None
     """See `seeds_of`."""
-    generator: torch.Generator | Sequence[torch.Generator] | None = None
+    generator: torch.Generator | Iterable[torch.Generator] | None = None
     """One for all, or one per image."""
     latents: torch.Tensor | None = None
     """Standard normal, float32 `[images, C, h, w]`, in place of what would be drawn first."""
 
 
 def plan_call(
-    prompt: str | Sequence[str],
-    negative_prompt: str | Sequence[str] | None,
+    prompt: str | Iterable[str],
+    negative_prompt: str | Iterable[str] | None,
     num_images_per_prompt: int,
     source: NoiseSource,
     *,
@@ -102,6 +108,17 @@ def make_output(images: torch.Tensor, output_type: OutputType, *, return_dict: b
     return wrap_output(to_output(images, output_type), return_dict=return_dict)
 
 
+def tell_not_finite(images: Iterable[torch.Tensor]) -> None:
+    """Tell the logger of a call's images `[3, H, W]` that hold values that are not finite."""
+    numbers = [str(i) for i, image in enumerate(images) if not image.isfinite().all()]
+    if numbers:
+        logger.warning(
+            "values that are not finite, which a picture cannot show, in images [%s], from 0; of a "
+            "model in half precision, dtype='float32' may give one",
+            ", ".join(numbers),
+        )
+
+
 def wrap_output(images: Pictures, *, return_dict: bool) -> Output:
     """Return diffusers' `ImagePipelineOutput` of images, or a tuple of them."""
     from diffusers import ImagePipelineOutput
@@ -110,17 +127,18 @@ def wrap_output(images: Pictures, *, return_dict: bool) -> Output:
 
 
 def _spread(texts: list[str], num_images_per_prompt: int) -> list[str]:
-    if num_images_per_prompt < 1:
-        raise ValueError(f"num_images_per_prompt={num_images_per_prompt}: must be at least 1")
+    if not 1 <= num_images_per_prompt <= MAX_IMAGES_PER_PROMPT:
+        bounds = f"1 to {MAX_IMAGES_PER_PROMPT}"
+        raise ValueError(f"num_images_per_prompt={num_images_per_prompt}: must be {bounds}")
     return [text for text in texts for _ in range(num_images_per_prompt)]
 
 
 def _negatives(
-    value: str | Sequence[str] | None, num_images: int, num_images_per_prompt: int
+    value: str | Iterable[str] | None, num_images: int, num_images_per_prompt: int
 ) -> list[str]:
+    given = [""] if value is None else texts("negative_prompt", value)
     if value is None or isinstance(value, str):
-        return [value or ""] * num_images
-    given = texts("negative_prompt", value)
+        return given * num_images
     if len(given) * num_images_per_prompt != num_images:
         num_prompts = num_images // num_images_per_prompt
         raise ValueError(f"negative_prompt: {len(given)} texts for {num_prompts} prompts")
@@ -128,7 +146,7 @@ def _negatives(
 
 
 def seeds_of(
-    seed: int | Sequence[int] | None, num_images: int, *, per_row: int = 1
+    seed: int | Iterable[int] | None, num_images: int, *, per_row: int = 1
 ) -> list[int] | None:
     """The seed of each image of a call, as a job derives them; None: fresh ones are to be drawn.
 
@@ -155,7 +173,7 @@ def seeds_of(
 
 def make_generators(
     own_seeds: Sequence[int] | None,
-    generator: torch.Generator | Sequence[torch.Generator] | None,
+    generator: torch.Generator | Iterable[torch.Generator] | None,
     num_images: int,
 ) -> list[torch.Generator]:
     """Return one generator per image from a call's seeds or its `generator`.

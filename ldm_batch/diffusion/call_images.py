@@ -5,7 +5,7 @@ Must not know models; files and bytes are decode.py's.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from ldm_batch.diffusion.call_values import items
 from ldm_batch.read.colour import is_convertible, to_rgb
 
 ImageLike = Image.Image | np.ndarray | torch.Tensor
@@ -20,7 +21,7 @@ ImageLike = Image.Image | np.ndarray | torch.Tensor
 
 
 def to_images(
-    image: ImageLike | Sequence[ImageLike],
+    image: ImageLike | Iterable[ImageLike],
 ) -> tuple[list[NDArray[np.float32]], list[NDArray[np.uint8] | None]]:
     """Spread what a caller may hand in into single images.
 
@@ -33,12 +34,11 @@ def to_images(
         float32 `[h, w, 3]` in -1..1 each, and the alpha (uint8 `[h, w]`) of those that have one.
 
     Raises:
-        ValueError: another type, shape, dtype or range, or a PIL mode that has no rule.
+        ValueError: another type, shape, dtype or range, a PIL mode that has no rule, or a file that
+            is damaged.
     """
-    if isinstance(image, Sequence) and not isinstance(image, str | bytes):
-        parts = list(image)
-    else:
-        parts = [image]
+    several = None if isinstance(image, ImageLike) else items(image)
+    parts: Sequence[object] = [image] if several is None else several
     arrays: list[NDArray[np.float32]] = []
     alphas: list[NDArray[np.uint8] | None] = []
     for part in parts:
@@ -47,9 +47,9 @@ def to_images(
             arrays.append(to_signed(pixels))
             alphas.append(alpha)
         else:
-            several = _from_tensor(part) if isinstance(part, torch.Tensor) else _from_array(part)
-            arrays += several
-            alphas += [None] * len(several)
+            found = _from_tensor(part) if isinstance(part, torch.Tensor) else _from_array(part)
+            arrays += found
+            alphas += [None] * len(found)
     if not arrays:
         raise ValueError("image: must be an image or a list of at least one image")
     return arrays, alphas
@@ -63,7 +63,12 @@ def to_signed(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
 def _from_pil(image: Image.Image) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
     if not is_convertible(image):
         raise ValueError(f"image: mode {image.mode} cannot be converted to RGB by a fixed rule")
-    pixels, alpha, _ = to_rgb(image)
+    if 0 in image.size:
+        raise ValueError(f"image: size {image.width} x {image.height}; must have pixels")
+    try:
+        pixels, alpha, _ = to_rgb(image)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"image: cannot be decoded: {error}") from error
     return pixels, alpha
 
 

@@ -6,6 +6,7 @@ not know how weights become modules (load.py does).
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 from pathlib import Path
@@ -67,7 +68,7 @@ def find_source(model: ModelConfig) -> Path:
     return _check_folder(_fetch(model), f"model.repo_id={model.repo_id}")
 
 
-def is_hub_id(path_or_repo_id: str | Path) -> bool:
+def is_hub_id(path_or_repo_id: str | os.PathLike[str]) -> bool:
     """Tell whether a text that is no folder here can be a repository's name."""
     if not isinstance(path_or_repo_id, str) or Path(path_or_repo_id).expanduser().exists():
         return False

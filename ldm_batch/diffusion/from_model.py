@@ -6,7 +6,10 @@ Must not know how they are used.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,7 @@ from ldm_batch.config import ModelConfig, SchedulerConfig
 from ldm_batch.config.bounds import refuse
 from ldm_batch.config.model import Device, Dtype, check_model
 from ldm_batch.diffusion.conversion import read_conversion
-from ldm_batch.diffusion.find import find_model, is_hub_id, todays_main
+from ldm_batch.diffusion.find import DEMO_PREFIX, find_model, is_hub_id, todays_main
 from ldm_batch.diffusion.load import TORCH_DTYPES, Component, Components, load, pick_device
 from ldm_batch.diffusion.schedulers import find_config_trouble
 from ldm_batch.diffusion.switches import apply_switches, decode_dtype
@@ -25,6 +28,13 @@ logger = logging.getLogger(__name__)
 
 TEXT_TO_IMAGE = "LDMTextToImagePipeline"
 SUPER_RESOLUTION = "LDMSuperResolutionPipeline"
+ARGUMENTS = {
+    "path": "path_or_repo_id",
+    "repo_id": "path_or_repo_id",
+    **{name: name for name in ("revision", "variant", "scheduler_config", "dtype", "device")},
+}
+"""Of a job's fields of a model, what `from_pretrained` calls them."""
+FIELD = re.compile(rf"(?<![\w./])model\.({'|'.join(ARGUMENTS)})\b")
 
 
 def load_model(
@@ -75,7 +85,7 @@ def _load_named(named: str, folder: Path, **options: Any) -> Components:
 
 
 def model_of(
-    path_or_repo_id: str | Path,
+    path_or_repo_id: str | os.PathLike[str],
     *,
     revision: str | None,
     variant: str | None,
@@ -94,7 +104,7 @@ def model_of(
     given = dict(scheduler_config or {})
     if trouble := find_config_trouble(given):
         raise JobError(f"scheduler_config.{trouble}")
-    name = str(path_or_repo_id)
+    name = _check_names(path_or_repo_id, revision=revision, variant=variant)
     model = ModelConfig(
         path=name, variant=variant, scheduler_config=given, dtype=dtype, device=device
     )
@@ -105,6 +115,53 @@ def model_of(
         revision = todays_main(name)
         logger.warning("%s: its main is %s; revision=... stays with it", name, revision)
     return replace(model, path=None, repo_id=name, revision=revision)
+
+
+def as_scheduler(scheduler: str | SchedulerConfig) -> SchedulerConfig:
+    """A scheduler's name as its configuration.
+
+    Raises:
+        JobError: it is neither a name nor a configuration.
+    """
+    if isinstance(scheduler, str):
+        return SchedulerConfig(name=scheduler)
+    if not isinstance(scheduler, SchedulerConfig):
+        what = type(scheduler).__name__
+        raise JobError(f"scheduler: {what}; must be a name, e.g. dpmpp_2m, or a SchedulerConfig")
+    return scheduler
+
+
+@contextmanager
+def in_words_of_a_call() -> Iterator[None]:
+    """Let what is wrong with a model be said of the arguments of `from_pretrained`, not of a job's
+    fields."""
+    try:
+        yield
+    except JobError as error:
+        text = str(error).replace("model.revision=null", "revision=None")
+        raise type(error)(FIELD.sub(lambda found: ARGUMENTS[found[1]], text)) from error
+
+
+def _check_names(path_or_repo_id: object, *, revision: object, variant: object) -> str:
+    """What names a model and its files, as a text."""
+    name = path_or_repo_id
+    if isinstance(name, os.PathLike):
+        name = os.fspath(name)
+    if not isinstance(name, str):
+        what = type(path_or_repo_id).__name__
+        raise JobError(f"path_or_repo_id: {what}; must be a folder, demo:NAME or a hub id")
+    if not isinstance(revision, str | None):
+        raise JobError(f"revision: {type(revision).__name__}; must be a full commit sha, or None")
+    if not isinstance(variant, str | None):
+        raise JobError(f"variant: {type(variant).__name__}; must be a name such as fp16, or None")
+    is_hubs = revision is not None or (isinstance(path_or_repo_id, str) and is_hub_id(name))
+    is_named = is_hubs or name.startswith(DEMO_PREFIX)
+    if not name or not (is_named or Path(name).expanduser().is_dir()):
+        raise JobError(
+            f"path_or_repo_id={name!r}: no folder here; must be one in diffusers' layout, "
+            "demo:NAME, or a hub id such as OWNER/NAME"
+        )
+    return name
 
 
 def check_text_to_image(components: Components) -> None:

@@ -5,25 +5,25 @@ Must not know what goes in or comes out.
 
 from __future__ import annotations
 
-import inspect
 import logging
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
-from pathlib import Path
+from os import PathLike
 from threading import Lock
 from typing import Any, Self
 
 import torch
 
 from ldm_batch.config import JobConfig, ModelConfig, SchedulerConfig
-from ldm_batch.config.bounds import refuse, suggest
+from ldm_batch.config.bounds import refuse
+from ldm_batch.config.job import MAX_BATCH_SIZE, MAX_THREADS
 from ldm_batch.config.model import Device, Dtype, check_scheduler
 from ldm_batch.diffusion.call_values import whole
 from ldm_batch.diffusion.fixed_shape import FixedShape
-from ldm_batch.diffusion.from_model import load_model, model_of
+from ldm_batch.diffusion.from_model import as_scheduler, in_words_of_a_call, load_model, model_of
 from ldm_batch.diffusion.load import Component, Components, load_in_float32
+from ldm_batch.diffusion.progress_bar import check_bar, showing_steps
 from ldm_batch.diffusion.schedulers import (
     PAPER_SETTINGS,
     find_beta_trouble,
@@ -61,8 +61,8 @@ class LoadedPipeline:
         Raises:
             JobError: the settings are wrong.
         """
-        self.batch_size = _count("batch_size", batch_size)
-        self.num_threads = _count_or_none("num_threads", num_threads)
+        self.batch_size = _count("batch_size", batch_size, MAX_BATCH_SIZE)
+        self.num_threads = _num_threads(num_threads)
         refuse(check_scheduler("scheduler", scheduler))
         self._components = components
         self._sampling = scheduler
@@ -103,7 +103,7 @@ class LoadedPipeline:
         Raises:
             JobError: anything is wrong with the model.
         """
-        with limit_threads(_count_or_none("num_threads", num_threads)):
+        with limit_threads(_num_threads(num_threads)):
             components = load_model(model, scheduler, lock=lock, shared=shared)
             settings = {"batch_size": batch_size, "num_threads": num_threads, **options}
             loaded = cls(components, scheduler, **settings)
@@ -114,7 +114,7 @@ class LoadedPipeline:
     @classmethod
     def from_pretrained(
         cls,
-        path_or_repo_id: str | Path,
+        path_or_repo_id: str | PathLike[str],
         *,
         revision: str | None = None,
         variant: str | None = None,
@@ -138,29 +138,30 @@ class LoadedPipeline:
                 the model's own.
             dtype: `float32`, `bfloat16` or `float16`; half precision is very slow on CPUs.
             device: `auto` (CUDA where there is one, else CPU), `cpu` or `cuda`.
-            batch_size: images of every model call; fewer are padded to it, so that one costs as
-                much as all. An image's last bits depend on it: a dataset's own `batch_size` gives
-                that dataset's bytes. More is faster where there are many images to a call.
-            num_threads: torch threads of a call, which last bits depend on, too: a job's default.
-                torch has its own number again when the call ends. None: as many as torch has.
+            batch_size: images of every model call, 1 to 4096; fewer are padded to it, so that one
+                costs as much as all. An image's last bits depend on it: a dataset's own
+                `batch_size` gives that dataset's bytes. More is faster where there are many images
+                to a call.
+            num_threads: torch threads of a call, 1 to 1024, which last bits depend on, too: a job's
+                default. With more than one, or None, they may depend on an image's place among the
+                `batch_size` as well. torch has its own number again when the call ends. None: as
+                many as torch has.
 
         Raises:
             JobError: there is no such model, it does not fit, or a setting is wrong.
         """
-        if not isinstance(path_or_repo_id, str | os.PathLike):
-            what = type(path_or_repo_id).__name__
-            raise JobError(f"path_or_repo_id: {what}; must be a folder, demo:NAME or a hub id")
-        model = model_of(
-            path_or_repo_id,
-            revision=revision,
-            variant=variant,
-            scheduler_config=scheduler_config,
-            dtype=dtype,
-            device=device,
-        )
-        loaded = cls.from_config(
-            model, as_scheduler(scheduler), batch_size=batch_size, num_threads=num_threads
-        )
+        with in_words_of_a_call():
+            model = model_of(
+                path_or_repo_id,
+                revision=revision,
+                variant=variant,
+                scheduler_config=scheduler_config,
+                dtype=dtype,
+                device=device,
+            )
+            loaded = cls.from_config(
+                model, as_scheduler(scheduler), batch_size=batch_size, num_threads=num_threads
+            )
         if trouble := find_beta_trouble(loaded._components.scheduler_settings):
             remedy = f"give scheduler_config={PAPER_SETTINGS}"
             logger.warning("%s: %s; %s", path_or_repo_id, trouble, remedy)
@@ -244,15 +245,9 @@ class LoadedPipeline:
                 nothing. Jobs, which call `generate`, never show a bar.
 
         Raises:
-            ValueError: tqdm has no such argument.
+            ValueError: tqdm has no such argument, or does not take its value.
         """
-        from tqdm.std import tqdm
-
-        parameters = inspect.signature(tqdm.__init__).parameters
-        known = sorted(parameters.keys() - {"self", "iterable", "total", "kwargs"})
-        for name in config:
-            if name not in known:
-                raise ValueError(f"{name}: no argument of tqdm's{suggest(name, known)}")
+        check_bar(config)
         self._bar = config
 
     @contextmanager
@@ -261,13 +256,9 @@ class LoadedPipeline:
         with self._lock, limit_threads(self.num_threads):
             yield
 
-    @contextmanager
-    def _showing_steps(self, num_steps: int) -> Iterator[Callable[[], object]]:
-        """Show a bar of so many steps; yields what to call after each."""
-        from tqdm.auto import tqdm  # a widget in notebooks, a line in terminals
-
-        with tqdm(total=num_steps, **self._bar) as bar:
-            yield bar.update
+    def _showing_steps(self, num_steps: int) -> AbstractContextManager[Callable[[], object]]:
+        """Show a bar of so many steps; gives what to call after each."""
+        return showing_steps(num_steps, self._bar)
 
     def _with_shape(self, pictures: Sequence[Any]) -> list[Any]:
         """Pictures of one run, each with the rows of its model calls where these were fewer than
@@ -286,29 +277,15 @@ class LoadedPipeline:
             self._notes.append(trouble)
 
 
-def as_scheduler(scheduler: str | SchedulerConfig) -> SchedulerConfig:
-    """A scheduler's name as its configuration.
-
-    Raises:
-        JobError: it is neither a name nor a configuration.
-    """
-    if isinstance(scheduler, str):
-        return SchedulerConfig(name=scheduler)
-    if not isinstance(scheduler, SchedulerConfig):
-        what = type(scheduler).__name__
-        raise JobError(f"scheduler: {what}; must be a name, e.g. dpmpp_2m, or a SchedulerConfig")
-    return scheduler
-
-
-def _count(name: str, value: object) -> int:
+def _count(name: str, value: object, largest: int) -> int:
     try:
         number = whole(name, value)
     except ValueError as error:
         raise JobError(str(error)) from error
-    if number < 1:
-        raise JobError(f"{name}={number}: must be at least 1")
+    if not 1 <= number <= largest:
+        raise JobError(f"{name}={number}: must be 1 to {largest}")
     return number
 
 
-def _count_or_none(name: str, value: object) -> int | None:
-    return None if value is None else _count(name, value)
+def _num_threads(value: object) -> int | None:
+    return None if value is None else _count("num_threads", value, MAX_THREADS)

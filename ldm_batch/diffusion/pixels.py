@@ -26,8 +26,9 @@ def to_unit_range(decoded: torch.Tensor) -> torch.Tensor:
 
 
 def to_uint8(images: torch.Tensor) -> np.ndarray:
-    """Turn float `[B, 3, H, W]` in 0..1 into uint8 `[B, H, W, 3]`, rounded as diffusers does."""
-    pixels = (images * 255).round().to(torch.uint8)
+    """Turn float `[B, 3, H, W]` in 0..1 into uint8 `[B, H, W, 3]`, rounded as diffusers does; what
+    is not a number is 0."""
+    pixels = (images.nan_to_num() * 255).round().to(torch.uint8)
     return pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
 

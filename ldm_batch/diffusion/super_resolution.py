@@ -6,7 +6,7 @@ The image stands beside the latents as conditioning, by concatenation (Rombach e
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
 
@@ -23,6 +23,7 @@ from ldm_batch.diffusion.call_arguments import (
     make_generators,
     make_output,
     seeds_of,
+    tell_not_finite,
     wrap_output,
 )
 from ldm_batch.diffusion.call_images import ImageLike, to_images, to_signed
@@ -51,8 +52,8 @@ class SuperResolutionArguments(TypedDict, total=False):
 
     num_inference_steps: int
     eta: float
-    seed: int | Sequence[int] | None
-    generator: torch.Generator | Sequence[torch.Generator] | None
+    seed: int | Iterable[int] | None
+    generator: torch.Generator | Iterable[torch.Generator] | None
     output_type: OutputType
 
 
@@ -109,7 +110,8 @@ class SuperResolution(LoadedPipeline):
     def generate(self, requests: Sequence[UpscaleRequest]) -> list[np.ndarray | Made | Fault]:
         """Make each image larger, uint8 `[scale * h, scale * w, 3]`, or say why it cannot be.
 
-        Model calls always have `batch_size` rows, so a result depends on its request alone. An
+        Model calls always have `batch_size` rows, so a result depends on its request alone (in one
+        torch thread; in more, its place may change last bits). An
         image that is not finite, or of one colour where its input is not, is tried again once in
         float32. Where memory ran out, or float32 was needed, an image's `made_as` says so.
 
@@ -124,8 +126,8 @@ class SuperResolution(LoadedPipeline):
             raise ValueError("0 requests: must be 1 or more")
         if len({self._batch_key(request) for request in requests}) > 1:
             raise ValueError("requests of one batch must have the same padded size, steps and eta")
-        self._note_steps(requests[0].num_inference_steps)
         with self._computing():
+            self._note_steps(requests[0].num_inference_steps)
             results = self._with_shape(self._make_once(requests))
         doubtful = [i for i, result in enumerate(results) if isinstance(result, Fault)]
         if doubtful and not self.is_float32:
@@ -170,7 +172,7 @@ class SuperResolution(LoadedPipeline):
     @overload
     def __call__(
         self,
-        image: ImageLike | Sequence[ImageLike],
+        image: ImageLike | Iterable[ImageLike],
         *,
         return_dict: Literal[True] = True,
         **arguments: Unpack[SuperResolutionArguments],
@@ -179,20 +181,29 @@ class SuperResolution(LoadedPipeline):
     @overload
     def __call__(
         self,
-        image: ImageLike | Sequence[ImageLike],
+        image: ImageLike | Iterable[ImageLike],
         *,
         return_dict: Literal[False],
         **arguments: Unpack[SuperResolutionArguments],
     ) -> tuple[Pictures]: ...
 
+    @overload
     def __call__(
         self,
-        image: ImageLike | Sequence[ImageLike],
+        image: ImageLike | Iterable[ImageLike],
+        *,
+        return_dict: bool,
+        **arguments: Unpack[SuperResolutionArguments],
+    ) -> Output: ...
+
+    def __call__(
+        self,
+        image: ImageLike | Iterable[ImageLike],
         *,
         num_inference_steps: int = 100,
         eta: float = 0.0,
-        seed: int | Sequence[int] | None = None,
-        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        seed: int | Iterable[int] | None = None,
+        generator: torch.Generator | Iterable[torch.Generator] | None = None,
         output_type: OutputType = "pil",
         return_dict: bool = True,
     ) -> Output:
@@ -214,7 +225,8 @@ class SuperResolution(LoadedPipeline):
             return_dict: False: a tuple of the images.
 
         Returns:
-            diffusers' `ImagePipelineOutput`.
+            diffusers' `ImagePipelineOutput`. Of images that hold values that are not finite,
+            which a picture cannot show, the logger tells.
 
         Raises:
             ValueError: an argument of the wrong type, length, shape or range.
@@ -231,7 +243,9 @@ class SuperResolution(LoadedPipeline):
             )
         generators = make_generators(seeds_of(seed, len(images)), generator, len(images))
         with self._computing():
-            made = self._make_all(images, generators, call)
+            decoded = self._make_all(images, generators, call)
+        tell_not_finite(decoded)
+        made = [*map(to_unit_range, decoded)]
         if output_type == "pil":
             pictures = [to_picture(one, alpha) for one, alpha in zip(made, alphas, strict=True)]
             return wrap_output(pictures, return_dict=return_dict)
@@ -243,7 +257,7 @@ class SuperResolution(LoadedPipeline):
         generators: Sequence[torch.Generator],
         call: Call,
     ) -> list[torch.Tensor]:
-        """Run images of any sizes, those of one padded size together; 0..1, in their order."""
+        """Run images of any sizes, those of one padded size together; decoded, in their order."""
         num_rows, steps = self._shape.num_rows, call.num_inference_steps
         groups: dict[tuple[int, int], list[int]] = {}
         for i, array in enumerate(images):
@@ -266,11 +280,11 @@ class SuperResolution(LoadedPipeline):
                     noises=[noises[i] for i in members],
                     on_step=on_step,
                 )
-                made.update(zip(members, map(to_unit_range, run), strict=True))
+                made.update(zip(members, run, strict=True))
         return [made[i] for i in range(len(images))]
 
 
 def _judge(decoded: torch.Tensor, request: UpscaleRequest) -> np.ndarray | Made | Fault:
     """A picture `[3, H, W]` as uint8 `[H, W, 3]`, judged."""
-    (pixels,) = to_uint8(to_unit_range(decoded[None]).nan_to_num())
+    (pixels,) = to_uint8(to_unit_range(decoded[None]))
     return judge(decoded, pixels, request)

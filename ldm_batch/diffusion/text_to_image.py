@@ -7,7 +7,7 @@ shards or files of the dataset.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
 
@@ -23,6 +23,7 @@ from ldm_batch.diffusion.call_arguments import (
     check_output,
     make_output,
     plan_call,
+    tell_not_finite,
 )
 from ldm_batch.diffusion.call_values import number, whole
 from ldm_batch.diffusion.describe import describe
@@ -48,7 +49,7 @@ GUIDED = math.inf
 class TextToImageArguments(TypedDict, total=False):
     """What a call may be given besides its prompts; see `TextToImage.__call__`."""
 
-    negative_prompt: str | Sequence[str] | None
+    negative_prompt: str | Iterable[str] | None
     num_inference_steps: int
     guidance_scale: float
     eta: float
@@ -56,8 +57,8 @@ class TextToImageArguments(TypedDict, total=False):
     width: int | None
     num_images_per_prompt: int
     guidance_rescale: float | None
-    seed: int | Sequence[int] | None
-    generator: torch.Generator | Sequence[torch.Generator] | None
+    seed: int | Iterable[int] | None
+    generator: torch.Generator | Iterable[torch.Generator] | None
     latents: torch.Tensor | None
     output_type: OutputType
 
@@ -108,7 +109,8 @@ class TextToImage(LoadedPipeline):
     def generate(self, requests: Sequence[Request]) -> list[np.ndarray | Made | Fault]:
         """Make one image per request, uint8 `[height, width, 3]`, or say why there is none.
 
-        The batch is padded to `batch_size`, so an image's bytes depend on its request alone. An
+        The batch is padded to `batch_size`, so an image's bytes depend on its request alone (in one
+        torch thread; in more, its place in the batch may change last bits). An
         image that is not finite or of one colour is tried again once in float32. Where memory ran
         out, or float32 was needed, an image's `made_as` says so.
 
@@ -146,7 +148,7 @@ class TextToImage(LoadedPipeline):
             generators,
             [request.call for request in requests],
         )
-        pixels = to_uint8(to_unit_range(decoded).nan_to_num())
+        pixels = to_uint8(to_unit_range(decoded))
         return [judge(*judged) for judged in zip(decoded, pixels, requests, strict=True)]
 
     def _latent_shape(self, call: Call) -> tuple[int, int, int]:
@@ -168,7 +170,7 @@ class TextToImage(LoadedPipeline):
     @overload
     def __call__(
         self,
-        prompt: str | Sequence[str],
+        prompt: str | Iterable[str],
         *,
         return_dict: Literal[True] = True,
         **arguments: Unpack[TextToImageArguments],
@@ -177,17 +179,26 @@ class TextToImage(LoadedPipeline):
     @overload
     def __call__(
         self,
-        prompt: str | Sequence[str],
+        prompt: str | Iterable[str],
         *,
         return_dict: Literal[False],
         **arguments: Unpack[TextToImageArguments],
     ) -> tuple[Pictures]: ...
 
+    @overload
     def __call__(
         self,
-        prompt: str | Sequence[str],
+        prompt: str | Iterable[str],
         *,
-        negative_prompt: str | Sequence[str] | None = None,
+        return_dict: bool,
+        **arguments: Unpack[TextToImageArguments],
+    ) -> Output: ...
+
+    def __call__(
+        self,
+        prompt: str | Iterable[str],
+        *,
+        negative_prompt: str | Iterable[str] | None = None,
         num_inference_steps: int = 50,
         guidance_scale: float = 1.0,
         eta: float = 0.0,
@@ -195,8 +206,8 @@ class TextToImage(LoadedPipeline):
         width: int | None = None,
         num_images_per_prompt: int = 1,
         guidance_rescale: float | None = None,
-        seed: int | Sequence[int] | None = None,
-        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        seed: int | Iterable[int] | None = None,
+        generator: torch.Generator | Iterable[torch.Generator] | None = None,
         latents: torch.Tensor | None = None,
         output_type: OutputType = "pil",
         return_dict: bool = True,
@@ -211,19 +222,20 @@ class TextToImage(LoadedPipeline):
             num_inference_steps: steps of the scheduler, 1 or more.
             guidance_scale: 1 is no guidance, 0 the unconditional image.
             eta: eta of DDIM, 0 to 1.
-            height: pixels, a multiple of `size_multiple`; None: the model's own.
+            height: pixels, a multiple of `size_multiple` up to 4096; None: the model's own.
             width: likewise.
             num_images_per_prompt: images of one prompt stand next to each other.
             guidance_rescale: 0 to 1 (Lin et al. 2023, eq. 16); None: the pipeline's own.
             seed: that of the first image, from which those of the others are hashed as a job does;
                 or one per prompt, or one per image; None: fresh ones.
             generator: in place of `seed`: one for all (drawn from as diffusers does), or one each.
-            latents: standard normal noise `[images, C, h, w]` to start from, float32.
+            latents: standard normal noise `[images, C, h, w]` to start from, finite, float32.
             output_type: `pil`, `np` (float32 `[N, H, W, 3]`, 0..1) or `pt` (`[N, 3, H, W]`, 0..1).
             return_dict: False: a tuple of the images.
 
         Returns:
-            diffusers' `ImagePipelineOutput`.
+            diffusers' `ImagePipelineOutput`. Of images that hold values that are not finite,
+            which a picture cannot show, the logger tells.
 
         Raises:
             ValueError: an argument of the wrong type, length, shape or range.
@@ -244,8 +256,9 @@ class TextToImage(LoadedPipeline):
         batches = plan_call(*texts, source, shape=shape, batch_size=self.batch_size)
         num_steps = len(batches) * count_steps(self._scheduler, call.num_inference_steps)
         with self._computing(), self._showing_steps(num_steps) as on_step:
-            decoded = [self._paint(batch, call, on_step) for batch in batches]
-        return make_output(to_unit_range(torch.cat(decoded)), output_type, return_dict=return_dict)
+            decoded = torch.cat([self._paint(batch, call, on_step) for batch in batches])
+        tell_not_finite(decoded)
+        return make_output(to_unit_range(decoded), output_type, return_dict=return_dict)
 
     def _paint(self, batch: Batch, call: Call, on_step: Callable[[], object]) -> torch.Tensor:
         """One batch of a call from Python, without its padding: `[num_images, 3, H, W]`."""

@@ -2,12 +2,15 @@
 
 The number decides an image's last bits, and on a busy machine how long it takes; it is the
 process's, so that a library may not keep it. Must not know what is computed.
+
+torch has one number for the process and one for each thread of Python: to set a thread's sets the
+process's too, and a thread takes the process's where it first meets torch, and keeps it.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -22,34 +25,50 @@ class _Blocks(threading.local):
 
 
 _own = _Blocks()
-_usual = [0, 0]
-"""Blocks that are open in this process, and the number of threads before the first of them."""
 
 
 @contextmanager
 def limit_threads(num_threads: int | None) -> Iterator[None]:
     """Let torch compute in so many threads inside this block, however it ends; None: as it is.
 
-    Blocks may overlap in several threads of Python: torch's number is that of the thread that
-    calls it. A thread that meets torch first while a block is open begins with the block's number,
-    for which reason all blocks end with the number that stood before the first.
+    The number is that of the calling thread alone: the process keeps its own, with which threads
+    that meet torch meanwhile begin, but for one that does so in the instant in which a block begins
+    or ends. Blocks may overlap in several threads, and stand within each other. A thread that
+    leaves its outermost block has the process's number from then on: what `torch.set_num_threads`
+    was last told outside of blocks, by whatever thread.
     """
     if num_threads is None:
         yield
         return
     with _turn:
-        before = torch.get_num_threads()
-        if not _usual[0]:
-            _usual[1] = before
-        if not _own.depth:
-            before = _usual[1]
-        torch.set_num_threads(num_threads)
-        _usual[0] += 1
+        here = torch.get_num_threads()  # where this thread meets torch, before it is set
+        outer = here if _own.depth else None
+        _set_here(num_threads, _of_process())
         _own.depth += 1
     try:
         yield
     finally:
         with _turn:
-            _usual[0] -= 1
             _own.depth -= 1
-            torch.set_num_threads(before)
+            usual = _of_process()
+            _set_here(usual if outer is None else outer, usual)
+
+
+def _set_here(num_threads: int, usual: int) -> None:
+    """Set the number of this thread, and leave the process `usual`."""
+    torch.set_num_threads(num_threads)
+    if num_threads != usual:
+        _in_a_new_thread(lambda: torch.set_num_threads(usual))
+
+
+def _of_process() -> int:
+    """The number of the process, with which a thread begins."""
+    found: list[int] = []
+    _in_a_new_thread(lambda: found.append(torch.get_num_threads()))
+    return found[0]
+
+
+def _in_a_new_thread(call: Callable[[], object]) -> None:
+    thread = threading.Thread(target=call, name="torch's number of threads", daemon=True)
+    thread.start()
+    thread.join()

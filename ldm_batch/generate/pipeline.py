@@ -34,7 +34,8 @@ class Pipeline(Protocol):
 
     def generate(self, requests: Sequence[Request]) -> Sequence[Picture]:
         """One image per request (uint8, height x width x 3), all of one `batch_key`; what an
-        image looks like does not depend on the requests beside it. One that was made otherwise
+        image looks like does not depend on the requests beside it; in more torch threads than one
+        its last bits may on its place. One that was made otherwise
         than planned is a `Made` whose column `made_as` says how."""
 
     def as_made(self, how: MadeAs) -> Pipeline:

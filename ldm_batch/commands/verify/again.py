@@ -20,7 +20,8 @@ from ldm_batch.plan.stored import Plan
 from ldm_batch.read.images import InputImages
 from ldm_batch.read.rows import RowContext
 from ldm_batch.read.shard import ShardRows, read_shard
-from ldm_batch.records import Request, Shard
+from ldm_batch.records import Fault, Made, Request, Shard
+from ldm_batch.write.encode import sha256
 from ldm_batch.write.spool import Spool
 
 NO_SIDE = 8
@@ -41,6 +42,9 @@ class MakerAgain:
     """Makes images of one dataset again.
 
     An image that was made otherwise than planned is made so again: in as many rows, in float32.
+    Where a job has more torch threads than one, an image's last bits may depend on its place in its
+    batch: then each is made at all places of a batch of its own, and that which is as recorded
+    taken.
     """
 
     def __init__(self, chosen: Choice, pipeline: Pipeline, plan: Plan) -> None:
@@ -95,6 +99,12 @@ class MakerAgain:
         requests = [task.request_again(record, task.columns) for record in records]
         for call in dict.fromkeys(request.call for request in requests):
             slots = [slot for slot, request in enumerate(requests) if request.call == call]
+            if self._chosen.job.num_threads > 1:
+                yield from (
+                    (records[slot], _at_all_places(pipeline, requests[slot], records[slot]))
+                    for slot in slots
+                )
+                continue
             _, batch_size = pipeline.batch_key(call)
             for start in range(0, len(slots), batch_size):
                 batch = slots[start : start + batch_size]
@@ -117,6 +127,8 @@ class MakerAgain:
             request = self._request(record, found, inputs)
         if request is None:
             return NotMade(f"its row has no image {record['image_index']}")
+        if self._chosen.job.num_threads > 1:
+            return _at_all_places(pipeline, request, record)
         return pipeline.generate([request])[0]
 
     def _read(self, row: Shard, inputs: InputImages) -> ShardRows:
@@ -131,6 +143,20 @@ class MakerAgain:
         images = plan_images(task, found.rows, self._plan.form, **sizes)
         wanted = [image for image in images if image.image_index == record["image_index"]]
         return task.make_request(wanted[0], inputs.load) if wanted else None
+
+
+def _at_all_places(pipeline: Pipeline, request: Request, record: Record) -> Picture:
+    """An image made at every place of one batch: that which is as recorded, else the first."""
+    _, batch_size = pipeline.batch_key(request.call)
+    made = pipeline.generate([request] * batch_size)
+    return next((one for one in made if _is_as_recorded(one, record)), made[0])
+
+
+def _is_as_recorded(made: Picture, record: Record) -> bool:
+    if isinstance(made, Fault):
+        return False
+    pixels = made.pixels if isinstance(made, Made) else made
+    return sha256(pixels) == str(record["pixel_sha256"])
 
 
 def says_how(plan: Plan) -> bool:
