@@ -27,8 +27,6 @@ from s3_server import BUCKET
 import ldm_batch
 from ldm_batch import JobConfig, LdmBatchError, SuperResolution, TextToImage
 from ldm_batch.commands.status import read_status
-from ldm_batch.commands.verify.regenerate import Sample
-from ldm_batch.commands.verify.verification import verify
 from ldm_batch.config import CallConfig, S3Config, SchedulerConfig, SinkConfig, SourceConfig
 from ldm_batch.errors import JobError
 from ldm_batch.plan.recorded import settings_of
@@ -140,6 +138,12 @@ def test_numbers_of_numpy_are_numbers(folder: Path) -> None:
     planned = ldm_batch.open_dataset("out").job
     assert (planned.seed, planned.batch_size, planned.rows_per_shard) == (3, 2, 2)
     assert isinstance(job.seed, np.int64)
+
+
+def test_a_batch_size_of_a_dataset_is_a_number(folder: Path) -> None:
+    job = [*MACHINERY, "source.uri=in.parquet", "sink.uri=out", "batch_size=auto"]
+    ldm_batch.run_job(job, out=io.StringIO())
+    assert isinstance(ldm_batch.open_dataset("out").job.batch_size, int)
 
 
 def test_what_cannot_be_written_to_is_a_sentence(folder: Path) -> None:
@@ -340,13 +344,13 @@ def test_a_dataset_says_by_what_it_was_made(tmp_path: Path) -> None:
     """A pipeline of what `job` says gives its images: another scheduler, no column of keys."""
     pq.write_table(pa.table({"prompt": PROMPTS}), tmp_path / "prompts.parquet")
     settings = ["conf=demo", "cluster=in_process", f"source.uri={tmp_path}/prompts.parquet"]
-    settings += [f"sink.uri={tmp_path}/out", "call.num_inference_steps=2", "batch_size=auto"]
+    settings += [f"sink.uri={tmp_path}/out", "call.num_inference_steps=2", "batch_size=2"]
     settings += ["scheduler.name=dpmpp_2m", "max_rejected_fraction=1", "rows_per_shard=3"]
     ldm_batch.run_job([*settings, "shards=[1]"], out=io.StringIO())
     dataset = ldm_batch.open_dataset(tmp_path / "out")
     job, [row] = dataset.job, [*dataset.images()]
-    assert isinstance(job.batch_size, int)
-    assert (job.scheduler.name, job.call.num_inference_steps, job.num_threads) == ("dpmpp_2m", 2, 1)
+    assert (job.scheduler.name, job.call.num_inference_steps) == ("dpmpp_2m", 2)
+    assert (job.batch_size, job.num_threads) == (2, 1)
     model = job.model
     pipeline = TextToImage.from_pretrained(
         model.path or str(model.repo_id),
@@ -363,25 +367,22 @@ def test_a_dataset_says_by_what_it_was_made(tmp_path: Path) -> None:
     assert dataset.regenerate("prompts.parquet#3").is_equal
     job.scheduler.name = "ddim"
     assert dataset.job.scheduler.name == "dpmpp_2m"
-    with pytest.raises(JobError, match="of 'prompts.parquet#0'; the dataset is unfinished, 1 of 2"):
+    with pytest.raises(
+        JobError, match=r"of 'prompts\.parquet#0'; the dataset is unfinished, 1 of 2"
+    ):
         dataset.regenerate("prompts.parquet#0")
 
 
-@pytest.mark.parametrize("batch_size", [3, 4])
-def test_in_two_threads_images_come_back_too(tmp_path: Path, batch_size: int) -> None:
-    """Wherever in its batch an image stood: parts of several threads may end inside of it."""
-    prompts = [*filter(None, PROMPTS), "two stars"]
-    pq.write_table(pa.table({"id": [*"abcd"], "prompt": prompts}), tmp_path / "in.parquet")
+def test_in_two_threads_images_come_back_too(tmp_path: Path) -> None:
+    """Wherever in its batch of three an image stood: the part of a thread ends inside of one."""
+    pq.write_table(pa.table({"id": ["d"], "prompt": ["two stars"]}), tmp_path / "in.parquet")
     settings = ["conf=demo", "cluster=in_process", f"source.uri={tmp_path}/in.parquet"]
     settings += [f"sink.uri={tmp_path}/out", "call.num_inference_steps=3", "num_threads=2"]
-    settings += ["num_images_per_prompt=2", f"batch_size={batch_size}"]
+    settings += ["num_images_per_prompt=2", "batch_size=3"]
     ldm_batch.run_job(settings, out=io.StringIO())
     dataset = ldm_batch.open_dataset(tmp_path / "out")
-    again = [dataset.regenerate(key, number) for key in "abcd" for number in (0, 1)]
-    assert [(one.is_equal, one.mean_levels, one.problem) for one in again] == [(True, 0, "")] * 8
-    found = verify(Store(str(tmp_path / "out")), Sample(8))
-    assert found.regenerated is not None
-    assert (found.regenerated.num_equal, found.problems) == (8, [])
+    again = dataset.regenerate("d", 1)
+    assert (again.is_equal, again.mean_levels, again.problem) == (True, 0, "")
 
 
 def test_where_a_model_is_now_is_a_path(drawn: Path, tmp_path: Path) -> None:
@@ -474,7 +475,7 @@ def test_what_is_no_dataset_is_a_sentence(drawn: Path, tmp_path: Path) -> None:
             JobError, match=f"^{name}(=3: must be True or False|: int; must be a text, or None)"
         ):
             ldm_batch.open_dataset(drawn, **{name: 3})  # type: ignore[arg-type]
-    with pytest.raises(JobError, match="^endpoint: 'store:9000' is not a URL like https://host"):
+    with pytest.raises(JobError, match=r"^endpoint: 'store:9000' is not a URL like https://host"):
         ldm_batch.open_dataset("s3://bucket/cats", endpoint="store:9000")
     dataset = ldm_batch.open_dataset(drawn)
     with pytest.raises(JobError, match="columns: no column 'promt'; did you mean 'prompt'"):
