@@ -134,6 +134,8 @@ def test_a_scheduler_by_its_name(load: Callable[[], Any], given: Any) -> None:
         ({"path_or_repo_id": ""}, "path_or_repo_id='': no folder here; .* such as OWNER/NAME"),
         ({"path_or_repo_id": "gpt2"}, "path_or_repo_id='gpt2': no folder here"),
         ({"path_or_repo_id": Path("no/where")}, "path_or_repo_id='no/where': no folder here"),
+        ({"path_or_repo_id": "a" * 999}, "path_or_repo_id='a+': no folder here"),
+        ({"path_or_repo_id": "~nobody/x\0"}, "path_or_repo_id=.*: no folder here"),
         ({"path_or_repo_id": PACKAGE}, "path_or_repo_id=.*: .* has no model_index.json"),
         ({"path_or_repo_id": "demo:no"}, "path_or_repo_id=demo:no: no such demo model"),
     ],

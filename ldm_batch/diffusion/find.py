@@ -70,9 +70,10 @@ def find_source(model: ModelConfig) -> Path:
 
 def is_hub_id(path_or_repo_id: str | os.PathLike[str]) -> bool:
     """Tell whether a text that is no folder here can be a repository's name."""
-    if not isinstance(path_or_repo_id, str) or Path(path_or_repo_id).expanduser().exists():
+    if not isinstance(path_or_repo_id, str):
         return False
-    return re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", path_or_repo_id) is not None
+    is_id = re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", path_or_repo_id) is not None
+    return is_id and not os.path.exists(os.path.expanduser(path_or_repo_id))
 
 
 def todays_main(repo_id: str) -> str:

@@ -11,7 +11,6 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from ldm_batch.config import ModelConfig, SchedulerConfig
@@ -155,8 +154,8 @@ def _check_names(path_or_repo_id: object, *, revision: object, variant: object) 
     if not isinstance(variant, str | None):
         raise JobError(f"variant: {type(variant).__name__}; must be a name such as fp16, or None")
     is_hubs = revision is not None or (isinstance(path_or_repo_id, str) and is_hub_id(name))
-    is_named = is_hubs or name.startswith(DEMO_PREFIX)
-    if not name or not (is_named or Path(name).expanduser().is_dir()):
+    is_named = is_hubs or name.startswith(DEMO_PREFIX) or os.path.isdir(os.path.expanduser(name))
+    if not name or not is_named:
         raise JobError(
             f"path_or_repo_id={name!r}: no folder here; must be one in diffusers' layout, "
             "demo:NAME, or a hub id such as OWNER/NAME"

@@ -212,9 +212,10 @@ class SuperResolution(LoadedPipeline):
         A bar shows the steps of the whole call; see `set_progress_bar_config`.
 
         Args:
-            image: one or a list of N, of any sizes: PIL images of any mode (an alpha channel is
-                enlarged by itself and put back), arrays `[h, w, 3]` (uint8, or float 0..1), or
-                tensors `[3, h, w]` (-1..1); arrays and tensors may have an axis of images first.
+            image: one, or N in a list or whatever else has an order, of any sizes: PIL images of
+                any mode (an alpha channel is enlarged by itself and put back), arrays `[h, w, 3]`
+                (uint8, or float 0..1), or tensors `[3, h, w]` (-1..1); arrays and tensors may have
+                an axis of images first.
             num_inference_steps: steps of the scheduler, 1 or more.
             eta: eta of DDIM, 0 to 1.
             seed: that of the first image, from which those of the others are hashed as a job does;

@@ -217,7 +217,8 @@ class TextToImage(LoadedPipeline):
         A bar shows the steps of the whole call; see `set_progress_bar_config`.
 
         Args:
-            prompt: one text or a list of N, for N * num_images_per_prompt images.
+            prompt: one text or N of them, for N * num_images_per_prompt images; several of anything
+                are a list, or whatever else has an order.
             negative_prompt: one text for all or one per prompt; None is the null prompt.
             num_inference_steps: steps of the scheduler, 1 or more.
             guidance_scale: 1 is no guidance, 0 the unconditional image.
