@@ -654,11 +654,11 @@ def test_a_variant_that_a_hub_has_alone_is_named(tmp_path: Path) -> None:
 
 
 def test_what_is_neither_folder_nor_repository_says_so(tmp_path: Path) -> None:
-    with pytest.raises(JobError, match="no such folder"):
+    with pytest.raises(JobError, match=r"path_or_repo_id=.*: no folder here"):
         TextToImage.from_pretrained("./models/ldm")
     with pytest.raises(JobError, match=r"scheduler_config\.beta_end='x': must be float"):
         TextToImage.from_pretrained("demo:text_to_image", scheduler_config={"beta_end": "x"})
-    with pytest.raises(JobError, match=r"model\.variant: '\.\./x' is no name of a variant"):
+    with pytest.raises(JobError, match=r"^variant: '\.\./x' is no name of a variant"):
         TextToImage.from_pretrained("demo:text_to_image", variant="../x")
     with hub_server(DEMO) as hub:
         hub.refusals = [Refusal(404)]
