@@ -25,8 +25,8 @@ class ModelConfig:
     """Which model draws, from a local folder or a pinned hub revision, and how it computes."""
 
     engine: str = "ldm"
-    """`ldm`: the paper's pipelines, by our own denoising loop; `random_pixels`: no model, to
-    measure everything around one."""
+    """`ldm`: the paper's pipelines, by our own denoising loop; `diffusers`: later models, by
+    diffusers' own pipelines; `random_pixels`: no model, to measure everything around one."""
     pipeline: str | None = None
     """An older name of `task` and `engine` together; not for new jobs."""
     path: str | None = None
@@ -53,6 +53,12 @@ class ModelConfig:
     """`sdpa`, or `plain`: attention written out, slower, for comparison."""
     compile: bool = False
     """Compile UNet and decoder with torch.compile: minutes at start, faster steps on CUDA."""
+    text_encoder_dtype: str | None = None
+    """Engine `diffusers`: dtype of the text encoders; null: the model's."""
+    vae_slicing: bool = False
+    """Engine `diffusers`: decode the images of a batch one by one, in less memory."""
+    vae_tiling: bool = False
+    """Engine `diffusers`: decode large images in tiles, in less memory; edges may show."""
 
 
 def check_model(path: str, model: ModelConfig, *, is_needed: bool) -> Iterator[str]:
@@ -64,6 +70,8 @@ def check_model(path: str, model: ModelConfig, *, is_needed: bool) -> Iterator[s
     yield from one_of(f"{path}.dtype", model.dtype, DTYPES)
     if model.decode_dtype is not None:
         yield from one_of(f"{path}.decode_dtype", model.decode_dtype, DTYPES)
+    if model.text_encoder_dtype is not None:
+        yield from one_of(f"{path}.text_encoder_dtype", model.text_encoder_dtype, DTYPES)
     yield from one_of(f"{path}.attention", model.attention, ATTENTIONS)
     yield from one_of(f"{path}.device", model.device, DEVICES)
     if model.variant is not None and not is_variant(model.variant):

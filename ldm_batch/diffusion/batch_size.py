@@ -10,8 +10,9 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ldm_batch.config import ModelConfig, SchedulerConfig
 from ldm_batch.diffusion.files import lock_model
@@ -20,6 +21,9 @@ from ldm_batch.diffusion.load import pick_device
 from ldm_batch.diffusion.text_to_image import TextToImage
 from ldm_batch.errors import ShardError
 from ldm_batch.records import Call, Request
+
+if TYPE_CHECKING:
+    import torch
 
 CANDIDATES = (1, 2, 4, 8, 16, 32, 64, 128)
 """Doubled each time: more images in a call gain less and less. Measured on a CPU core, from 1 to 8
@@ -30,6 +34,25 @@ CLOSE_ENOUGH = 1.05
 """A smaller batch wins if its time per image is within this factor of the best."""
 
 
+class Measurable(Protocol):
+    """A pipeline whose shape can be chosen."""
+
+    batch_size: int
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+
+    def with_batch_size(self, batch_size: int) -> Measurable:
+        """The same weights at another shape."""
+
+    def generate(self, requests: Sequence[Request]) -> Sequence[Any]:
+        """One image per request."""
+
+    def pop_notes(self) -> list[str]:
+        """What happened since the last call."""
+
+
 def find_batch_size(
     model: ModelConfig,
     scheduler: SchedulerConfig,
@@ -37,6 +60,7 @@ def find_batch_size(
     *,
     candidates: Iterable[int] = CANDIDATES,
     memory: Path | None = None,
+    load: Callable[[], Measurable] | None = None,
 ) -> int:
     """Return the batch size for a job's calls.
 
@@ -44,6 +68,7 @@ def find_batch_size(
         call: the job's usual call; its size and whether it is guided matter.
         candidates: batch sizes to try, in rising order.
         memory: JSON file that remembers answers per model, call, dtype and device.
+        load: loads the model, its batch size 1; None: as a pipeline of the paper's.
 
     Raises:
         JobError: the model does not load.
@@ -53,7 +78,7 @@ def find_batch_size(
     known = json.loads(memory.read_text()) if memory is not None and memory.is_file() else {}
     if key in known:
         return int(known[key])
-    first = TextToImage.from_config(model, scheduler, batch_size=1)
+    first: Measurable = load() if load else TextToImage.from_config(model, scheduler, batch_size=1)
 
     def measure(batch_size: int) -> float:
         return _measure(first.with_batch_size(batch_size), call)
@@ -103,7 +128,7 @@ def find_quickest(measure: Callable[[int], float], candidates: Iterable[int]) ->
     return min(size for size, value in seconds.items() if value <= limit)
 
 
-def _measure(pipeline: TextToImage, call: Call) -> float:
+def _measure(pipeline: Measurable, call: Call) -> float:
     """Seconds per image of a short call; ShardError where its shape does not fit into memory."""
     short = Call(
         num_inference_steps=NUM_STEPS,

@@ -15,16 +15,24 @@ from typing import Any
 
 from ldm_batch.diffusion.cache import remembered_sha256, sha256
 from ldm_batch.diffusion.conversion import read_conversion
+from ldm_batch.diffusion.family import FAMILIES, NOT_LOADED, TEXT_ENCODERS, TOKENIZERS, Family
 from ldm_batch.diffusion.side_file import side_files
 from ldm_batch.errors import JobError
 
 MODEL_INDEX = "model_index.json"
-COMPONENTS = ("bert", "tokenizer", "unet", "vqvae", "scheduler")
+LDM_COMPONENTS = ("bert", "tokenizer", "unet", "vqvae", "scheduler")
+"""Sub-folders of the paper's models."""
+COMPONENTS = (
+    *LDM_COMPONENTS,
+    *(*TEXT_ENCODERS, *TOKENIZERS[1:], "transformer", "vae"),
+)
 """The only sub-folders that are ever read, whatever `model_index.json` names."""
 WEIGHT_NAMES = {
-    "bert": ("model", "pytorch_model"),
-    "unet": ("diffusion_pytorch_model", "diffusion_pytorch_model"),
-    "vqvae": ("diffusion_pytorch_model", "diffusion_pytorch_model"),
+    **dict.fromkeys(("bert", *TEXT_ENCODERS), ("model", "pytorch_model")),
+    **dict.fromkeys(
+        ("unet", "vqvae", "transformer", "vae"),
+        ("diffusion_pytorch_model", "diffusion_pytorch_model"),
+    ),
 }
 """Component -> what its weights are called, in safetensors and pickled."""
 SAFE, PICKLED = ENDINGS = ("safetensors", "bin")
@@ -35,6 +43,19 @@ TOKENIZER_NAMES = (
     "added_tokens.json",
     "vocab.txt",
 )
+FAMILY_TOKENIZER_NAMES = (
+    *TOKENIZER_NAMES,
+    "vocab.json",
+    "merges.txt",
+    "spiece.model",
+    "tokenizer.model",
+    "chat_template.jinja",
+    "config.json",
+)
+"""What the tokenizers of diffusers' other pipelines read."""
+VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "tokenizer.model")
+NEVER_READ = ("adapter_config.json", "additional_chat_templates")
+"""What libraries would take from a part's folder beside its own files."""
 MAX_JSON_BYTES = 64 * 1024 * 1024
 """A model's largest JSON, its vocabulary, has a few MB; a hostile one must not fill memory."""
 
@@ -116,11 +137,14 @@ def read_json(path: Path) -> dict[str, Any]:
 def read_index(folder: Path) -> dict[str, str]:
     """Return the pipeline's components, `{name: class name}`, from `model_index.json`."""
     index = read_json(folder / MODEL_INDEX)
+    family = FAMILIES.get(str(index.get("_class_name")))
+    known = LDM_COMPONENTS if family is None else (*family.parts, "scheduler")
+    apart = () if family is None else (*NOT_LOADED, *family.settings)
     parts = {}
     for name, value in index.items():
-        if name.startswith("_") or value is None:
+        if name.startswith("_") or value in (None, [None, None]) or name in apart:
             continue
-        if name not in COMPONENTS:
+        if name not in known:
             raise JobError(f"{folder / MODEL_INDEX}: unknown component {name!r}")
         if not (isinstance(value, list) and len(value) == 2 and isinstance(value[1], str)):
             raise JobError(f"{folder / MODEL_INDEX}: {name} must be [library, class name]")
@@ -133,22 +157,57 @@ def read_kind(folder: Path) -> str:
     return str(read_json(folder / MODEL_INDEX).get("_class_name"))
 
 
+def read_not_loaded(folder: Path) -> list[str]:
+    """Return the parts that `model_index.json` names and that are never loaded."""
+    index = read_json(folder / MODEL_INDEX)
+    return [name for name in NOT_LOADED if index.get(name) not in (None, [None, None])]
+
+
+def read_family(folder: Path) -> Family:
+    """Return what is known of the pipeline class that a folder holds.
+
+    Raises:
+        JobError: it is none of the closed table.
+    """
+    kind = read_kind(folder)
+    if kind not in FAMILIES:
+        raise JobError(
+            f"model: {folder} holds a {kind}; engine diffusers draws by {', '.join(FAMILIES)}"
+        )
+    return FAMILIES[kind]
+
+
 def native_size(folder: Path) -> tuple[int, int]:
     """Height and width in pixels that the model was trained for, read from its configuration.
 
     Raises:
         JobError: the configuration does not say.
     """
+    family = FAMILIES.get(read_kind(folder))
     try:
-        latent = read_json(folder / "unet" / "config.json")["sample_size"]
-        levels = len(read_json(folder / "vqvae" / "config.json")["block_out_channels"])
+        if family is not None and family.native_latent is not None:
+            latent: Any = family.native_latent
+        else:
+            denoiser = "unet" if family is None else family.denoiser
+            latent = read_json(folder / denoiser / "config.json")["sample_size"]
+        factor = vae_factor(folder, family)
         height, width = latent if isinstance(latent, list) else (latent, latent)
-        return int(height) * 2 ** (levels - 1), int(width) * 2 ** (levels - 1)
+        return int(height) * factor, int(width) * factor
     except (KeyError, TypeError, ValueError) as error:
         raise JobError(
             f"{folder}: its configuration does not tell the image size ({error}); "
             "set call.height and call.width"
         ) from error
+
+
+def vae_factor(folder: Path, family: Family | None) -> int:
+    """Return how many pixels a latent pixel stands for; KeyError or TypeError where the
+    configuration does not say."""
+    if family is None:
+        levels = read_json(folder / "vqvae" / "config.json")["block_out_channels"]
+        return int(2 ** (len(levels) - 1))
+    levels = read_json(folder / "vae" / "config.json")[family.vae_levels]
+    return int(2 ** (len(levels) + family.vae_halvings))
 
 
 def needed_files(folder: Path, variant: str | None = None) -> list[str]:
@@ -159,24 +218,43 @@ def needed_files(folder: Path, variant: str | None = None) -> list[str]:
     """
     paths = [MODEL_INDEX, *side_files(folder)]
     weights = find_weights(folder, variant)
+    is_family = read_kind(folder) in FAMILIES
     for name in sorted(read_index(folder)):
-        if name == "tokenizer":
-            paths += _tokenizer_files(folder)
+        if is_family:
+            _refuse_more(folder / name)
+        if name in TOKENIZERS:
+            paths += _tokenizer_files(folder, name, is_family)
         elif name == "scheduler":
             paths.append("scheduler/scheduler_config.json")
         else:
             paths += [f"{name}/config.json", *weights[name].paths]
+            paths += _generation_files(folder, name)
     for path in paths:
         if not (folder / path).is_file():
             raise JobError(f"model file {path} is missing in {folder}")
     return paths
 
 
-def _tokenizer_files(folder: Path) -> list[str]:
-    present = [f"tokenizer/{n}" for n in TOKENIZER_NAMES if (folder / "tokenizer" / n).is_file()]
-    if not {"tokenizer/tokenizer.json", "tokenizer/vocab.txt"} & set(present):
-        raise JobError(f"model folder {folder}/tokenizer has neither tokenizer.json nor vocab.txt")
-    return present
+def _refuse_more(part: Path) -> None:
+    """Refuse what a library would read from a part's folder, and no lock would hold."""
+    for name in NEVER_READ:
+        if (part / name).exists():
+            raise JobError(f"model file {part / name} is never read; take it away")
+
+
+def _generation_files(folder: Path, name: str) -> list[str]:
+    """Language models read how they write texts, too, though they write none here."""
+    path = f"{name}/generation_config.json"
+    return [path] if name in TEXT_ENCODERS and (folder / path).is_file() else []
+
+
+def _tokenizer_files(folder: Path, name: str, is_family: bool) -> list[str]:
+    names = FAMILY_TOKENIZER_NAMES if is_family else TOKENIZER_NAMES
+    vocabularies = VOCABULARIES if is_family else VOCABULARIES[:2]
+    present = [n for n in names if (folder / name / n).is_file()]
+    if not {*vocabularies} & {*present}:
+        raise JobError(f"model folder {folder}/{name} has neither {' nor '.join(vocabularies)}")
+    return [f"{name}/{n}" for n in present]
 
 
 def find_weights(folder: Path, variant: str | None = None) -> dict[str, Weights]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from ldm_batch.config import ModelConfig
 from ldm_batch.config.model import is_commit_sha
 from ldm_batch.diffusion.convert import converted
+from ldm_batch.diffusion.family import TOKENIZERS
 from ldm_batch.diffusion.fetch import fetch_snapshot, resolve_revision
 from ldm_batch.diffusion.files import (
     COMPONENTS,
@@ -21,6 +22,7 @@ from ldm_batch.diffusion.files import (
     WEIGHT_NAMES,
     find_weights,
     index_name,
+    read_family,
     read_index,
     variants_of,
     weight_forms,
@@ -30,11 +32,13 @@ from ldm_batch.diffusion.side_file import HUB_PATTERNS as SIDE_PATTERNS
 from ldm_batch.errors import JobError
 
 DEMO_PREFIX = "demo:"
-CHECKPOINTS = (".ckpt", ".pt", ".pth")
+DIFFUSERS = "diffusers"
+"""The engine whose pipelines are diffusers' own."""
 SETTINGS_PATTERNS = (
     MODEL_INDEX,
     *SIDE_PATTERNS,
     *(f"{name}/*.{ending}" for name in COMPONENTS for ending in ("json", "txt")),
+    *(f"{name}/*.{ending}" for name in TOKENIZERS for ending in ("model", "jinja")),
 )
 """What is fetched of a hub repository beside weights: no code."""
 
@@ -124,6 +128,10 @@ def _fetch(model: ModelConfig) -> Path:
         )
     repo_id, revision = str(model.repo_id), str(model.revision)
     patterns, named = [*SETTINGS_PATTERNS], [*WEIGHT_NAMES]
+    if model.engine == DIFFUSERS:  # another pipeline is refused before its weights are fetched
+        folder = fetch_snapshot(repo_id, revision, patterns=patterns)
+        read_family(_check_folder(folder, f"model.repo_id={repo_id}"))
+        named = [name for name in WEIGHT_NAMES if name in read_index(folder)]
     missing = named
     for variant, ending in weight_forms(model.variant):
         if variant is None and model.variant is not None and missing == named:

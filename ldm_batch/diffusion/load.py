@@ -7,7 +7,7 @@ code of a model's repository is ever run.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -134,7 +134,7 @@ def _load_component(
     try:
         if name == "tokenizer":
             return _load_tokenizer(folder / name)
-        with _quiet_libraries():
+        with quiet_libraries():
             module = _load_module(folder / name, class_name, variant)
             set_num_heads(folder, name, module)
             module = module.to(device=device, dtype=dtype)
@@ -151,10 +151,7 @@ def _load_tokenizer(folder: Path) -> BertTokenizer:
 
 def _load_module(folder: Path, class_name: str, variant: str | None) -> torch.nn.Module:
     """Load one torch module in float32 and check that its weights are whole."""
-    settings = read_json(folder / "config.json")
-    for key in FORBIDDEN_SETTINGS:
-        if key in settings:
-            raise JobError(f"{folder / 'config.json'}: {key} is not supported")
+    refuse_foreign_code(folder / "config.json")
     options: dict[str, Any] = {
         "use_safetensors": True,
         "local_files_only": True,
@@ -165,15 +162,46 @@ def _load_module(folder: Path, class_name: str, variant: str | None) -> torch.nn
         options["low_cpu_mem_usage"] = False  # the other way needs the package accelerate
     with torch.random.fork_rng(devices=[]):
         module, info = _module_class(class_name).from_pretrained(folder, **options)
+    check_whole(module, info, folder)
+    return module  # type: ignore[no-any-return]
+
+
+def refuse_foreign_code(path: Path) -> None:
+    """Refuse a configuration that would bring in code from elsewhere, at any depth."""
+
+    def check(settings: Any) -> None:
+        if isinstance(settings, dict):
+            for key in FORBIDDEN_SETTINGS:
+                if key in settings:
+                    raise JobError(f"{path}: {key} is not supported")
+        if isinstance(settings, dict | list):
+            for value in settings.values() if isinstance(settings, dict) else settings:
+                check(value)
+
+    check(read_json(path))
+
+
+def check_whole(
+    module: torch.nn.Module,
+    info: dict[str, Any],
+    folder: Path,
+    kinds: Sequence[str] = ("missing_keys", "unexpected_keys", "mismatched_keys"),
+) -> None:
+    """Refuse a module whose weights are not whole, not its own or not finite; weights that are
+    stored under another's name get their values first.
+
+    Args:
+        info: what loading it told.
+        kinds: of what it told, that are refused.
+    """
     info["missing_keys"] = _fill_tied(module, info["missing_keys"], folder)
-    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+    for kind in kinds:
         if info[kind]:
             names = ", ".join(sorted(map(str, info[kind]))[:3])
             raise JobError(f"{folder}: {len(info[kind])} {kind.replace('_', ' ')}: {names}")
     for key, value in module.state_dict().items():
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             raise JobError(f"{folder}: weight {key} is not finite")
-    return module  # type: ignore[no-any-return]
 
 
 def _fill_tied(module: torch.nn.Module, missing: Iterable[str], folder: Path) -> list[str]:
@@ -197,7 +225,7 @@ def _module_class(class_name: str) -> Any:
 
 
 @contextmanager
-def _quiet_libraries() -> Iterator[None]:
+def quiet_libraries() -> Iterator[None]:
     """Silence progress bars and weight reports: what matters of them is raised as an error."""
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging

@@ -11,7 +11,7 @@ import inspect
 import logging
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ldm_batch.errors import JobError
@@ -81,7 +81,7 @@ def make_scheduler(
     class_name, fixed = _find_class(model_settings, name)
     scheduler_class = _load_class(class_name)
     model_own = _own_settings(model_settings, scheduler_class)
-    _check_settings(scheduler_class, settings, model_settings)
+    check_settings(scheduler_class, settings, model_settings)
     _check_model_fits(scheduler_class, model_own, model_settings)
     try:
         scheduler = scheduler_class(**{**model_own, **fixed, **settings})
@@ -131,10 +131,16 @@ def find_step_trouble(scheduler: SchedulerMixin, num_inference_steps: int) -> st
     return None
 
 
-def find_config_trouble(config: Mapping[str, Any]) -> str | None:
-    """Say what is wrong with what a user lays over a model's scheduler_config.json, or None."""
+def find_config_trouble(
+    config: Mapping[str, Any], classes: Iterable[str] = SCHEDULER_CLASSES
+) -> str | None:
+    """Say what is wrong with what a user lays over a model's scheduler_config.json, or None.
+
+    Args:
+        classes: the schedulers that may take it.
+    """
     known: set[str] = set()
-    for scheduler_class in map(_load_class, SCHEDULER_CLASSES):
+    for scheduler_class in map(_load_class, classes):
         parameters = _parameters(scheduler_class)
         hints = typing.get_type_hints(inspect.unwrap(scheduler_class.__init__))
         known |= parameters.keys()
@@ -198,11 +204,12 @@ def _own_settings(
     return {k: v for k, v in written.items() if k in _parameters(scheduler_class)}
 
 
-def _check_settings(
+def check_settings(
     scheduler_class: type[SchedulerMixin],
     settings: Mapping[str, Any],
     model_settings: Mapping[str, Any],
 ) -> None:
+    """Refuse settings that a class has not, or has of another type, naming the field."""
     parameters = _parameters(scheduler_class)
     hints = typing.get_type_hints(inspect.unwrap(scheduler_class.__init__))
     for key, value in settings.items():

@@ -35,19 +35,27 @@ def apply_switches(components: Components, model: ModelConfig) -> None:
     Raises:
         JobError: an unknown choice.
     """
+    set_switches(components["unet"], components["vqvae"], model)
+
+
+def set_switches(denoiser: ModelMixin, vae: ModelMixin, model: ModelConfig) -> None:
+    """The same for a UNet or transformer, and a first stage.
+
+    Raises:
+        JobError: an unknown choice.
+    """
     if model.attention not in ATTENTIONS:
         raise JobError(f"model.attention={model.attention}: must be one of {', '.join(ATTENTIONS)}")
-    unet, vqvae = components["unet"], components["vqvae"]
-    if unet.device.type == "cuda":
+    if denoiser.device.type == "cuda":
         _fix_cuda_numerics()
     if model.channels_last:
-        unet.to(memory_format=torch.channels_last)
-        vqvae.to(memory_format=torch.channels_last)
+        denoiser.to(memory_format=torch.channels_last)
+        vae.to(memory_format=torch.channels_last)
     if model.attention == "plain":
-        _use_plain_attention(unet)
+        _use_plain_attention(denoiser)
     if model.compile:
-        unet.compile(dynamic=False)
-        vqvae.decoder.compile(dynamic=False)
+        denoiser.compile(dynamic=False)
+        vae.decoder.compile(dynamic=False)
 
 
 def _use_plain_attention(unet: ModelMixin) -> None:

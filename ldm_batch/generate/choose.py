@@ -12,6 +12,7 @@ from ldm_batch.config import JobConfig
 from ldm_batch.config.bounds import one_of, refuse
 from ldm_batch.config.older import with_new_names
 from ldm_batch.config.validate import validate
+from ldm_batch.generate.diffusers_engine import DIFFUSERS
 from ldm_batch.generate.ldm import LDM
 from ldm_batch.generate.pipeline import Pipeline
 from ldm_batch.generate.random_pixels import RANDOM_PIXELS
@@ -21,7 +22,7 @@ from ldm_batch.generate.text_to_image import TEXT_TO_IMAGE
 from ldm_batch.generate.then_upscale import then_upscale
 
 TASKS = {task.name: task for task in (TEXT_TO_IMAGE, SUPER_RESOLUTION)}
-ENGINES = {engine.name: engine for engine in (LDM, RANDOM_PIXELS)}
+ENGINES = {engine.name: engine for engine in (LDM, DIFFUSERS, RANDOM_PIXELS)}
 
 
 @dataclass(frozen=True, slots=True)

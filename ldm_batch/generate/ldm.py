@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
-from ldm_batch.config import JobConfig, with_size
+from ldm_batch.config import JobConfig, ModelConfig, with_size
 from ldm_batch.errors import JobError
 from ldm_batch.generate.pipeline import Pipeline
 from ldm_batch.generate.task import Engine, FoundModels, Lock, Stage, Task
@@ -17,12 +17,32 @@ from ldm_batch.records import Call
 
 def check(job: JobConfig, task: Task) -> Iterator[str]:
     """The task has a model of its own to draw by; a second stage alone draws nothing."""
-    if not any(not stage.section for stage in task.stages(job)):
+    stages = task.stages(job)
+    if not any(not stage.section for stage in stages):
         yield f"model.engine: task={task.name} has no model that ldm could load"
+    for stage in stages:
+        yield from check_fields(stage)
+
+
+def check_fields(stage: Stage) -> Iterator[str]:
+    """What our own loop has no use for."""
+    usual = ModelConfig()
+    for name in ("text_encoder_dtype", "vae_slicing", "vae_tiling"):
+        if getattr(stage.model, name) != getattr(usual, name):
+            yield f"{stage.section}model.{name}: only engine diffusers knows it; leave it out"
 
 
 def find(job: JobConfig, task: Task) -> FoundModels:
     """Find the files of a job's models without loading them; pickled ones are converted.
+
+    Raises:
+        JobError: a model is not there or not what we load.
+    """
+    return find_stages(job, task.stages(job))
+
+
+def find_stages(job: JobConfig, stages: list[Stage]) -> FoundModels:
+    """The files of models, those of a later stage with its section before their paths.
 
     Raises:
         JobError: a model is not there or not what we load.
@@ -32,9 +52,7 @@ def find(job: JobConfig, task: Task) -> FoundModels:
 
     lock: dict[str, str] = {}
     results: dict[str, str] = {}
-    for stage in task.stages(job):
-        _check_kind(task, stage, files.read_kind(find_source(stage.model)))
-    folders = [(stage, find_model(stage.model)) for stage in task.stages(job)]
+    folders = [(stage, find_model(stage.model)) for stage in stages]
     for stage, folder in folders:
         before, made = stage.section.replace(".", "/"), conversion.read_conversion(folder)
         locked = files.lock_model(folder, stage.model.variant)
@@ -55,26 +73,35 @@ def check_models(job: JobConfig, task: Task) -> list[str]:
     Raises:
         JobError: names the field.
     """
+    return [note for stage in task.stages(job) for note in check_stage(stage, task)]
+
+
+def check_stage(stage: Stage, task: Task) -> list[str]:
+    """The same for one model."""
     from ldm_batch.diffusion import files, schedulers
+    from ldm_batch.diffusion.family import FAMILIES
     from ldm_batch.diffusion.find import find_model
 
+    folder, given = find_model(stage.model), stage.model.scheduler_config
+    kind, wanted = files.read_kind(folder), stage.model_class
+    if kind != wanted:
+        what = f"task={task.name}" if not stage.section else "a second stage"
+        remedy = "; model.engine=diffusers draws by it" * (kind in FAMILIES and not stage.section)
+        raise JobError(
+            f"{stage.section}model.path: {folder} holds a {kind}; {what} needs a {wanted}{remedy}"
+        )
+    if trouble := schedulers.find_config_trouble(given):
+        raise JobError(f"{stage.section}model.scheduler_config.{trouble}")
+    own = files.read_json(folder / "scheduler" / "scheduler_config.json") | given
     notes = []
-    for stage in task.stages(job):
-        folder, given = find_model(stage.model), stage.model.scheduler_config
-        _check_kind(task, stage, files.read_kind(folder))
-        if trouble := schedulers.find_config_trouble(given):
-            raise JobError(f"{stage.section}model.scheduler_config.{trouble}")
-        own = files.read_json(folder / "scheduler" / "scheduler_config.json") | given
-        if trouble := schedulers.find_beta_trouble(own):
-            right = json.dumps(schedulers.PAPER_SETTINGS).replace('"', "").replace(" ", "")
-            remedy = f"set '{stage.section}model.scheduler_config={right}'"
-            notes.append(f"warning: {stage.section}model: {trouble}; {remedy}")
-        try:
-            made = schedulers.make_scheduler(own, stage.scheduler.name, stage.scheduler.settings)
-            steps = job.upscale if stage.section else job.call
-            schedulers.check_steps(made, steps.num_inference_steps)
-        except JobError as error:
-            raise JobError(f"{stage.section}{error}") from error
+    if trouble := schedulers.find_beta_trouble(own):
+        right = json.dumps(schedulers.PAPER_SETTINGS).replace('"', "").replace(" ", "")
+        remedy = f"set '{stage.section}model.scheduler_config={right}'"
+        notes.append(f"warning: {stage.section}model: {trouble}; {remedy}")
+    try:
+        schedulers.make_scheduler(own, stage.scheduler.name, stage.scheduler.settings)
+    except JobError as error:
+        raise JobError(f"{stage.section}{error}") from error
     return notes
 
 
@@ -110,19 +137,25 @@ def measure_batch_size(job: JobConfig, native_size: tuple[int, int]) -> int:
     from ldm_batch.diffusion.cache import cache_folder
     from ldm_batch.diffusion.threads import limit_threads
 
+    memory = cache_folder() / "batch_sizes.json"
+    with limit_threads(job.num_threads):
+        return find_batch_size(
+            job.model, job.scheduler, usual_call(job, native_size), memory=memory
+        )
+
+
+def usual_call(job: JobConfig, native_size: tuple[int, int]) -> Call:
+    """The call of a row that says nothing of it."""
     call = with_size(job.call, native_size)
     assert call.height is not None
     assert call.width is not None
-    usual = Call(
+    return Call(
         num_inference_steps=call.num_inference_steps,
         guidance_scale=call.guidance_scale,
         eta=call.eta,
         height=call.height,
         width=call.width,
     )
-    memory = cache_folder() / "batch_sizes.json"
-    with limit_threads(job.num_threads):
-        return find_batch_size(job.model, job.scheduler, usual, memory=memory)
 
 
 LDM = Engine(

@@ -1,0 +1,183 @@
+"""From requests to one call of a diffusers pipeline: its arguments, and what comes out of it.
+
+Every image has a generator of its own, and nothing of a call but its shape is shared by its rows.
+Must not know batches of other shapes, shards or files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+
+from ldm_batch.diffusion.family_load import LoadedFamily
+from ldm_batch.diffusion.guard import untouched_generators
+from ldm_batch.diffusion.load import quiet_libraries
+from ldm_batch.diffusion.noise import make_generator
+from ldm_batch.records import Call, PromptCount, Request
+
+LONG_TEXT = "a "
+"""Repeated, it is as many tokens as any text may have."""
+
+
+class FamilyCall:
+    """A loaded pipeline of diffusers, called with requests; prepared once, here, for good."""
+
+    def __init__(self, loaded: LoadedFamily, *, guidance_rescale: float) -> None:
+        """Take the pipeline over: what it decodes comes out as it is, in any mixture of dtypes."""
+        self.loaded = loaded
+        self._pipe, self._family = loaded.pipe, loaded.family
+        self._rescale = guidance_rescale
+        self._bridge_dtypes()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the pipeline computes."""
+        return torch.device(self.loaded.denoiser.device)
+
+    @property
+    def who(self) -> str:
+        """The pipeline and its scheduler, for messages."""
+        return f"{self.loaded.kind} with {type(self._pipe.scheduler).__name__}"
+
+    def count(self, prompts: Sequence[str]) -> list[PromptCount]:
+        """Count each prompt's tokens, special ones included."""
+        if not prompts:
+            return []
+        tokenizer = getattr(self._pipe, self.loaded.counted_by)
+        ids = tokenizer([self._templated(prompt) for prompt in prompts], verbose=False).input_ids
+        limit = self.loaded.max_tokens
+        if self._family.padding == "embeddings":
+            start = self._pipe.prompt_template_encode_start_idx
+            return [PromptCount(len(row) - start, len(row) - start > limit - 1) for row in ids]
+        if self.loaded.counted_by != self._family.counted_by:  # the one that takes more is absent
+            limit = int(tokenizer.model_max_length)
+        return [PromptCount(len(row), len(row) > limit) for row in ids]
+
+    def draw(self, requests: Sequence[Request]) -> torch.Tensor:
+        """Make one image per request, all of an equal call: float `[len(requests), 3, H, W]`,
+        nominally -1..1.
+
+        Raises:
+            JobError: the pipeline drew noise that is not the images' own.
+        """
+        rows = [*requests]
+        if self._family.padding == "beside":
+            text = LONG_TEXT * self.loaded.max_tokens
+            inputs = {"prompt": text, "negative_prompt": text}
+            rows.append(Request(inputs=inputs, seed=0, call=requests[0].call))
+        generators = [make_generator(request.seed) for request in rows]
+        with quiet_libraries(), untouched_generators(self.device, self.who):
+            images = self._pipe(**self._arguments(rows), generator=generators).images
+        drawn: torch.Tensor = images[: len(requests)]
+        return drawn
+
+    def _arguments(self, requests: Sequence[Request]) -> dict[str, Any]:
+        """All but the generators; texts in lists of their own, which a call may change."""
+        family, call = self._family, requests[0].call
+        arguments: dict[str, Any] = {
+            "num_inference_steps": call.num_inference_steps,
+            "height": call.height,
+            "width": call.width,
+            family.guidance: call.guidance_scale,
+            **family.fixed,
+        }
+        if family.is_limit_given:
+            arguments["max_sequence_length"] = self.loaded.max_tokens
+        if family.has_eta:
+            arguments["eta"] = call.eta
+        if family.has_rescale:
+            given = call.guidance_rescale
+            arguments["guidance_rescale"] = self._rescale if given is None else given
+        texts = {"prompt": [request.inputs["prompt"] for request in requests]}
+        negative = [request.inputs["negative_prompt"] for request in requests]
+        if family.has_negative and (any(negative) or not family.is_empty_none):
+            texts["negative_prompt"] = negative
+        if family.padding == "embeddings":
+            return arguments | self._embeddings(texts)
+        return arguments | texts
+
+    def _embeddings(self, texts: dict[str, list[str]]) -> dict[str, torch.Tensor]:
+        """Texts as embeddings of one length and their masks, each encoded by itself.
+
+        The last place is never taken: where no place is empty, the call leaves the mask out.
+        """
+        given: dict[str, torch.Tensor] = {}
+        width = self.loaded.max_tokens
+        for name, values in texts.items():
+            rows = {text: self._encode(text)[: width - 1] for text in dict.fromkeys(values)}
+            embeddings = [rows[text] for text in values]
+            mask = torch.zeros(len(values), width, dtype=torch.long, device=self.device)
+            padded = mask.new_zeros(
+                (len(values), width, embeddings[0].shape[-1]), dtype=embeddings[0].dtype
+            )
+            for number, row in enumerate(embeddings):
+                padded[number, : len(row)] = row
+                mask[number, : len(row)] = 1
+            given |= {f"{name}_embeds": padded, f"{name}_embeds_mask": mask}
+        return given
+
+    @torch.no_grad()
+    def _encode(self, text: str) -> torch.Tensor:
+        embeddings: torch.Tensor = self._pipe.encode_prompt(
+            prompt=[text], device=self.device, max_sequence_length=self.loaded.max_tokens
+        )[0]
+        return embeddings[0]
+
+    def _templated(self, prompt: str) -> str:
+        """A prompt as it is told to the text encoder."""
+        if self._family.template == "lower":
+            return prompt.lower().strip()
+        if self._family.template == "qwen":
+            return str(self._pipe.prompt_template_encode.format(prompt))
+        if self._family.template == "chat":
+            message = [{"role": "user", "content": prompt}]
+            options = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": True}
+            return str(self._pipe.tokenizer.apply_chat_template(message, **options))
+        return prompt
+
+    def _bridge_dtypes(self) -> None:
+        """Embeddings reach the denoiser, and latents the VAE, in the dtype of each; what is decoded
+        comes out before it is clamped, so that values that are not finite show."""
+        pipe, vae = self._pipe, self._pipe.vae
+        encode, decode, denoiser = pipe.encode_prompt, vae.decode, self.loaded.denoiser
+
+        def encode_prompt(*args: Any, **kwargs: Any) -> Any:
+            return _cast(encode(*args, **kwargs), denoiser.dtype)
+
+        def decode_latents(latents: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+            return decode(latents.to(vae.dtype), *args, **kwargs)
+
+        pipe.encode_prompt, vae.decode = encode_prompt, decode_latents
+        pipe.image_processor.postprocess = lambda image, **_options: image
+
+
+def size_trouble(call: Call, multiple: int) -> str | None:
+    """What is wrong with the size of a call, if anything."""
+    for name in ("height", "width"):
+        if (value := getattr(call, name)) % multiple:
+            return f"{name}: {value} is not a multiple of {multiple}, which this model needs"
+    return None
+
+
+def call_troubles(loaded: LoadedFamily, request: Request) -> Iterator[str]:
+    """What of a request its pipeline cannot do, a line each, beginning with the field."""
+    family, call = loaded.family, request.call
+    if trouble := size_trouble(call, loaded.size_multiple):
+        yield trouble
+    if call.eta and not family.has_eta:
+        yield f"eta: {call.eta}, but {loaded.kind} has none"
+    if call.guidance_rescale is not None and not family.has_rescale:
+        yield f"guidance_rescale: {call.guidance_rescale}, but {loaded.kind} has none"
+    if request.inputs["negative_prompt"] and not family.has_negative:
+        yield f"negative_prompt: {loaded.kind} takes none"
+
+
+def _cast(value: Any, dtype: torch.dtype) -> Any:
+    """Tensors of numbers in another dtype, however they are packed."""
+    if isinstance(value, torch.Tensor):
+        return value.to(dtype) if value.is_floating_point() else value
+    if isinstance(value, tuple | list):
+        return type(value)(_cast(item, dtype) for item in value)
+    return value

@@ -1,0 +1,269 @@
+"""Text to image by diffusers' own pipelines, each image a function of its own request alone.
+
+Batches have one fixed shape and rows of one call; noise comes from one generator per image, and a
+pipeline that draws any other is refused, at the latest by a short probe when it is loaded. Must not
+know rows, shards or files of the dataset.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from threading import Lock
+from typing import Any
+
+import numpy as np
+import torch
+
+from ldm_batch.config import ModelConfig, SchedulerConfig
+from ldm_batch.diffusion.family_call import FamilyCall, call_troubles
+from ldm_batch.diffusion.family_load import load_family
+from ldm_batch.diffusion.fixed_shape import FixedShape
+from ldm_batch.diffusion.pixels import to_uint8, to_unit_range
+from ldm_batch.diffusion.quality import judge
+from ldm_batch.diffusion.schedulers import effective_settings, find_step_trouble
+from ldm_batch.diffusion.threads import limit_threads
+from ldm_batch.errors import JobError
+from ldm_batch.made_as import MadeAs, how_made, with_made_as
+from ldm_batch.records import Call, Fault, Made, PromptCount, Reason, Request
+
+PROBE_SIDE = 64
+"""Pixels of height and width of the image that is drawn when a pipeline is loaded, at least."""
+PROBE_STEPS = 2
+Result = np.ndarray | Made | Fault
+
+
+class FamilyPipeline:
+    """One loaded pipeline of diffusers; every batch runs at the same fixed shape."""
+
+    def __init__(
+        self,
+        call: FamilyCall,
+        model: ModelConfig,
+        scheduler: SchedulerConfig,
+        *,
+        batch_size: int,
+        num_threads: int | None = None,
+        turn: Lock | None = None,
+    ) -> None:
+        """Draw by a pipeline that is loaded.
+
+        Args:
+            model: as it was loaded.
+            scheduler: likewise.
+            batch_size: images per model call; part of what last bits depend on.
+            num_threads: of torch, while it computes; None: as many as the process has.
+            turn: taken while the pipeline computes, where others draw by it, too.
+        """
+        self.batch_size, self.num_threads = batch_size, num_threads
+        self._call, self._model, self._sampling = call, model, scheduler
+        self._shape = FixedShape(batch_size)
+        self._turn = turn or Lock()
+        self._counting = Lock()
+        self._notes: list[str] = []
+        self._known_steps: set[int] = set()
+        self._float32: FamilyPipeline | None = None
+
+    @classmethod
+    def from_config(
+        cls,
+        model: ModelConfig,
+        scheduler: SchedulerConfig,
+        *,
+        batch_size: int,
+        num_threads: int | None = None,
+        lock: Mapping[str, str] | None = None,
+    ) -> FamilyPipeline:
+        """Load the model that a job names, and probe it.
+
+        Args:
+            lock: `{path: sha256}` of `lock_model`; the files must be these.
+
+        Raises:
+            JobError: anything is wrong with the model, or its noise is not the images' own.
+        """
+        with limit_threads(num_threads):
+            loaded = load_family(model, scheduler, lock=lock)
+            call = FamilyCall(loaded, guidance_rescale=scheduler.guidance_rescale)
+            probe(call)
+        settings = {"batch_size": batch_size, "num_threads": num_threads}
+        return cls(call, model, scheduler, **settings)  # type: ignore[arg-type]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return self._call.device
+
+    @property
+    def is_float32(self) -> bool:
+        """Whether every part computes in float32."""
+        pipe, family = self._call.loaded.pipe, self._call.loaded.family
+        names = [name for name in family.parts if hasattr(getattr(pipe, name), "dtype")]
+        return all(getattr(pipe, name).dtype == torch.float32 for name in names)
+
+    def count_tokens(self, prompts: Sequence[str]) -> list[PromptCount]:
+        """Count the tokens of prompts, special ones included; safe from any thread."""
+        with self._counting:
+            return self._call.count(prompts)
+
+    def batch_key(self, call: Call) -> tuple[Call, int]:
+        """Images of one batch have all of the call in common, but for what the pipeline ignores."""
+        return call, self.batch_size
+
+    def generate(self, requests: Sequence[Request]) -> list[Result]:
+        """Make one image per request, uint8 `[height, width, 3]`, or say why there is none.
+
+        The batch is padded to `batch_size`, so an image's bytes depend on its request alone. An
+        image that is not finite or of one colour is tried again once in float32. Where memory ran
+        out, or float32 was needed, an image's `made_as` says so. What a row asks that the pipeline
+        cannot do is the row's fault.
+
+        Args:
+            requests: 1 to `batch_size` of them, all of one `batch_key`.
+
+        Raises:
+            ValueError: no or too many requests, or requests of different keys.
+            JobError: the pipeline drew noise that is not the images' own.
+            ShardError: memory runs out with one image per model call.
+        """
+        if not 1 <= len(requests) <= self.batch_size:
+            raise ValueError(f"{len(requests)} requests: must be 1 to {self.batch_size}")
+        if len({self.batch_key(request.call) for request in requests}) > 1:
+            raise ValueError("requests of one batch must have the same call")
+        results: dict[int, Result] = {}
+        groups: dict[bool, list[int]] = {}
+        for number, request in enumerate(requests):
+            if trouble := next(call_troubles(self._call.loaded, request), None):
+                results[number] = Fault(Reason.OUT_OF_RANGE, trouble)
+            else:
+                groups.setdefault(self._group(request), []).append(number)
+        with self._turn, limit_threads(self.num_threads):
+            for numbers in groups.values():
+                self._note_steps(requests[numbers[0]].call.num_inference_steps)
+                made = self._shape.run([requests[number] for number in numbers], self._make)
+                results |= zip(numbers, self._with_shape(made), strict=True)
+        return [results[number] for number in range(len(requests))]
+
+    def with_batch_size(self, batch_size: int) -> FamilyPipeline:
+        """Return another pipeline on the same weights, with its own fixed shape."""
+        return FamilyPipeline(
+            self._call,
+            self._model,
+            self._sampling,
+            batch_size=batch_size,
+            num_threads=self.num_threads,
+            turn=self._turn,
+        )
+
+    def as_made(self, how: MadeAs) -> FamilyPipeline:
+        """Return the pipeline whose images are those that this one made so."""
+        one = self._in_float32() if how.is_float32 and not self.is_float32 else self
+        return one if how.batch_size is None else one.with_batch_size(how.batch_size)
+
+    def describe(self) -> dict[str, Any]:
+        """Return what the images depend on besides their requests, JSON-able."""
+        import diffusers
+        import transformers
+
+        loaded = self._call.loaded
+        pipe, family = loaded.pipe, loaded.family
+        parts = {name: part for name in sorted(family.parts) if (part := getattr(pipe, name))}
+        is_cuda = self.device.type == "cuda"
+        return {
+            "pipeline": loaded.kind,
+            "components": {name: type(part).__name__ for name, part in parts.items()},
+            "not_loaded": list(loaded.not_loaded),
+            "scheduler": type(pipe.scheduler).__name__,
+            "scheduler_settings": effective_settings(pipe.scheduler),
+            "guidance_rescale": self._sampling.guidance_rescale,
+            "arguments": dict(family.fixed),
+            "max_tokens": loaded.max_tokens,
+            "dtypes": {
+                name: str(part.dtype).removeprefix("torch.")
+                for name, part in parts.items()
+                if hasattr(part, "dtype")
+            },
+            "device": self.device.type,
+            "device_name": torch.cuda.get_device_name(self.device) if is_cuda else "cpu",
+            "batch_size": self.batch_size,
+            "num_threads": self.num_threads or torch.get_num_threads(),
+            "torch": torch.__version__,
+            "diffusers": diffusers.__version__,
+            "transformers": transformers.__version__,
+        }
+
+    def pop_notes(self) -> list[str]:
+        """Return what happened since the last call that a receipt should tell."""
+        notes, self._notes = self._notes, []
+        return [*notes, *self._shape.pop_notes()]
+
+    def _group(self, request: Request) -> bool:
+        """Requests of one call of the pipeline: where an empty negative prompt is none, it has its
+        own, as a call has negative prompts or has none."""
+        return self._call.loaded.family.is_empty_none and bool(request.inputs["negative_prompt"])
+
+    def _make(self, requests: Sequence[Request]) -> list[Result]:
+        results = self._make_once(requests)
+        if self.is_float32 or not any(isinstance(result, Fault) for result in results):
+            return results
+        again = self._in_float32()._make_once(requests)
+        return [
+            with_made_as(second, MadeAs(is_float32=True)) if isinstance(first, Fault) else first
+            for first, second in zip(results, again, strict=True)
+        ]
+
+    def _make_once(self, requests: Sequence[Request]) -> list[Result]:
+        decoded = self._call.draw(requests)
+        pixels = to_uint8(to_unit_range(decoded).nan_to_num())
+        return [judge(*judged) for judged in zip(decoded, pixels, requests, strict=True)]
+
+    def _with_shape(self, pictures: Sequence[Result]) -> list[Result]:
+        rows = self._shape.num_rows
+        if rows == self.batch_size:
+            return list(pictures)
+        return [with_made_as(p, replace(how_made(p), batch_size=rows)) for p in pictures]
+
+    def _in_float32(self) -> FamilyPipeline:
+        """Return this pipeline in float32, loaded again from its files when first needed."""
+        if self._float32 is None:
+            model = replace(
+                self._model, dtype="float32", decode_dtype=None, text_encoder_dtype=None
+            )
+            self._float32 = FamilyPipeline.from_config(
+                model, self._sampling, batch_size=self.batch_size, num_threads=self.num_threads
+            )
+        return self._float32
+
+    def _note_steps(self, num_inference_steps: int) -> None:
+        """Note, once per number of steps, what the scheduler makes of them."""
+        if num_inference_steps in self._known_steps or self._call.loaded.family.is_flow:
+            return
+        self._known_steps.add(num_inference_steps)
+        scheduler = self._call.loaded.pipe.scheduler
+        if trouble := find_step_trouble(scheduler, num_inference_steps):
+            self._notes.append(trouble)
+
+
+def probe(call: FamilyCall) -> None:
+    """Draw one small image in two steps, guided and with all the noise that a row may ask for.
+
+    Raises:
+        JobError: the pipeline draws noise that is not the image's own, or cannot draw at all.
+    """
+    loaded, family = call.loaded, call.loaded.family
+    side = -(-PROBE_SIDE // loaded.size_multiple) * loaded.size_multiple
+    request = Request(
+        inputs={"prompt": "a", "negative_prompt": "b" if family.has_negative else ""},
+        seed=0,
+        call=Call(
+            num_inference_steps=PROBE_STEPS,
+            guidance_scale=2.0,
+            eta=1.0 if family.has_eta else 0.0,
+            height=side,
+            width=side,
+        ),
+    )
+    try:
+        call.draw([request])
+    except (ValueError, TypeError, RuntimeError, AttributeError, IndexError) as error:
+        raise JobError(f"model: {call.who} does not draw: {error}") from error
