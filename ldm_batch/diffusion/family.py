@@ -71,6 +71,8 @@ class Family:
     """Halvings of the VAE beside one for each entry of that list."""
     patch: int = 2
     """Latent pixels that a side must be a multiple of."""
+    pixels: int = 8
+    """Pixels that a side must be a multiple of, whatever the VAE."""
 
 
 _CLIP = ("CLIPTextModel",)
@@ -157,7 +159,7 @@ FAMILIES: Mapping[str, Family] = {
         parts={
             "text_encoder": _T5,
             "tokenizer": T5_TOKENIZERS,
-            "transformer": ("PixArtTransformer2DModel",),
+            "transformer": ("PixArtTransformer2DModel", "Transformer2DModel"),
             "vae": _VAE,
         },
         max_tokens=300,
@@ -182,6 +184,7 @@ FAMILIES: Mapping[str, Family] = {
         has_own_noise=True,
         vae_levels="encoder_block_out_channels",
         patch=1,
+        pixels=32,
     ),
     "ZImagePipeline": Family(
         parts={
@@ -215,5 +218,7 @@ FAMILIES: Mapping[str, Family] = {
 each row with a tiny model of random weights: again, in reverse, beside other prompts, with noise in
 every step."""
 
+SUCCESSORS = {"Transformer2DModel": "PixArtTransformer2DModel"}
+"""What became of a class since models were published by its name."""
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 TOKENIZERS = ("tokenizer", "tokenizer_2", "tokenizer_3")

@@ -17,7 +17,7 @@ import torch
 
 from ldm_batch.config import ModelConfig, SchedulerConfig
 from ldm_batch.diffusion.conversion import read_conversion
-from ldm_batch.diffusion.family import TEXT_ENCODERS, TOKENIZERS, Family
+from ldm_batch.diffusion.family import SUCCESSORS, TEXT_ENCODERS, TOKENIZERS, Family
 from ldm_batch.diffusion.family_scheduler import make_family_scheduler
 from ldm_batch.diffusion.files import (
     MODEL_INDEX,
@@ -29,7 +29,7 @@ from ldm_batch.diffusion.files import (
     read_json,
     read_kind,
     read_not_loaded,
-    vae_factor,
+    size_multiple,
     verify_lock,
     weight_name,
 )
@@ -43,6 +43,9 @@ from ldm_batch.diffusion.load import (
 )
 from ldm_batch.diffusion.switches import decode_dtype, set_switches
 from ldm_batch.errors import JobError
+
+NEVER_READ = ("adapter_config.json", "additional_chat_templates")
+"""What libraries would take from a part's folder beside its own files, and no lock would hold."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,7 @@ def load_family(
         pipe=pipe,
         max_tokens=_max_tokens(family, denoiser),
         counted_by=family.counted_by if family.counted_by in modules else "tokenizer",
-        size_multiple=family.patch * vae_factor(folder, family),
+        size_multiple=size_multiple(folder, family),
         not_loaded=tuple(read_not_loaded(folder)),
     )
 
@@ -112,7 +115,7 @@ def check_parts(folder: Path) -> None:
     of the closed table, and that none brings code.
 
     Raises:
-        JobError: names the part.
+        JobError: names the part, or the file.
     """
     kind, family, index = read_kind(folder), read_family(folder), read_index(folder)
     for name, classes in family.parts.items():
@@ -123,6 +126,9 @@ def check_parts(folder: Path) -> None:
         if index[name] not in classes:
             supported = ", ".join(classes)
             raise JobError(f"{folder}: {name} is a {index[name]}; supported are {supported}")
+        for file in NEVER_READ:
+            if (folder / name / file).exists():
+                raise JobError(f"model file {folder / name / file} is never read; take it away")
         names = ("tokenizer_config.json", "config.json") if name in TOKENIZERS else ("config.json",)
         for path in [folder / name / file for file in names]:
             if path.is_file():
@@ -149,8 +155,11 @@ def _load_part(folder: Path, name: str, model: ModelConfig) -> Any:
                 return _class(class_name).from_pretrained(
                     folder / name, local_files_only=True, trust_remote_code=False
                 )
-            module = _load_module(folder, name, class_name, _dtype(name, model), model.variant)
+            dtype = _dtype(name, model)
+            module = _load_module(folder, name, class_name, dtype, model.variant)
             module = module.to(device=pick_device(model.device))
+            if name not in TEXT_ENCODERS:  # which keep what they must in float32
+                module = module.to(dtype=dtype)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError) as error:
         raise JobError(f"{folder}: {name} does not load: {error}") from error
     return module.eval().requires_grad_(False)
@@ -200,6 +209,7 @@ def _refuse_two_forms(folder: Path, name: str, variant: str | None) -> None:
 
 def _class(name: str) -> Any:
     """A class of the closed table, from whichever library has it."""
+    name = SUCCESSORS.get(name, name)
     for library in ("diffusers", "transformers"):
         with suppress(AttributeError):
             return getattr(importlib.import_module(library), name)

@@ -7,6 +7,7 @@ not know how weights become modules (load.py does), nor where folders come from 
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -52,10 +53,7 @@ FAMILY_TOKENIZER_NAMES = (
     "chat_template.jinja",
     "config.json",
 )
-"""What the tokenizers of diffusers' other pipelines read."""
 VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "tokenizer.model")
-NEVER_READ = ("adapter_config.json", "additional_chat_templates")
-"""What libraries would take from a part's folder beside its own files."""
 MAX_JSON_BYTES = 64 * 1024 * 1024
 """A model's largest JSON, its vocabulary, has a few MB; a hostile one must not fill memory."""
 
@@ -190,7 +188,7 @@ def native_size(folder: Path) -> tuple[int, int]:
         else:
             denoiser = "unet" if family is None else family.denoiser
             latent = read_json(folder / denoiser / "config.json")["sample_size"]
-        factor = vae_factor(folder, family)
+        factor = _vae_factor(folder, family)
         height, width = latent if isinstance(latent, list) else (latent, latent)
         return int(height) * factor, int(width) * factor
     except (KeyError, TypeError, ValueError) as error:
@@ -200,7 +198,19 @@ def native_size(folder: Path) -> tuple[int, int]:
         ) from error
 
 
-def vae_factor(folder: Path, family: Family | None) -> int:
+def size_multiple(folder: Path, family: Family) -> int:
+    """Return what height and width in pixels must be a multiple of.
+
+    Raises:
+        JobError: the configuration does not say.
+    """
+    try:
+        return math.lcm(family.pixels, family.patch * _vae_factor(folder, family))
+    except (KeyError, TypeError) as error:
+        raise JobError(f"{folder / 'vae' / 'config.json'}: does not tell {error}") from error
+
+
+def _vae_factor(folder: Path, family: Family | None) -> int:
     """Return how many pixels a latent pixel stands for; KeyError or TypeError where the
     configuration does not say."""
     if family is None:
@@ -220,8 +230,6 @@ def needed_files(folder: Path, variant: str | None = None) -> list[str]:
     weights = find_weights(folder, variant)
     is_family = read_kind(folder) in FAMILIES
     for name in sorted(read_index(folder)):
-        if is_family:
-            _refuse_more(folder / name)
         if name in TOKENIZERS:
             paths += _tokenizer_files(folder, name, is_family)
         elif name == "scheduler":
@@ -233,13 +241,6 @@ def needed_files(folder: Path, variant: str | None = None) -> list[str]:
         if not (folder / path).is_file():
             raise JobError(f"model file {path} is missing in {folder}")
     return paths
-
-
-def _refuse_more(part: Path) -> None:
-    """Refuse what a library would read from a part's folder, and no lock would hold."""
-    for name in NEVER_READ:
-        if (part / name).exists():
-            raise JobError(f"model file {part / name} is never read; take it away")
 
 
 def _generation_files(folder: Path, name: str) -> list[str]:

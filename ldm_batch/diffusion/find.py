@@ -51,6 +51,8 @@ def find_model(model: ModelConfig) -> Path:
         JobError: neither a local folder nor a hub repository pinned by a full commit sha.
     """
     folder = find_source(model)
+    if model.engine == DIFFUSERS:
+        read_family(folder)
     if any(weights.is_pickled for weights in find_weights(folder, model.variant).values()):
         return converted(folder, model.variant)
     return folder

@@ -51,13 +51,7 @@ def find(job: JobConfig, task: Task) -> FoundModels:
     Raises:
         JobError: a model is not there, or none of the closed table.
     """
-    from ldm_batch.diffusion.files import read_family
-    from ldm_batch.diffusion.find import find_source
-
-    stages = task.stages(job)
-    if stages[0].model.path is not None:  # one of the hub is looked at before its weights come
-        read_family(find_source(stages[0].model))
-    return ldm.find_stages(job, stages)
+    return ldm.find_stages(job, task.stages(job))
 
 
 def check_models(job: JobConfig, task: Task) -> list[str]:
@@ -104,7 +98,7 @@ def _check_first(job: JobConfig, stage: Stage, folder: Path) -> None:
             raise JobError(f"{field}: {value!r}, but {kind} takes none; leave it out")
     if job.model.attention == "plain" and family.denoiser != "unet":
         raise JobError(f"model.attention: plain is for UNets; {kind} has none; leave it at sdpa")
-    multiple = family.patch * files.vae_factor(folder, family)
+    multiple = files.size_multiple(folder, family)
     for name in ("height", "width"):
         if (side := getattr(job.call, name)) is not None and side % multiple:
             raise JobError(
