@@ -224,6 +224,25 @@ def pixels_of(pipeline: FamilyPipeline, kind: str, eta: float) -> list[bytes]:
     return [made[3], made[2], made[0]]
 
 
+def test_a_model_as_sana_is_published(copied: Callable[[str], Path]) -> None:
+    """By a solver of its own, which may draw noise."""
+    folder = copied(SANA)
+    solver = diffusers.DPMSolverMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
+    )
+    solver.save_pretrained(folder / "scheduler")
+    rewrite(folder / "model_index.json", scheduler=["diffusers", type(solver).__name__])
+    for settings in ({}, {"algorithm_type": "sde-dpmsolver++"}):
+        pipeline = load(folder, SchedulerConfig(settings=settings))
+        first = draw(pipeline, SANA, 0, 1)
+        assert draw(pipeline, SANA, 1, 2, 0) == [first[1], draw(pipeline, SANA, 2)[0], first[0]]
+
+
+def test_a_setting_that_a_pipeline_overrules_is_refused(model: Callable[[str], Path]) -> None:
+    with pytest.raises(JobError, match=r"settings.steps_offset=0: StableDiffusionPipeline takes 1"):
+        load(model(SD), SchedulerConfig(settings={"steps_offset": 0}))
+
+
 @pytest.mark.parametrize("kind", [SD3, FLUX, Z_IMAGE, QWEN])
 def test_noise_that_would_leak_is_refused_by_name(kind: str, model: Callable[[str], Path]) -> None:
     leaking = SchedulerConfig(settings={"stochastic_sampling": True})

@@ -3,7 +3,10 @@
 import dataclasses
 import io
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from commands import run
+from hub_server import REPO_ID, REVISION, Hub, hub_server
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
@@ -30,7 +34,7 @@ from ldm_batch.config import (
     SourceConfig,
     UpscaleConfig,
 )
-from ldm_batch.diffusion import files
+from ldm_batch.diffusion import batch_size, files
 from ldm_batch.diffusion.family import FAMILIES
 from ldm_batch.drive import run_job
 from ldm_batch.errors import JobError
@@ -134,9 +138,6 @@ def test_the_real_commands(
         *(f"source.uri={prompts(SDXL)}", "sink.uri=out", "cluster=in_process"),
         *("call.height=32", "call.width=32", "batch_size=3", "model.vae_slicing=true"),
     )
-    planned = run(tmp_path, *settings, "dry_run=true")
-    assert (planned.code, planned.err) == (0, "")
-    assert not (tmp_path / "out").exists()
     ended = run(tmp_path, *settings)
     assert (ended.code, ended.err) == (0, "")
     checked = run(tmp_path, "verify", "out", "--regenerate", "3", module="ldm_batch")
@@ -205,6 +206,64 @@ def test_images_are_enlarged_in_the_same_worker(
     job = make_job(model(SDXL), prompts(SDXL), tmp_path / "out", upscale=second)
     made(job)
     assert {(row["height"], row["width"]) for row in records(job).values()} == {(128, 128)}
+    found = verify(Store(str(job.sink.uri)), Sample(2))
+    assert (found.problems, found.exit_code) == ([], EXIT_RIGHT)
+
+
+def fetched(hub: Hub, home: Path) -> subprocess.CompletedProcess[str]:
+    """Find the hub's model for engine `diffusers`, in a process of its own."""
+    program = (
+        "from ldm_batch.config import ModelConfig\n"
+        "from ldm_batch.diffusion.files import lock_model\n"
+        "from ldm_batch.diffusion.find import find_model\n"
+        f"model = ModelConfig(engine='diffusers', repo_id={REPO_ID!r}, revision={REVISION!r})\n"
+        "print(*lock_model(find_model(model)))"
+    )
+    env = {**os.environ, **hub.environment, "HF_HOME": str(home)}
+    command = [sys.executable, "-c", program]
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+
+
+def test_of_a_hub_only_what_is_read_is_fetched(
+    copied: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = copied(SDXL)
+    for path in ("safety_checker/model.safetensors", "unet/code.py", "other.safetensors"):
+        (folder / path).parent.mkdir(exist_ok=True)
+        (folder / path).write_bytes(b"x")
+    rewrite(folder / "model_index.json", safety_checker=["a", "B"])
+    with hub_server(folder) as hub:
+        hub.files |= {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*.*")}
+        done = fetched(hub, tmp_path / "home")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [*files.lock_model(folder)]
+    asked = {name for way, name in hub.requests if way == "GET"}
+    unread = ("safety_checker/model.safetensors", "unet/code.py", "other.safetensors")
+    assert not asked & {*unread}
+
+
+def test_of_another_pipeline_no_weights_are_fetched(
+    copied: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = copied(FLUX)
+    rewrite(folder / "model_index.json", _class_name="Flux2Pipeline")
+    with hub_server(folder) as hub:
+        hub.files |= {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*.*")}
+        done = fetched(hub, tmp_path / "home")
+    assert "holds a Flux2Pipeline; engine diffusers draws by StableDiffusionPipeline" in done.stderr
+    assert not [name for _, name in hub.requests if name.endswith(".safetensors")]
+
+
+def test_a_batch_size_is_measured(
+    model: Callable[[str], Path],
+    prompts: Callable[..., str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("LDM_BATCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setitem(batch_size.find_batch_size.__kwdefaults__, "candidates", (1, 2))
+    job = make_job(model(PIXART), prompts(PIXART), tmp_path / "out", batch_size="auto")
+    made(job)
     found = verify(Store(str(job.sink.uri)), Sample(2))
     assert (found.problems, found.exit_code) == ([], EXIT_RIGHT)
 

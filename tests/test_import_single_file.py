@@ -16,6 +16,8 @@ from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from ldm_batch.commands.import_model import Import, import_model
+from ldm_batch.config import ModelConfig, SchedulerConfig
+from ldm_batch.diffusion.family_pipeline import FamilyPipeline
 from ldm_batch.diffusion.original.unet import ENDS, RESNET, SKIP, UNet, _places
 from ldm_batch.errors import JobError
 
@@ -133,7 +135,10 @@ def test_the_folder_gives_the_originals_outputs(
     path = tmp_path / f"model.{kind}"
     (save_lightning if kind == "ckpt" else save_file)(original[3], path)
     said = import_model(Import(str(path), tmp_path / "out", settings))
-    assert "no job of this version draws by StableDiffusionPipeline" in said
+    assert f"run model=local model.engine=diffusers model.path={tmp_path / 'out'} " in said
+    model = ModelConfig(engine="diffusers", path=str(tmp_path / "out"))
+    drawn = FamilyPipeline.from_config(model, SchedulerConfig(), batch_size=1, num_threads=1)
+    assert drawn.describe()["pipeline"] == "StableDiffusionPipeline"
     assert max(gaps(original, tmp_path / "out").values()) < 1e-5
     index = json.loads((tmp_path / "out" / "model_index.json").read_text())
     assert not {"safety_checker", "feature_extractor"} & index.keys()

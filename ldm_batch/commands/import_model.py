@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ldm_batch.diffusion.family import FAMILIES
 from ldm_batch.errors import JobError, LdmBatchError
 
 if TYPE_CHECKING:
@@ -27,6 +28,10 @@ COMMANDS = {
     "LDMSuperResolutionPipeline": (
         "run task=super_resolution model=local_upscale model.path={} source.uri=IMAGES "
         "sink.uri=DATASET"
+    ),
+    **dict.fromkeys(
+        FAMILIES,
+        "run model=local model.engine=diffusers model.path={} source.uri=PROMPTS sink.uri=DATASET",
     ),
 }
 """How the models are used that jobs draw by."""

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+CLIP_TOKENS = 77
 CLIP_TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast")
 T5_TOKENIZERS = ("T5Tokenizer", "T5TokenizerFast")
 QWEN_TOKENIZERS = ("Qwen2Tokenizer", "Qwen2TokenizerFast")
@@ -90,7 +91,7 @@ FAMILIES: Mapping[str, Family] = {
             "vae": ("AutoencoderKL", "AutoencoderTiny"),
         },
         denoiser="unet",
-        max_tokens=77,
+        max_tokens=CLIP_TOKENS,
         is_limit_given=False,
         has_eta=True,
         has_rescale=True,
@@ -114,7 +115,7 @@ FAMILIES: Mapping[str, Family] = {
             "vae": ("AutoencoderKL", "AutoencoderTiny"),
         },
         denoiser="unet",
-        max_tokens=77,
+        max_tokens=CLIP_TOKENS,
         is_limit_given=False,
         is_empty_none=True,
         has_eta=True,

@@ -7,6 +7,7 @@ weights come from safetensors alone. Must not know how the pipeline is used.
 from __future__ import annotations
 
 import importlib
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -17,7 +18,14 @@ import torch
 
 from ldm_batch.config import ModelConfig, SchedulerConfig
 from ldm_batch.diffusion.conversion import read_conversion
-from ldm_batch.diffusion.family import SUCCESSORS, TEXT_ENCODERS, TOKENIZERS, Family
+from ldm_batch.diffusion.family import (
+    CLIP_TOKENIZERS,
+    CLIP_TOKENS,
+    SUCCESSORS,
+    TEXT_ENCODERS,
+    TOKENIZERS,
+    Family,
+)
 from ldm_batch.diffusion.family_scheduler import make_family_scheduler
 from ldm_batch.diffusion.files import (
     MODEL_INDEX,
@@ -93,6 +101,7 @@ def load_family(
     made = make_family_scheduler(kind, family, own, scheduler)
     absent = dict.fromkeys(set(family.parts) - set(modules))
     pipe = _assemble(folder, kind, {**modules, **absent, "scheduler": made})
+    _refuse_overruled(kind, pipe.scheduler, scheduler)
     vae, denoiser = modules["vae"], modules[family.denoiser]
     set_switches(denoiser, vae, model)
     if model.vae_slicing:
@@ -152,9 +161,7 @@ def _load_part(folder: Path, name: str, model: ModelConfig) -> Any:
     try:
         with quiet_libraries():
             if name in TOKENIZERS:
-                return _class(class_name).from_pretrained(
-                    folder / name, local_files_only=True, trust_remote_code=False
-                )
+                return _load_tokenizer(folder, name, class_name)
             dtype = _dtype(name, model)
             module = _load_module(folder, name, class_name, dtype, model.variant)
             module = module.to(device=pick_device(model.device))
@@ -163,6 +170,18 @@ def _load_part(folder: Path, name: str, model: ModelConfig) -> Any:
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError) as error:
         raise JobError(f"{folder}: {name} does not load: {error}") from error
     return module.eval().requires_grad_(False)
+
+
+def _load_tokenizer(folder: Path, name: str, class_name: str) -> Any:
+    """Load a tokenizer; the limit of CLIP's is not always told, and pipelines pad to it."""
+    tokenizer = _class(class_name).from_pretrained(
+        folder / name, local_files_only=True, trust_remote_code=False
+    )
+    if class_name in CLIP_TOKENIZERS:
+        config = read_json(folder / name.replace("tokenizer", "text_encoder") / "config.json")
+        limit = int(config.get("max_position_embeddings", CLIP_TOKENS))
+        tokenizer.model_max_length = min(tokenizer.model_max_length, limit)
+    return tokenizer
 
 
 def _dtype(name: str, model: ModelConfig) -> torch.dtype:
@@ -200,6 +219,16 @@ def _load_module(
     return module  # type: ignore[no-any-return]
 
 
+def _refuse_overruled(kind: str, made: Any, scheduler: SchedulerConfig) -> None:
+    """Refuse settings that a pipeline puts right by itself, and a plan would tell otherwise."""
+    for name, value in scheduler.settings.items():
+        if made.config[name] != value:
+            raise JobError(
+                f"scheduler.settings.{name}={value!r}: {kind} takes {made.config[name]!r} in any "
+                "case; leave it out"
+            )
+
+
 def _refuse_two_forms(folder: Path, name: str, variant: str | None) -> None:
     """Refuse weights that are there whole and in parts: libraries differ in which they read."""
     single, index = weight_name(name, SAFE, variant), index_name(name, SAFE, variant)
@@ -220,7 +249,8 @@ def _assemble(folder: Path, kind: str, parts: Mapping[str, Any]) -> Any:
     """Build the pipeline of its parts; what it warns of is decided here already."""
     family, index = read_family(folder), read_json(folder / MODEL_INDEX)
     said = {name: index.get(name, usual) for name, usual in family.settings.items()}
-    with quiet_libraries():
+    with quiet_libraries(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
         pipe = _class(kind)(**{**parts, **said, **family.always})
     pipe.set_progress_bar_config(disable=True)
     return pipe

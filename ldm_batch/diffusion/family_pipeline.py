@@ -7,6 +7,7 @@ know rows, shards or files of the dataset.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from threading import Lock
@@ -23,13 +24,14 @@ from ldm_batch.diffusion.pixels import to_uint8, to_unit_range
 from ldm_batch.diffusion.quality import judge
 from ldm_batch.diffusion.schedulers import effective_settings, find_step_trouble
 from ldm_batch.diffusion.threads import limit_threads
-from ldm_batch.errors import JobError
+from ldm_batch.errors import JobError, LdmBatchError
 from ldm_batch.made_as import MadeAs, how_made, with_made_as
 from ldm_batch.records import Call, Fault, Made, PromptCount, Reason, Request
 
 PROBE_SIDE = 64
 """Pixels of height and width of the image that is drawn when a pipeline is loaded, at least."""
-PROBE_STEPS = 2
+PROBE_STEPS = (2, 10)
+"""How many steps that image is drawn in: the first number that its scheduler takes."""
 Result = np.ndarray | Made | Fault
 
 
@@ -245,7 +247,7 @@ class FamilyPipeline:
 
 
 def probe(call: FamilyCall) -> None:
-    """Draw one small image in two steps, guided and with all the noise that a row may ask for.
+    """Draw one small image in a few steps, guided and with all the noise that a row may ask for.
 
     Raises:
         JobError: the pipeline draws noise that is not the image's own, or cannot draw at all.
@@ -256,7 +258,7 @@ def probe(call: FamilyCall) -> None:
         inputs={"prompt": "a", "negative_prompt": "b" if family.has_negative else ""},
         seed=0,
         call=Call(
-            num_inference_steps=PROBE_STEPS,
+            num_inference_steps=_probe_steps(call),
             guidance_scale=2.0,
             eta=1.0 if family.has_eta else 0.0,
             height=side,
@@ -265,5 +267,19 @@ def probe(call: FamilyCall) -> None:
     )
     try:
         call.draw([request])
-    except (ValueError, TypeError, RuntimeError, AttributeError, IndexError) as error:
-        raise JobError(f"model: {call.who} does not draw: {error}") from error
+    except LdmBatchError:
+        raise
+    except Exception as error:  # of many kinds, where parts do not fit each other
+        told = f"{type(error).__name__}: {error}"
+        raise JobError(f"model: {call.who} does not draw: {told}") from error
+
+
+def _probe_steps(call: FamilyCall) -> int:
+    """PNDM with Runge-Kutta steps, for one, cannot do with two."""
+    few, more = PROBE_STEPS
+    if not call.loaded.family.is_flow:
+        try:
+            copy.deepcopy(call.loaded.pipe.scheduler).set_timesteps(few)
+        except ValueError:
+            return more
+    return few
