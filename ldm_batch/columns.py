@@ -110,7 +110,8 @@ _ALL = (
         "guidance_scale",
         "float64",
         By.CALL,
-        "Classifier-free guidance weight; 1 is no guidance, 0 the unconditional image.",
+        "Classifier-free guidance weight; 1 is no guidance, 0 the unconditional image (engine "
+        "`diffusers`: no guidance).",
         default=1.0,
         low=0.0,
         high=100.0,

@@ -23,6 +23,7 @@ from ldm_batch.diffusion.family_call import FamilyCall
 from ldm_batch.diffusion.family_pipeline import FamilyPipeline
 from ldm_batch.diffusion.files import lock_model, needed_files
 from ldm_batch.diffusion.noise import make_generator
+from ldm_batch.diffusion.schedulers import NAMES
 from ldm_batch.errors import JobError
 from ldm_batch.made_as import MadeAs, how_made
 from ldm_batch.records import Call, Fault, Made, Reason, Request
@@ -58,11 +59,15 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 
 def load(
-    folder: Path, scheduler: SchedulerConfig | None = None, batch_size: int = 4, **changes: Any
+    folder: Path,
+    scheduler: SchedulerConfig | None = None,
+    batch_size: int = 4,
+    num_threads: int = 1,
+    **changes: Any,
 ) -> FamilyPipeline:
     model = ModelConfig(engine="diffusers", path=str(folder), **changes)
     return FamilyPipeline.from_config(
-        model, scheduler or SchedulerConfig(), batch_size=batch_size, num_threads=1
+        model, scheduler or SchedulerConfig(), batch_size=batch_size, num_threads=num_threads
     )
 
 
@@ -122,17 +127,45 @@ def test_an_image_depends_on_its_request_alone(kind: str, model: Callable[[str],
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_last_bits_do_not_follow_the_longest_text(
-    kind: str, model: Callable[[str], Path]
+def test_the_last_bits_do_not_follow_the_neighbours_texts(
+    kind: str, model: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before rounding: beside short texts of one length, and beside the longest there are."""
-    call = load(model(kind))._call
-    beside = [["b", "c", "d"], ["x" * 40, "y" * 120, "z" * 600]]
-    drawn = [
-        call.draw([request(0, kind, "a"), *(request(3, kind, text) for text in texts)])[0]
-        for texts in beside
-    ]
-    assert torch.equal(drawn[0], drawn[1])
+    """Before rounding: beside short texts, and beside the longest there are."""
+    pipeline = load(model(kind))
+    drawn: list[torch.Tensor] = []
+    draw_rows = FamilyCall.draw
+
+    def noting(self: FamilyCall, requests: Sequence[Request]) -> torch.Tensor:
+        images = draw_rows(self, requests)
+        drawn.extend(i for i, r in zip(images, requests, strict=True) if r.seed == 2**40)
+        return images
+
+    monkeypatch.setattr(FamilyCall, "draw", noting)
+    for texts in (["b", "c", "d"], ["x" * 40, "y" * 120, "z" * 600]):
+        others = [request(3, kind, text) for text in texts]
+        pipeline.generate([*others, request(0, kind, "a")])
+        pipeline.generate([request(0, kind, "a"), *others])
+    assert len(drawn) >= 4
+    assert all(torch.equal(image, drawn[0]) for image in drawn)
+
+
+def test_texts_of_one_call_have_one_length_where_a_call_has_none(
+    model: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Z-Image computes on the tokens of a batch in one row: at two threads their number showed."""
+    pipeline = load(model(Z_IMAGE))
+    transformer = pipeline._call.loaded.denoiser
+    forward, lengths = transformer.forward, list[set[int]]()
+
+    def noting(images: Any, times: Any, texts: Any, **named: Any) -> Any:
+        assert len(texts) == 8
+        lengths.extend({-(-len(t) // 32) for t in half} for half in (texts[:4], texts[4:]))
+        return forward(images, times, texts, **named)
+
+    monkeypatch.setattr(transformer, "forward", noting)
+    draw(pipeline, Z_IMAGE, 0, 1, 2, 4)
+    assert {len(found) for found in lengths} == {1}
+    assert set.union(*lengths) == {1, 3, 4}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -201,8 +234,7 @@ def test_tokens_of_a_text_that_is_encoded_alone(model: Callable[[str], Path]) ->
 NOISY = [
     *((kind, SchedulerConfig(name="euler_a"), 0.0) for kind in (SD, SDXL, PIXART)),
     *((kind, SchedulerConfig(name="ddim"), 1.0) for kind in (SD, SDXL, PIXART)),
-    (SD, SchedulerConfig(name="ddpm"), 0.0),
-    (SD, SchedulerConfig(name="dpmpp_sde"), 0.0),
+    *((SD, SchedulerConfig(name=n), 0.0) for n in ("ddpm", "dpmpp_sde", "kdpm2_a", "sa_solver")),
     (SANA, SchedulerConfig(settings={"stochastic_sampling": True}), 0.0),
 ]
 
@@ -216,6 +248,16 @@ def test_noise_of_every_step_is_the_images_own(
     assert draw(pipeline, kind, 2, 4, 1, 0, eta=eta) == [first[2], *pixels_of(pipeline, kind, eta)]
     still = load(model(kind), SchedulerConfig(name="ddim") if eta else None)
     assert draw(still, kind, 0, 1, 2) != first
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_scheduler_of_the_list_draws_each_image_by_itself(
+    name: str, model: Callable[[str], Path]
+) -> None:
+    pipeline = load(model(SD), SchedulerConfig(name=name), batch_size=2)
+    first = draw(pipeline, SD, 0, 1, eta=0.5, num_inference_steps=5)
+    assert draw(pipeline, SD, 2, 0, eta=0.5, num_inference_steps=5)[1] == first[0]
+    assert draw(pipeline, SD, 1, eta=0.5, num_inference_steps=5) == first[1:]
 
 
 def pixels_of(pipeline: FamilyPipeline, kind: str, eta: float) -> list[bytes]:

@@ -142,7 +142,10 @@ def test_the_real_commands(
     assert (ended.code, ended.err) == (0, "")
     checked = run(tmp_path, "verify", "out", "--regenerate", "3", module="ldm_batch")
     assert checked.code == 0, checked.out + checked.err
-    assert "3" in checked.out
+    assert "3 with the same bytes" in checked.out
+    refused = run(tmp_path, "tradeoff", "out", module="ldm_batch")
+    assert (refused.code, len(refused.err.splitlines())) == (2, 1)
+    assert "is measured of our own loop; this dataset's engine is diffusers" in refused.err
 
 
 def test_what_is_never_loaded_is_told_and_recorded(

@@ -16,7 +16,8 @@ class CallConfig:
     num_inference_steps: int = COLUMNS["num_inference_steps"].default
     """Denoising steps, 1 to 1000."""
     guidance_scale: float = COLUMNS["guidance_scale"].default
-    """Classifier-free guidance weight, 0 to 100; 1 is no guidance, 0 the unconditional image."""
+    """Classifier-free guidance weight, 0 to 100; 1 is no guidance, 0 the unconditional image.
+    Engine `diffusers`: as the model's pipeline takes it, where 0 is no guidance, too."""
     eta: float = COLUMNS["eta"].default
     """Noise of DDIM steps, 0 (deterministic) to 1 (DDPM); ignored by other schedulers."""
     height: int | None = None

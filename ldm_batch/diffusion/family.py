@@ -59,11 +59,12 @@ class Family:
     """Of models that are: the classes that it may be. Any other model takes our closed list."""
     has_own_noise: bool = False
     """Whether the noise of every step comes from the images' generators."""
-    padding: Literal["whole", "embeddings", "beside"] = "whole"
-    """How texts of all lengths come to one length, on which an image must not depend: `whole`: the
-    call pads each to the most it takes; where it pads to the longest of a batch, `embeddings`: we
-    encode texts one by one and pad what comes out; `beside`: a text as long as any may be stands in
-    every batch, and what is drawn of it is dropped."""
+    padding: Literal["whole", "embeddings", "grouped"] = "whole"
+    """How texts of all lengths come to one shape, on which last bits depend: `whole`: the call pads
+    each to the most it takes. Where it pads to the longest of a batch, `embeddings`: we encode
+    texts one by one and pad what comes out. Where it has no one length, `grouped`: texts of one
+    call have one length in steps of `text_step`, so that a batch of several takes several calls."""
+    text_step: int = 32
     native_latent: int | None = None
     """Side of the latents that the model was trained for; None: the denoiser's `sample_size`."""
     vae_levels: str = "block_out_channels"
@@ -196,7 +197,7 @@ FAMILIES: Mapping[str, Family] = {
         },
         max_tokens=512,
         template="chat",
-        padding="beside",
+        padding="grouped",
         native_latent=128,
     ),
     "QwenImagePipeline": Family(

@@ -6,7 +6,7 @@ Must not know batches of other shapes, shards or files.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -16,9 +16,6 @@ from ldm_batch.diffusion.guard import untouched_generators
 from ldm_batch.diffusion.load import quiet_libraries
 from ldm_batch.diffusion.noise import make_generator
 from ldm_batch.records import Call, PromptCount, Request
-
-LONG_TEXT = "a "
-"""Repeated, it is as many tokens as any text may have."""
 
 
 class FamilyCall:
@@ -56,22 +53,34 @@ class FamilyCall:
         return [PromptCount(len(row), len(row) > limit) for row in ids]
 
     def draw(self, requests: Sequence[Request]) -> torch.Tensor:
-        """Make one image per request, all of an equal call: float `[len(requests), 3, H, W]`,
-        nominally -1..1.
+        """Make one image per request, all of an equal call and of one `group`.
+
+        Returns:
+            Float `[len(requests), 3, H, W]`, nominally -1..1.
 
         Raises:
             JobError: the pipeline drew noise that is not the images' own.
         """
-        rows = [*requests]
-        if self._family.padding == "beside":
-            text = LONG_TEXT * self.loaded.max_tokens
-            inputs = {"prompt": text, "negative_prompt": text}
-            rows.append(Request(inputs=inputs, seed=0, call=requests[0].call))
-        generators = [make_generator(request.seed) for request in rows]
+        generators = [make_generator(request.seed) for request in requests]
         with quiet_libraries(), untouched_generators(self.device, self.who):
-            images = self._pipe(**self._arguments(rows), generator=generators).images
-        drawn: torch.Tensor = images[: len(requests)]
+            drawn: torch.Tensor = self._pipe(
+                **self._arguments(requests), generator=generators
+            ).images
         return drawn
+
+    def group(self, request: Request) -> Hashable:
+        """What requests that are drawn together have in common, beside their call.
+
+        Where an empty negative prompt is none, that it is one: a call has all or none. Where texts
+        have no one length, the lengths of both.
+        """
+        texts = (request.inputs["prompt"], request.inputs["negative_prompt"])
+        if self._family.is_empty_none:
+            return bool(texts[1])
+        if self._family.padding == "grouped":
+            counts = [min(count.num_tokens, self.loaded.max_tokens) for count in self.count(texts)]
+            return tuple(-(-count // self._family.text_step) for count in counts)
+        return None
 
     def _arguments(self, requests: Sequence[Request]) -> dict[str, Any]:
         """All but the generators; texts in lists of their own, which a call may change."""

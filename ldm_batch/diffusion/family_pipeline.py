@@ -8,7 +8,7 @@ know rows, shards or files of the dataset.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 from threading import Lock
 from typing import Any
@@ -133,13 +133,15 @@ class FamilyPipeline:
         if len({self.batch_key(request.call) for request in requests}) > 1:
             raise ValueError("requests of one batch must have the same call")
         results: dict[int, Result] = {}
-        groups: dict[bool, list[int]] = {}
-        for number, request in enumerate(requests):
-            if trouble := next(call_troubles(self._call.loaded, request), None):
-                results[number] = Fault(Reason.OUT_OF_RANGE, trouble)
-            else:
-                groups.setdefault(self._group(request), []).append(number)
+        groups: dict[Hashable, list[int]] = {}
         with self._turn, limit_threads(self.num_threads):
+            for number, request in enumerate(requests):
+                if trouble := next(call_troubles(self._call.loaded, request), None):
+                    results[number] = Fault(Reason.OUT_OF_RANGE, trouble)
+                    continue
+                with self._counting:
+                    group = self._call.group(request)
+                groups.setdefault(group, []).append(number)
             for numbers in groups.values():
                 self._note_steps(requests[numbers[0]].call.num_inference_steps)
                 made = self._shape.run([requests[number] for number in numbers], self._make)
@@ -198,11 +200,6 @@ class FamilyPipeline:
         """Return what happened since the last call that a receipt should tell."""
         notes, self._notes = self._notes, []
         return [*notes, *self._shape.pop_notes()]
-
-    def _group(self, request: Request) -> bool:
-        """Requests of one call of the pipeline: where an empty negative prompt is none, it has its
-        own, as a call has negative prompts or has none."""
-        return self._call.loaded.family.is_empty_none and bool(request.inputs["negative_prompt"])
 
     def _make(self, requests: Sequence[Request]) -> list[Result]:
         results = self._make_once(requests)

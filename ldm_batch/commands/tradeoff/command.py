@@ -25,6 +25,7 @@ from ldm_batch.config import (
 from ldm_batch.dataset import Dataset
 from ldm_batch.errors import JobError, LdmBatchError
 from ldm_batch.generate.choose import choose
+from ldm_batch.generate.diffusers_engine import DIFFUSERS
 from ldm_batch.identity import NEWEST_FORM, Form
 from ldm_batch.plan.make import carry_schema, make_plan
 from ldm_batch.plan.stored import load_plan
@@ -61,6 +62,10 @@ def _job_of_plan(dataset: Dataset) -> JobConfig:
     if choose(job).task.columns.main != "prompt":
         raise JobError(
             "the trade-off is measured on prompts; the rows of this dataset's task have none"
+        )
+    if job.model.engine == DIFFUSERS.name:
+        raise JobError(
+            f"the trade-off is measured of our own loop; this dataset's engine is {DIFFUSERS.name}"
         )
     return job
 
