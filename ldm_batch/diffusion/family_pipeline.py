@@ -109,7 +109,7 @@ class FamilyPipeline:
             return self._call.count(prompts)
 
     def batch_key(self, call: Call) -> tuple[Call, int]:
-        """Images of one batch have all of the call in common, but for what the pipeline ignores."""
+        """Images of one batch have all of the call in common: it is one number a call of theirs."""
         return call, self.batch_size
 
     def generate(self, requests: Sequence[Request]) -> list[Result]:
