@@ -16,7 +16,7 @@ import torch
 from tiny_families import MAKERS, make_family
 
 from ldm_batch.config import ModelConfig, SchedulerConfig
-from ldm_batch.diffusion import family_load, files
+from ldm_batch.diffusion import family_files, family_load, files
 from ldm_batch.diffusion.batch_size import find_batch_size
 from ldm_batch.diffusion.family import FAMILIES
 from ldm_batch.diffusion.family_call import FamilyCall
@@ -297,7 +297,7 @@ def test_the_probe_finds_a_leak_that_the_table_does_not_know(
     kind: str, model: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trusting = {**FAMILIES, kind: dataclasses.replace(FAMILIES[kind], has_own_noise=True)}
-    monkeypatch.setattr(files, "FAMILIES", trusting)
+    monkeypatch.setattr(family_files, "FAMILIES", trusting)
     leaking = SchedulerConfig(settings={"stochastic_sampling": True})
     with pytest.raises(JobError, match=f"{kind} with FlowMatchEulerDiscreteScheduler drew noise"):
         load(model(kind), leaking)

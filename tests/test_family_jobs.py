@@ -34,7 +34,7 @@ from ldm_batch.config import (
     SourceConfig,
     UpscaleConfig,
 )
-from ldm_batch.diffusion import batch_size, files
+from ldm_batch.diffusion import batch_size, family_files, files
 from ldm_batch.diffusion.family import FAMILIES
 from ldm_batch.drive import run_job
 from ldm_batch.errors import JobError
@@ -179,7 +179,7 @@ def test_a_leak_is_found_before_anything_is_stored(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(
-        files,
+        family_files,
         "FAMILIES",
         {**FAMILIES, FLUX: dataclasses.replace(FAMILIES[FLUX], has_own_noise=True)},
     )

@@ -26,18 +26,16 @@ from ldm_batch.diffusion.family import (
     TOKENIZERS,
     Family,
 )
+from ldm_batch.diffusion.family_files import read_family, read_not_loaded, size_multiple
 from ldm_batch.diffusion.family_scheduler import make_family_scheduler
 from ldm_batch.diffusion.files import (
     MODEL_INDEX,
     SAFE,
     find_weights,
     index_name,
-    read_family,
     read_index,
     read_json,
     read_kind,
-    read_not_loaded,
-    size_multiple,
     verify_lock,
     weight_name,
 )

@@ -7,7 +7,6 @@ not know how weights become modules (load.py does), nor where folders come from 
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -155,26 +154,6 @@ def read_kind(folder: Path) -> str:
     return str(read_json(folder / MODEL_INDEX).get("_class_name"))
 
 
-def read_not_loaded(folder: Path) -> list[str]:
-    """Return the parts that `model_index.json` names and that are never loaded."""
-    index = read_json(folder / MODEL_INDEX)
-    return [name for name in NOT_LOADED if index.get(name) not in (None, [None, None])]
-
-
-def read_family(folder: Path) -> Family:
-    """Return what is known of the pipeline class that a folder holds.
-
-    Raises:
-        JobError: it is none of the closed table.
-    """
-    kind = read_kind(folder)
-    if kind not in FAMILIES:
-        raise JobError(
-            f"model: {folder} holds a {kind}; engine diffusers draws by {', '.join(FAMILIES)}"
-        )
-    return FAMILIES[kind]
-
-
 def native_size(folder: Path) -> tuple[int, int]:
     """Height and width in pixels that the model was trained for, read from its configuration.
 
@@ -188,7 +167,7 @@ def native_size(folder: Path) -> tuple[int, int]:
         else:
             denoiser = "unet" if family is None else family.denoiser
             latent = read_json(folder / denoiser / "config.json")["sample_size"]
-        factor = _vae_factor(folder, family)
+        factor = vae_factor(folder, family)
         height, width = latent if isinstance(latent, list) else (latent, latent)
         return int(height) * factor, int(width) * factor
     except (KeyError, TypeError, ValueError) as error:
@@ -198,19 +177,7 @@ def native_size(folder: Path) -> tuple[int, int]:
         ) from error
 
 
-def size_multiple(folder: Path, family: Family) -> int:
-    """Return what height and width in pixels must be a multiple of.
-
-    Raises:
-        JobError: the configuration does not say.
-    """
-    try:
-        return math.lcm(family.pixels, family.patch * _vae_factor(folder, family))
-    except (KeyError, TypeError) as error:
-        raise JobError(f"{folder / 'vae' / 'config.json'}: does not tell {error}") from error
-
-
-def _vae_factor(folder: Path, family: Family | None) -> int:
+def vae_factor(folder: Path, family: Family | None) -> int:
     """Return how many pixels a latent pixel stands for; KeyError or TypeError where the
     configuration does not say."""
     if family is None:

@@ -15,6 +15,7 @@ from ldm_batch.config import ModelConfig
 from ldm_batch.config.model import is_commit_sha
 from ldm_batch.diffusion.convert import converted
 from ldm_batch.diffusion.family import TOKENIZERS
+from ldm_batch.diffusion.family_files import read_family
 from ldm_batch.diffusion.fetch import fetch_snapshot, resolve_revision
 from ldm_batch.diffusion.files import (
     COMPONENTS,
@@ -22,7 +23,6 @@ from ldm_batch.diffusion.files import (
     WEIGHT_NAMES,
     find_weights,
     index_name,
-    read_family,
     read_index,
     variants_of,
     weight_forms,

@@ -64,7 +64,7 @@ def check_models(job: JobConfig, task: Task) -> list[str]:
     Raises:
         JobError: names the field.
     """
-    from ldm_batch.diffusion.files import read_not_loaded
+    from ldm_batch.diffusion.family_files import read_not_loaded
     from ldm_batch.diffusion.find import find_model
 
     first, *others = task.stages(job)
@@ -78,10 +78,11 @@ def check_models(job: JobConfig, task: Task) -> list[str]:
 
 def _check_first(job: JobConfig, stage: Stage, folder: Path) -> None:
     from ldm_batch.diffusion import files
+    from ldm_batch.diffusion.family_files import read_family, size_multiple
     from ldm_batch.diffusion.family_load import check_parts
     from ldm_batch.diffusion.family_scheduler import find_config_trouble, make_family_scheduler
 
-    kind, family = files.read_kind(folder), files.read_family(folder)
+    kind, family = files.read_kind(folder), read_family(folder)
     check_parts(folder)
     if trouble := find_config_trouble(family, stage.model.scheduler_config):
         raise JobError(f"model.scheduler_config.{trouble}")
@@ -98,7 +99,7 @@ def _check_first(job: JobConfig, stage: Stage, folder: Path) -> None:
             raise JobError(f"{field}: {value!r}, but {kind} takes none; leave it out")
     if job.model.attention == "plain" and family.denoiser != "unet":
         raise JobError(f"model.attention: plain is for UNets; {kind} has none; leave it at sdpa")
-    multiple = files.size_multiple(folder, family)
+    multiple = size_multiple(folder, family)
     for name in ("height", "width"):
         if (side := getattr(job.call, name)) is not None and side % multiple:
             raise JobError(

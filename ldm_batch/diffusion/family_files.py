@@ -1,0 +1,45 @@
+"""What the folder of one of diffusers' own pipelines tells of it, before anything is loaded.
+
+Imports no torch. Must not know where folders come from, nor which files loading reads (files.py).
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from ldm_batch.diffusion.family import FAMILIES, NOT_LOADED, Family
+from ldm_batch.diffusion.files import MODEL_INDEX, read_json, read_kind, vae_factor
+from ldm_batch.errors import JobError
+
+
+def read_not_loaded(folder: Path) -> list[str]:
+    """Return the parts that `model_index.json` names and that are never loaded."""
+    index = read_json(folder / MODEL_INDEX)
+    return [name for name in NOT_LOADED if index.get(name) not in (None, [None, None])]
+
+
+def read_family(folder: Path) -> Family:
+    """Return what is known of the pipeline class that a folder holds.
+
+    Raises:
+        JobError: it is none of the closed table.
+    """
+    kind = read_kind(folder)
+    if kind not in FAMILIES:
+        raise JobError(
+            f"model: {folder} holds a {kind}; engine diffusers draws by {', '.join(FAMILIES)}"
+        )
+    return FAMILIES[kind]
+
+
+def size_multiple(folder: Path, family: Family) -> int:
+    """Return what height and width in pixels must be a multiple of.
+
+    Raises:
+        JobError: the configuration does not say.
+    """
+    try:
+        return math.lcm(family.pixels, family.patch * vae_factor(folder, family))
+    except (KeyError, TypeError) as error:
+        raise JobError(f"{folder / 'vae' / 'config.json'}: does not tell {error}") from error
