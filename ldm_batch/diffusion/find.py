@@ -32,6 +32,7 @@ from ldm_batch.diffusion.side_file import HUB_PATTERNS as SIDE_PATTERNS
 from ldm_batch.errors import JobError
 
 DEMO_PREFIX = "demo:"
+CHECKPOINTS = (".ckpt", ".pt", ".pth")
 DIFFUSERS = "diffusers"
 """The engine whose pipelines are diffusers' own."""
 SETTINGS_PATTERNS = (

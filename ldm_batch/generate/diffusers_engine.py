@@ -69,7 +69,7 @@ def check_models(job: JobConfig, task: Task) -> list[str]:
 
     first, *others = task.stages(job)
     folder = find_model(first.model)
-    notes = [note for stage in others for note in ldm.check_stage(stage, task)]
+    notes = [note for stage in others for note in ldm.check_stage(job, stage, task)]
     _check_first(job, first, folder)
     if not_loaded := read_not_loaded(folder):
         notes.append(f"model: never loaded: {', '.join(not_loaded)}")

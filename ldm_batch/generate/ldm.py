@@ -38,7 +38,13 @@ def find(job: JobConfig, task: Task) -> FoundModels:
     Raises:
         JobError: a model is not there or not what we load.
     """
-    return find_stages(job, task.stages(job))
+    from ldm_batch.diffusion.files import read_kind
+    from ldm_batch.diffusion.find import find_source
+
+    stages = task.stages(job)
+    for stage in stages:  # before anything of it is converted
+        _check_kind(task, stage, read_kind(find_source(stage.model)))
+    return find_stages(job, stages)
 
 
 def find_stages(job: JobConfig, stages: list[Stage]) -> FoundModels:
@@ -48,7 +54,7 @@ def find_stages(job: JobConfig, stages: list[Stage]) -> FoundModels:
         JobError: a model is not there or not what we load.
     """
     from ldm_batch.diffusion import conversion, files
-    from ldm_batch.diffusion.find import find_model, find_source
+    from ldm_batch.diffusion.find import find_model
 
     lock: dict[str, str] = {}
     results: dict[str, str] = {}
@@ -73,23 +79,16 @@ def check_models(job: JobConfig, task: Task) -> list[str]:
     Raises:
         JobError: names the field.
     """
-    return [note for stage in task.stages(job) for note in check_stage(stage, task)]
+    return [note for stage in task.stages(job) for note in check_stage(job, stage, task)]
 
 
-def check_stage(stage: Stage, task: Task) -> list[str]:
+def check_stage(job: JobConfig, stage: Stage, task: Task) -> list[str]:
     """The same for one model."""
     from ldm_batch.diffusion import files, schedulers
-    from ldm_batch.diffusion.family import FAMILIES
     from ldm_batch.diffusion.find import find_model
 
     folder, given = find_model(stage.model), stage.model.scheduler_config
-    kind, wanted = files.read_kind(folder), stage.model_class
-    if kind != wanted:
-        what = f"task={task.name}" if not stage.section else "a second stage"
-        remedy = "; model.engine=diffusers draws by it" * (kind in FAMILIES and not stage.section)
-        raise JobError(
-            f"{stage.section}model.path: {folder} holds a {kind}; {what} needs a {wanted}{remedy}"
-        )
+    _check_kind(task, stage, files.read_kind(folder))
     if trouble := schedulers.find_config_trouble(given):
         raise JobError(f"{stage.section}model.scheduler_config.{trouble}")
     own = files.read_json(folder / "scheduler" / "scheduler_config.json") | given
@@ -99,7 +98,9 @@ def check_stage(stage: Stage, task: Task) -> list[str]:
         remedy = f"set '{stage.section}model.scheduler_config={right}'"
         notes.append(f"warning: {stage.section}model: {trouble}; {remedy}")
     try:
-        schedulers.make_scheduler(own, stage.scheduler.name, stage.scheduler.settings)
+        made = schedulers.make_scheduler(own, stage.scheduler.name, stage.scheduler.settings)
+        steps = job.upscale if stage.section else job.call
+        schedulers.check_steps(made, steps.num_inference_steps)
     except JobError as error:
         raise JobError(f"{stage.section}{error}") from error
     return notes
@@ -109,11 +110,14 @@ def _check_kind(task: Task, stage: Stage, kind: str) -> None:
     """Raise a JobError where a model is of another kind than the task needs."""
     if kind == stage.model_class:
         return
+    from ldm_batch.diffusion.family import FAMILIES
+
     what = f"task={task.name}" if not stage.section else "a second stage"
     model = stage.model
     named = f"path: {model.path}" if model.path is not None else f"repo_id: {model.repo_id}"
+    remedy = "; model.engine=diffusers draws by it" * (kind in FAMILIES and not stage.section)
     raise JobError(
-        f"{stage.section}model.{named} holds a {kind}; {what} needs a {stage.model_class}"
+        f"{stage.section}model.{named} holds a {kind}; {what} needs a {stage.model_class}{remedy}"
     )
 
 
