@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file
 
 from ldm_batch.config import ModelConfig
-from ldm_batch.diffusion.find import find_model
 from ldm_batch.diffusion.load import load
+from ldm_batch.diffusion.models.find import find_model
 
 DEMO = find_model(ModelConfig(path="demo:text_to_image"))
 WEIGHTS = {

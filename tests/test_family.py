@@ -16,12 +16,14 @@ import torch
 from tiny_families import MAKERS, make_family
 
 from ldm_batch.config import ModelConfig, SchedulerConfig
-from ldm_batch.diffusion import family_files, family_load, files
 from ldm_batch.diffusion.batch_size import find_batch_size
-from ldm_batch.diffusion.family import FAMILIES
-from ldm_batch.diffusion.family_call import FamilyCall
-from ldm_batch.diffusion.family_pipeline import FamilyPipeline
-from ldm_batch.diffusion.files import lock_model, needed_files
+from ldm_batch.diffusion.family import files as family_files
+from ldm_batch.diffusion.family import load as family_load
+from ldm_batch.diffusion.family.call import FamilyCall
+from ldm_batch.diffusion.family.pipeline import FamilyPipeline
+from ldm_batch.diffusion.family.table import FAMILIES
+from ldm_batch.diffusion.models import files
+from ldm_batch.diffusion.models.files import lock_model, needed_files
 from ldm_batch.diffusion.noise import make_generator
 from ldm_batch.diffusion.schedulers import NAMES
 from ldm_batch.errors import JobError

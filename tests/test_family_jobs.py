@@ -34,8 +34,10 @@ from ldm_batch.config import (
     SourceConfig,
     UpscaleConfig,
 )
-from ldm_batch.diffusion import batch_size, family_files, files
-from ldm_batch.diffusion.family import FAMILIES
+from ldm_batch.diffusion import batch_size
+from ldm_batch.diffusion.family import files as family_files
+from ldm_batch.diffusion.family.table import FAMILIES
+from ldm_batch.diffusion.models import files
 from ldm_batch.drive import run_job
 from ldm_batch.errors import JobError
 from ldm_batch.generate.choose import validate_job
@@ -217,8 +219,8 @@ def fetched(hub: Hub, home: Path) -> subprocess.CompletedProcess[str]:
     """Find the hub's model for engine `diffusers`, in a process of its own."""
     program = (
         "from ldm_batch.config import ModelConfig\n"
-        "from ldm_batch.diffusion.files import lock_model\n"
-        "from ldm_batch.diffusion.find import find_model\n"
+        "from ldm_batch.diffusion.models.files import lock_model\n"
+        "from ldm_batch.diffusion.models.find import find_model\n"
         f"model = ModelConfig(engine='diffusers', repo_id={REPO_ID!r}, revision={REVISION!r})\n"
         "print(*lock_model(find_model(model)))"
     )

@@ -18,7 +18,7 @@ from commands import descendants, kill, wait_until
 from hub_server import NOT_FETCHED, REPO_ID, REVISION, Hub, Refusal, hub_server
 
 from ldm_batch.config import ModelConfig
-from ldm_batch.diffusion.find import find_model
+from ldm_batch.diffusion.models.find import find_model
 from ldm_batch.errors import JobError
 
 MODEL = find_model(ModelConfig(path="demo:text_to_image"))
@@ -35,7 +35,7 @@ HIDDEN = ("HF_TOKEN", "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "HF_HUB_DISAB
 FIND = f"""
 import sys
 from ldm_batch.config import ModelConfig
-from ldm_batch.diffusion import files, find
+from ldm_batch.diffusion.models import files, find
 from ldm_batch.errors import JobError
 try:
     model = ModelConfig(repo_id="{REPO_ID}", revision="{REVISION}")
@@ -281,7 +281,7 @@ def test_no_answer_ends_in_one_message(hub: Hub, tmp_path: Path) -> None:
     closed = start(hub, tmp_path, IMPATIENT + FIND, HF_ENDPOINT="http://127.0.0.1:9")
     assert re.search(r"no whole answer from 127.0.0.1 \(ConnectError\)", refused(closed))
     hub.stalls = "tree"
-    program = "from ldm_batch.diffusion import hub; hub.REQUEST_TIMEOUT_S = 0.5\n"
+    program = "from ldm_batch.diffusion.models import hub; hub.REQUEST_TIMEOUT_S = 0.5\n"
     silent = start(hub, tmp_path, IMPATIENT + program + FIND)
     assert re.search(r"no whole answer from 127.0.0.1 \(ReadTimeout\)", refused(silent))
 

@@ -22,7 +22,7 @@ from botocore.session import Session
 from fsspec.implementations.memory import MemoryFileSystem
 
 from ldm_batch.config import CallConfig, S3Config, SourceConfig
-from ldm_batch.diffusion import fetch
+from ldm_batch.diffusion.models import fetch
 from ldm_batch.errors import AccessError, JobError, ShardError, StorageError
 from ldm_batch.generate.text_to_image import TEXT_TO_IMAGE
 from ldm_batch.identity import FORMS

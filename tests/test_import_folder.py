@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from ldm_batch.commands.import_model import Import, import_model
 from ldm_batch.config import ModelConfig
-from ldm_batch.diffusion.find import find_model
+from ldm_batch.diffusion.models.find import find_model
 from ldm_batch.errors import JobError
 
 

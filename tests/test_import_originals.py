@@ -43,9 +43,9 @@ from ldm_batch.config import (
     SourceConfig,
 )
 from ldm_batch.diffusion import load as loading
-from ldm_batch.diffusion.conditioners import load_class_embedder, load_rescaler
-from ldm_batch.diffusion.files import lock_model
 from ldm_batch.diffusion.load import Components, load
+from ldm_batch.diffusion.models.conditioners import load_class_embedder, load_rescaler
+from ldm_batch.diffusion.models.files import lock_model
 from ldm_batch.diffusion.sampler import sample
 from ldm_batch.diffusion.schedulers import make_scheduler
 from ldm_batch.drive import run_job

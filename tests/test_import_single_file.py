@@ -17,8 +17,8 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from ldm_batch.commands.import_model import Import, import_model
 from ldm_batch.config import ModelConfig, SchedulerConfig
-from ldm_batch.diffusion.family_pipeline import FamilyPipeline
-from ldm_batch.diffusion.original.unet import ENDS, RESNET, SKIP, UNet, _places
+from ldm_batch.diffusion.family.pipeline import FamilyPipeline
+from ldm_batch.diffusion.models.original.unet import ENDS, RESNET, SKIP, UNet, _places
 from ldm_batch.errors import JobError
 
 NUMBERS = {

@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ldm_batch.config import ModelConfig
-from ldm_batch.diffusion.files import lock_model, verify_lock
-from ldm_batch.diffusion.find import find_model
 from ldm_batch.diffusion.load import load, pick_device
+from ldm_batch.diffusion.models.files import lock_model, verify_lock
+from ldm_batch.diffusion.models.find import find_model
 from ldm_batch.errors import JobError
 
 DEMO = ModelConfig(path="demo:text_to_image")
@@ -31,7 +31,7 @@ def edit_json(path: Path, **changes: object) -> None:
 
 
 def test_files_is_imported_without_torch() -> None:
-    code = "import sys, ldm_batch.diffusion.files; sys.exit('torch' in sys.modules)"
+    code = "import sys, ldm_batch.diffusion.models.files; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

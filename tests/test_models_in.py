@@ -28,13 +28,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from ldm_batch.config import JobConfig, ModelConfig, SchedulerConfig
-from ldm_batch.diffusion import cache, model_folder
-from ldm_batch.diffusion.conversion import RECORD, read_conversion
-from ldm_batch.diffusion.files import lock_model
-from ldm_batch.diffusion.find import find_model
 from ldm_batch.diffusion.from_model import load_model
 from ldm_batch.diffusion.load import load
-from ldm_batch.diffusion.pickles import as_tensors, read_pickle
+from ldm_batch.diffusion.models import cache, model_folder
+from ldm_batch.diffusion.models.conversion import RECORD, read_conversion
+from ldm_batch.diffusion.models.files import lock_model
+from ldm_batch.diffusion.models.find import find_model
+from ldm_batch.diffusion.models.pickles import as_tensors, read_pickle
 from ldm_batch.diffusion.schedulers import (
     find_beta_trouble,
     find_config_trouble,
@@ -326,7 +326,8 @@ def test_where_nothing_can_be_written_the_way_out_is_named(
 def test_processes_that_share_a_cache_convert_once(tmp_path: Path) -> None:
     folder = pickled(tmp_path / "model")
     program = (
-        "from ldm_batch.config import ModelConfig; from ldm_batch.diffusion.find import find_model;"
+        "from ldm_batch.config import ModelConfig\n"
+        "from ldm_batch.diffusion.models.find import find_model\n"
         f"print(find_model(ModelConfig(path={str(folder)!r})))"
     )
     pipe = subprocess.PIPE
@@ -587,7 +588,7 @@ def test_only_the_wanted_form_of_the_weights_is_fetched(
         hub.files |= {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*.*")}
         program = (
             "from ldm_batch.config import ModelConfig\n"
-            "from ldm_batch.diffusion.find import find_model\n"
+            "from ldm_batch.diffusion.models.find import find_model\n"
             f"print(find_model(ModelConfig(repo_id={REPO_ID!r}, revision={REVISION!r}, "
             f"variant={variant!r})))"
         )

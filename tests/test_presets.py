@@ -10,8 +10,8 @@ import yaml
 
 from ldm_batch.config import ModelConfig, SchedulerConfig
 from ldm_batch.diffusion.batch_size import find_batch_size, find_largest, find_quickest
-from ldm_batch.diffusion.find import find_model
 from ldm_batch.diffusion.load import load
+from ldm_batch.diffusion.models.find import find_model
 from ldm_batch.diffusion.presets import PRESETS
 from ldm_batch.diffusion.schedulers import NAMES
 from ldm_batch.diffusion.text_to_image import TextToImage

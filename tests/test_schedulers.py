@@ -17,8 +17,8 @@ from diffusers import LDMTextToImagePipeline
 from ldm_batch.config import ModelConfig, SchedulerConfig
 from ldm_batch.config.bounds import refuse
 from ldm_batch.config.model import check_scheduler
-from ldm_batch.diffusion.find import find_model
 from ldm_batch.diffusion.load import load
+from ldm_batch.diffusion.models.find import find_model
 from ldm_batch.diffusion.noise import make_generator, make_noise
 from ldm_batch.diffusion.sampler import sample
 from ldm_batch.diffusion.schedulers import (

@@ -18,8 +18,8 @@ from ldm_batch.columns import ARGUMENTS
 from ldm_batch.config import ModelConfig, SchedulerConfig
 from ldm_batch.demo.checker import check
 from ldm_batch.demo.world import caption, draw_specs
-from ldm_batch.diffusion.find import find_model
 from ldm_batch.diffusion.load import load
+from ldm_batch.diffusion.models.find import find_model
 from ldm_batch.diffusion.noise import make_generator
 from ldm_batch.diffusion.text_encoder import TextEncoder
 from ldm_batch.diffusion.text_to_image import TextToImage

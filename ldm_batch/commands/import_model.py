@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ldm_batch.diffusion.family import FAMILIES
+from ldm_batch.diffusion.family.table import FAMILIES
 from ldm_batch.errors import JobError, LdmBatchError
 
 if TYPE_CHECKING:
-    from ldm_batch.diffusion.model_folder import ModelFolder
+    from ldm_batch.diffusion.models.model_folder import ModelFolder
 
 PICKLED = (".ckpt", ".pt", ".pth")
 CHECKPOINTS = (*PICKLED, ".safetensors")
@@ -58,7 +58,7 @@ def import_model(wanted: Import) -> str:
     Raises:
         JobError: the source is no model that can be imported; nothing is left in `target` then.
     """
-    from ldm_batch.diffusion.model_folder import check_target, new_folder, write_model
+    from ldm_batch.diffusion.models.model_folder import check_target, new_folder, write_model
 
     check_target(wanted.target)
     source = Path(wanted.source)
@@ -77,8 +77,8 @@ def _read_checkpoint(source: Path, wanted: Import) -> ModelFolder:
     for option, value in (("--revision", wanted.revision), ("--variant", wanted.variant)):
         if value is not None:
             raise JobError(f"{option} {value}: is for a repository or a folder, not for a file")
-    from ldm_batch.diffusion.original.model import Sources, read_model
-    from ldm_batch.diffusion.single_file import read_single_file
+    from ldm_batch.diffusion.models.original.model import Sources, read_model
+    from ldm_batch.diffusion.models.single_file import read_single_file
 
     if wanted.config is not None and wanted.config.is_dir():
         if wanted.tokenizer is not None:
@@ -104,7 +104,7 @@ def _only_yaml(source: Path) -> Path:
 
 
 def _import_folder(wanted: Import) -> str:
-    from ldm_batch.diffusion.import_folder import import_folder
+    from ldm_batch.diffusion.models.import_folder import import_folder
 
     for option, value in (("--config", wanted.config), ("--tokenizer", wanted.tokenizer)):
         if value is not None:

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ldm_batch.config import ModelConfig, SchedulerConfig
-from ldm_batch.diffusion.files import lock_model
-from ldm_batch.diffusion.find import find_model
 from ldm_batch.diffusion.load import pick_device
+from ldm_batch.diffusion.models.files import lock_model
+from ldm_batch.diffusion.models.find import find_model
 from ldm_batch.diffusion.text_to_image import TextToImage
 from ldm_batch.errors import ShardError
 from ldm_batch.records import Call, Request

@@ -17,9 +17,9 @@ from typing import Any
 from ldm_batch.config import ModelConfig, SchedulerConfig
 from ldm_batch.config.bounds import refuse
 from ldm_batch.config.model import Device, Dtype, check_model
-from ldm_batch.diffusion.conversion import read_conversion
-from ldm_batch.diffusion.find import DEMO_PREFIX, find_model, is_hub_id, todays_main
 from ldm_batch.diffusion.load import TORCH_DTYPES, Component, Components, load, pick_device
+from ldm_batch.diffusion.models.conversion import read_conversion
+from ldm_batch.diffusion.models.find import DEMO_PREFIX, find_model, is_hub_id, todays_main
 from ldm_batch.diffusion.schedulers import find_config_trouble
 from ldm_batch.diffusion.switches import apply_switches, decode_dtype
 from ldm_batch.errors import JobError

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 
 from ldm_batch.config.model import DEVICES
-from ldm_batch.diffusion.conversion import read_conversion
-from ldm_batch.diffusion.files import find_weights, read_index, read_json, verify_lock
-from ldm_batch.diffusion.side_file import set_num_heads
+from ldm_batch.diffusion.models.conversion import read_conversion
+from ldm_batch.diffusion.models.files import find_weights, read_index, read_json, verify_lock
+from ldm_batch.diffusion.models.side_file import set_num_heads
 from ldm_batch.errors import JobError
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ldm_batch.config import JobConfig, ModelConfig
-from ldm_batch.diffusion.fetch import resolve_revision
+from ldm_batch.diffusion.models.fetch import resolve_revision
 from ldm_batch.generate.choose import Choice, choose
 
 

@@ -21,7 +21,7 @@ from ldm_batch.generate.then_upscale import load_both
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ldm_batch.diffusion.family_pipeline import FamilyPipeline
+    from ldm_batch.diffusion.family.pipeline import FamilyPipeline
 
 NAME = "diffusers"
 
@@ -64,8 +64,8 @@ def check_models(job: JobConfig, task: Task) -> list[str]:
     Raises:
         JobError: names the field.
     """
-    from ldm_batch.diffusion.family_files import read_not_loaded
-    from ldm_batch.diffusion.find import find_model
+    from ldm_batch.diffusion.family.files import read_not_loaded
+    from ldm_batch.diffusion.models.find import find_model
 
     first, *others = task.stages(job)
     folder = find_model(first.model)
@@ -77,10 +77,10 @@ def check_models(job: JobConfig, task: Task) -> list[str]:
 
 
 def _check_first(job: JobConfig, stage: Stage, folder: Path) -> None:
-    from ldm_batch.diffusion import files
-    from ldm_batch.diffusion.family_files import read_family, size_multiple
-    from ldm_batch.diffusion.family_load import check_parts
-    from ldm_batch.diffusion.family_scheduler import find_config_trouble, make_family_scheduler
+    from ldm_batch.diffusion.family.files import read_family, size_multiple
+    from ldm_batch.diffusion.family.load import check_parts
+    from ldm_batch.diffusion.family.scheduler import find_config_trouble, make_family_scheduler
+    from ldm_batch.diffusion.models import files
 
     kind, family = files.read_kind(folder), read_family(folder)
     check_parts(folder)
@@ -120,7 +120,7 @@ def load(job: JobConfig, task: Task, lock: Lock) -> Pipeline:
 
 
 def _load_first(job: JobConfig, lock: Lock | None) -> FamilyPipeline:
-    from ldm_batch.diffusion.family_pipeline import FamilyPipeline
+    from ldm_batch.diffusion.family.pipeline import FamilyPipeline
 
     return FamilyPipeline.from_config(
         job.model,
@@ -139,7 +139,7 @@ def measure_batch_size(job: JobConfig, native_size: tuple[int, int]) -> int:
         ShardError: not even one image fits into memory.
     """
     from ldm_batch.diffusion.batch_size import find_batch_size
-    from ldm_batch.diffusion.cache import cache_folder
+    from ldm_batch.diffusion.models.cache import cache_folder
     from ldm_batch.diffusion.threads import limit_threads
 
     with limit_threads(job.num_threads):

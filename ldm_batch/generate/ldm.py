@@ -38,8 +38,8 @@ def find(job: JobConfig, task: Task) -> FoundModels:
     Raises:
         JobError: a model is not there or not what we load.
     """
-    from ldm_batch.diffusion.files import read_kind
-    from ldm_batch.diffusion.find import find_source
+    from ldm_batch.diffusion.models.files import read_kind
+    from ldm_batch.diffusion.models.find import find_source
 
     stages = task.stages(job)
     for stage in stages:  # before anything of it is converted
@@ -53,8 +53,8 @@ def find_stages(job: JobConfig, stages: list[Stage]) -> FoundModels:
     Raises:
         JobError: a model is not there or not what we load.
     """
-    from ldm_batch.diffusion import conversion, files
-    from ldm_batch.diffusion.find import find_model
+    from ldm_batch.diffusion.models import conversion, files
+    from ldm_batch.diffusion.models.find import find_model
 
     lock: dict[str, str] = {}
     results: dict[str, str] = {}
@@ -84,8 +84,9 @@ def check_models(job: JobConfig, task: Task) -> list[str]:
 
 def check_stage(job: JobConfig, stage: Stage, task: Task) -> list[str]:
     """The same for one model."""
-    from ldm_batch.diffusion import files, schedulers
-    from ldm_batch.diffusion.find import find_model
+    from ldm_batch.diffusion import schedulers
+    from ldm_batch.diffusion.models import files
+    from ldm_batch.diffusion.models.find import find_model
 
     folder, given = find_model(stage.model), stage.model.scheduler_config
     _check_kind(task, stage, files.read_kind(folder))
@@ -110,7 +111,7 @@ def _check_kind(task: Task, stage: Stage, kind: str) -> None:
     """Raise a JobError where a model is of another kind than the task needs."""
     if kind == stage.model_class:
         return
-    from ldm_batch.diffusion.family import FAMILIES
+    from ldm_batch.diffusion.family.table import FAMILIES
 
     what = f"task={task.name}" if not stage.section else "a second stage"
     model = stage.model
@@ -138,7 +139,7 @@ def measure_batch_size(job: JobConfig, native_size: tuple[int, int]) -> int:
         ShardError: not even one image fits into memory.
     """
     from ldm_batch.diffusion.batch_size import find_batch_size
-    from ldm_batch.diffusion.cache import cache_folder
+    from ldm_batch.diffusion.models.cache import cache_folder
     from ldm_batch.diffusion.threads import limit_threads
 
     memory = cache_folder() / "batch_sizes.json"

@@ -17,8 +17,8 @@ from ldm_batch.commands.tradeoff.measure import Generate, run_interleaved
 from ldm_batch.config import ModelConfig, SchedulerConfig
 from ldm_batch.demo.tradeoff import share_right
 from ldm_batch.demo.world import caption, draw_specs
-from ldm_batch.diffusion.find import find_model
 from ldm_batch.diffusion.load import load
+from ldm_batch.diffusion.models.find import find_model
 from ldm_batch.diffusion.noise import make_generator
 from ldm_batch.diffusion.presets import PRESETS
 from ldm_batch.diffusion.text_to_image import TextToImage

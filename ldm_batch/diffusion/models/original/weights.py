@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from ldm_batch.diffusion.pickles import as_tensors, read_pickle
+from ldm_batch.diffusion.models.pickles import as_tensors, read_pickle
 from ldm_batch.errors import JobError
 
 INERT = ("pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",)

@@ -13,22 +13,22 @@ from typing import Any
 
 import torch
 
-from ldm_batch.diffusion import blueprint
-from ldm_batch.diffusion.model_folder import ModelFolder, Part, describe_sources
-from ldm_batch.diffusion.original import condition as conditions
-from ldm_batch.diffusion.original import first_stage, schedule, text_encoder, unet
-from ldm_batch.diffusion.original.condition import Condition
-from ldm_batch.diffusion.original.first_stage import FirstStage
-from ldm_batch.diffusion.original.settings import Section, read_settings
-from ldm_batch.diffusion.original.tokenizer import check_tokenizer
-from ldm_batch.diffusion.original.weights import (
+from ldm_batch.diffusion.models import blueprint
+from ldm_batch.diffusion.models.model_folder import ModelFolder, Part, describe_sources
+from ldm_batch.diffusion.models.original import condition as conditions
+from ldm_batch.diffusion.models.original import first_stage, schedule, text_encoder, unet
+from ldm_batch.diffusion.models.original.condition import Condition
+from ldm_batch.diffusion.models.original.first_stage import FirstStage
+from ldm_batch.diffusion.models.original.settings import Section, read_settings
+from ldm_batch.diffusion.models.original.tokenizer import check_tokenizer
+from ldm_batch.diffusion.models.original.weights import (
     AVERAGE,
     Weights,
     choose_average,
     read_checkpoint,
     split,
 )
-from ldm_batch.diffusion.side_file import SideFile
+from ldm_batch.diffusion.models.side_file import SideFile
 from ldm_batch.errors import JobError
 
 DIFFUSION = "ldm.models.diffusion.ddpm.LatentDiffusion"

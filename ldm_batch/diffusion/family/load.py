@@ -17,8 +17,9 @@ from typing import Any
 import torch
 
 from ldm_batch.config import ModelConfig, SchedulerConfig
-from ldm_batch.diffusion.conversion import read_conversion
-from ldm_batch.diffusion.family import (
+from ldm_batch.diffusion.family.files import read_family, read_not_loaded, size_multiple
+from ldm_batch.diffusion.family.scheduler import make_family_scheduler
+from ldm_batch.diffusion.family.table import (
     CLIP_TOKENIZERS,
     CLIP_TOKENS,
     SUCCESSORS,
@@ -26,9 +27,15 @@ from ldm_batch.diffusion.family import (
     TOKENIZERS,
     Family,
 )
-from ldm_batch.diffusion.family_files import read_family, read_not_loaded, size_multiple
-from ldm_batch.diffusion.family_scheduler import make_family_scheduler
-from ldm_batch.diffusion.files import (
+from ldm_batch.diffusion.load import (
+    TORCH_DTYPES,
+    check_whole,
+    pick_device,
+    quiet_libraries,
+    refuse_foreign_code,
+)
+from ldm_batch.diffusion.models.conversion import read_conversion
+from ldm_batch.diffusion.models.files import (
     MODEL_INDEX,
     SAFE,
     find_weights,
@@ -39,14 +46,7 @@ from ldm_batch.diffusion.files import (
     verify_lock,
     weight_name,
 )
-from ldm_batch.diffusion.find import find_model
-from ldm_batch.diffusion.load import (
-    TORCH_DTYPES,
-    check_whole,
-    pick_device,
-    quiet_libraries,
-    refuse_foreign_code,
-)
+from ldm_batch.diffusion.models.find import find_model
 from ldm_batch.diffusion.switches import decode_dtype, set_switches
 from ldm_batch.errors import JobError
 

@@ -12,7 +12,12 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from ldm_batch.diffusion.side_file import CONDITION_WEIGHTS, ClassEmbedder, Rescaler, read_side_file
+from ldm_batch.diffusion.models.side_file import (
+    CONDITION_WEIGHTS,
+    ClassEmbedder,
+    Rescaler,
+    read_side_file,
+)
 from ldm_batch.errors import JobError
 
 Module = TypeVar("Module", bound=torch.nn.Module)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ldm_batch.diffusion.files import MAX_JSON_BYTES, TOKENIZER_NAMES
+from ldm_batch.diffusion.models.files import MAX_JSON_BYTES, TOKENIZER_NAMES
 from ldm_batch.errors import JobError
 
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from ldm_batch.diffusion.original.settings import Section
-from ldm_batch.diffusion.original.weights import Weights
+from ldm_batch.diffusion.models.original.settings import Section
+from ldm_batch.diffusion.models.original.weights import Weights
 from ldm_batch.errors import JobError
 
 TARGETS = {

@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from ldm_batch.diffusion.family import FAMILIES, NOT_LOADED, Family
-from ldm_batch.diffusion.files import MODEL_INDEX, read_json, read_kind, vae_factor
+from ldm_batch.diffusion.family.table import FAMILIES, NOT_LOADED, Family
+from ldm_batch.diffusion.models.files import MODEL_INDEX, read_json, read_kind, vae_factor
 from ldm_batch.errors import JobError
 
 

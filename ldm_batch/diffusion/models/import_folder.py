@@ -11,11 +11,11 @@ from pathlib import Path
 
 from ldm_batch.config import ModelConfig
 from ldm_batch.config.model import is_commit_sha, is_variant
-from ldm_batch.diffusion.convert import convert_folder
-from ldm_batch.diffusion.files import find_weights, read_index, read_json, read_kind
-from ldm_batch.diffusion.find import find_source, is_hub_id, todays_main
 from ldm_batch.diffusion.load import load
-from ldm_batch.diffusion.model_folder import describe_sources, new_folder, write_json
+from ldm_batch.diffusion.models.convert import convert_folder
+from ldm_batch.diffusion.models.files import find_weights, read_index, read_json, read_kind
+from ldm_batch.diffusion.models.find import find_source, is_hub_id, todays_main
+from ldm_batch.diffusion.models.model_folder import describe_sources, new_folder, write_json
 from ldm_batch.diffusion.schedulers import PAPER_SETTINGS, find_beta_trouble
 from ldm_batch.errors import JobError
 

@@ -16,15 +16,15 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from ldm_batch.diffusion.cache import remembered_sha256, sha256, sole_process, write_whole
-from ldm_batch.diffusion.conversion import (
+from ldm_batch.diffusion.models.cache import remembered_sha256, sha256, sole_process, write_whole
+from ldm_batch.diffusion.models.conversion import (
     CONVERTER_KEY,
     RECORD,
     Conversion,
     models_folder,
     read_conversion,
 )
-from ldm_batch.diffusion.files import (
+from ldm_batch.diffusion.models.files import (
     SAFE,
     Weights,
     find_weights,
@@ -33,8 +33,8 @@ from ldm_batch.diffusion.files import (
     read_json,
     weight_name,
 )
-from ldm_batch.diffusion.hub import NO_RIGHT, NO_ROOM
-from ldm_batch.diffusion.side_file import CONVERTER
+from ldm_batch.diffusion.models.hub import NO_RIGHT, NO_ROOM
+from ldm_batch.diffusion.models.side_file import CONVERTER
 from ldm_batch.errors import JobError
 
 logger = logging.getLogger(__name__)
@@ -150,8 +150,8 @@ def _convert_file(
     if not is_pickled:
         _copy(source, target)
         return {}
-    from ldm_batch.diffusion.model_folder import write_weights
-    from ldm_batch.diffusion.pickles import as_tensors, read_pickle, view_of
+    from ldm_batch.diffusion.models.model_folder import write_weights
+    from ldm_batch.diffusion.models.pickles import as_tensors, read_pickle, view_of
 
     names: dict[object, str] = {}
     tied: dict[str, str] = {}

@@ -13,11 +13,11 @@ from pathlib import Path
 
 from ldm_batch.config import ModelConfig
 from ldm_batch.config.model import is_commit_sha
-from ldm_batch.diffusion.convert import converted
-from ldm_batch.diffusion.family import TOKENIZERS
-from ldm_batch.diffusion.family_files import read_family
-from ldm_batch.diffusion.fetch import fetch_snapshot, resolve_revision
-from ldm_batch.diffusion.files import (
+from ldm_batch.diffusion.family.files import read_family
+from ldm_batch.diffusion.family.table import TOKENIZERS
+from ldm_batch.diffusion.models.convert import converted
+from ldm_batch.diffusion.models.fetch import fetch_snapshot, resolve_revision
+from ldm_batch.diffusion.models.files import (
     COMPONENTS,
     MODEL_INDEX,
     WEIGHT_NAMES,
@@ -28,7 +28,7 @@ from ldm_batch.diffusion.files import (
     weight_forms,
     weight_name,
 )
-from ldm_batch.diffusion.side_file import HUB_PATTERNS as SIDE_PATTERNS
+from ldm_batch.diffusion.models.side_file import HUB_PATTERNS as SIDE_PATTERNS
 from ldm_batch.errors import JobError
 
 DEMO_PREFIX = "demo:"
@@ -96,7 +96,7 @@ def todays_main(repo_id: str) -> str:
 
 
 def _demo_folder(path: str) -> Path:
-    models = Path(__file__).parents[1] / "demo" / "models"
+    models = Path(__file__).parents[2] / "demo" / "models"
     name = path.removeprefix(DEMO_PREFIX)
     names = sorted(p.name for p in models.iterdir() if p.is_dir()) if models.is_dir() else []
     if name not in names:

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from ldm_batch.diffusion.family_load import LoadedFamily
-from ldm_batch.diffusion.guard import untouched_generators
+from ldm_batch.diffusion.family.guard import untouched_generators
+from ldm_batch.diffusion.family.load import LoadedFamily
 from ldm_batch.diffusion.load import quiet_libraries
 from ldm_batch.diffusion.noise import make_generator
 from ldm_batch.records import Call, PromptCount, Request

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ldm_batch.diffusion.original.settings import Section
+from ldm_batch.diffusion.models.original.settings import Section
 from ldm_batch.errors import JobError
 
 BETA_SCHEDULES = {"linear": "scaled_linear", "sqrt_linear": "linear"}

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 
 from ldm_batch.config import ModelConfig, SchedulerConfig
-from ldm_batch.diffusion.family_call import FamilyCall, call_troubles
-from ldm_batch.diffusion.family_load import load_family
+from ldm_batch.diffusion.family.call import FamilyCall, call_troubles
+from ldm_batch.diffusion.family.load import load_family
 from ldm_batch.diffusion.fixed_shape import FixedShape
 from ldm_batch.diffusion.pixels import to_uint8, to_unit_range
 from ldm_batch.diffusion.quality import judge

@@ -13,11 +13,16 @@ from typing import Any, TypeAlias
 
 import torch
 
-from ldm_batch.diffusion import blueprint
-from ldm_batch.diffusion.files import MODEL_INDEX, read_json
-from ldm_batch.diffusion.model_folder import ModelFolder, Part, describe_sources
-from ldm_batch.diffusion.original.weights import AVERAGE, choose_average, read_checkpoint, split
-from ldm_batch.diffusion.side_file import SideFile
+from ldm_batch.diffusion.models import blueprint
+from ldm_batch.diffusion.models.files import MODEL_INDEX, read_json
+from ldm_batch.diffusion.models.model_folder import ModelFolder, Part, describe_sources
+from ldm_batch.diffusion.models.original.weights import (
+    AVERAGE,
+    choose_average,
+    read_checkpoint,
+    split,
+)
+from ldm_batch.diffusion.models.side_file import SideFile
 from ldm_batch.errors import JobError
 
 Tensors: TypeAlias = dict[str, torch.Tensor]

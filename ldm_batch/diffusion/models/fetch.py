@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from ldm_batch.config.model import is_commit_sha
-from ldm_batch.diffusion.cache import sole_process
-from ldm_batch.diffusion.hub import bounded_requests, is_outage, reason
+from ldm_batch.diffusion.models.cache import sole_process
+from ldm_batch.diffusion.models.hub import bounded_requests, is_outage, reason
 from ldm_batch.errors import JobError
 
 if TYPE_CHECKING:

@@ -20,9 +20,15 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from ldm_batch.diffusion.cache import sha256
-from ldm_batch.diffusion.files import MODEL_INDEX
-from ldm_batch.diffusion.side_file import CONDITION_WEIGHTS, CONVERTER, SIDE_FILE, SideFile, to_json
+from ldm_batch.diffusion.models.cache import sha256
+from ldm_batch.diffusion.models.files import MODEL_INDEX
+from ldm_batch.diffusion.models.side_file import (
+    CONDITION_WEIGHTS,
+    CONVERTER,
+    SIDE_FILE,
+    SideFile,
+    to_json,
+)
 from ldm_batch.errors import JobError
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from ldm_batch.diffusion.original.settings import Section
-from ldm_batch.diffusion.original.weights import Weights
+from ldm_batch.diffusion.models.original.settings import Section
+from ldm_batch.diffusion.models.original.weights import Weights
 
 TARGET = "ldm.modules.encoders.modules.BERTEmbedder"
 NUM_HEADS, HEAD_DIM = 8, 64

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ldm_batch.diffusion.cache import remembered_sha256, sha256
-from ldm_batch.diffusion.conversion import read_conversion
-from ldm_batch.diffusion.family import FAMILIES, NOT_LOADED, TEXT_ENCODERS, TOKENIZERS, Family
-from ldm_batch.diffusion.side_file import side_files
+from ldm_batch.diffusion.family.table import FAMILIES, NOT_LOADED, TEXT_ENCODERS, TOKENIZERS, Family
+from ldm_batch.diffusion.models.cache import remembered_sha256, sha256
+from ldm_batch.diffusion.models.conversion import read_conversion
+from ldm_batch.diffusion.models.side_file import side_files
 from ldm_batch.errors import JobError
 
 MODEL_INDEX = "model_index.json"

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ldm_batch.diffusion.cache import cache_folder
-from ldm_batch.diffusion.side_file import CONVERTER
+from ldm_batch.diffusion.models.cache import cache_folder
+from ldm_batch.diffusion.models.side_file import CONVERTER
 
 CONVERTER_KEY = "converter"
 RECORD = "conversion.json"

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 import torch
 
-from ldm_batch.diffusion.blueprint import check_values
-from ldm_batch.diffusion.original import text_encoder
-from ldm_batch.diffusion.original.settings import Section
-from ldm_batch.diffusion.original.text_encoder import TextEncoder
-from ldm_batch.diffusion.original.unet import UNet
-from ldm_batch.diffusion.original.weights import Weights
-from ldm_batch.diffusion.side_file import (
+from ldm_batch.diffusion.models.blueprint import check_values
+from ldm_batch.diffusion.models.original import text_encoder
+from ldm_batch.diffusion.models.original.settings import Section
+from ldm_batch.diffusion.models.original.text_encoder import TextEncoder
+from ldm_batch.diffusion.models.original.unet import UNet
+from ldm_batch.diffusion.models.original.weights import Weights
+from ldm_batch.diffusion.models.side_file import (
     CLASS_TO_IMAGE,
     INPAINT,
     LAYOUT_TO_IMAGE,

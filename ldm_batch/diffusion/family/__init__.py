@@ -1,0 +1,1 @@
+"""diffusers' own text-to-image pipelines, behind the protocol of ours."""

@@ -1,0 +1,1 @@
+"""Where a model comes from: found, fetched, converted, imported, and held to what was planned."""
