@@ -79,6 +79,22 @@ def with_made_as(picture: Any, how: MadeAs) -> Any:
     return replace(made, columns={**made.columns, MADE_AS: str(how)})
 
 
+def in_fewer_rows(pictures: Sequence[Any], rows: int, planned_rows: int) -> list[Any]:
+    """Pictures of one run, each with the rows of its model calls where these were fewer than
+    planned."""
+    if rows == planned_rows:
+        return list(pictures)
+    return [with_made_as(p, replace(how_made(p), batch_size=rows)) for p in pictures]
+
+
+def tried_in_float32(first: Sequence[Any], again: Sequence[Any]) -> list[Any]:
+    """Pictures, with those of a second try in float32 where the first gave a fault."""
+    return [
+        with_made_as(second, MadeAs(is_float32=True)) if isinstance(one, Fault) else one
+        for one, second in zip(first, again, strict=True)
+    ]
+
+
 def count_made_as(texts: Iterable[object]) -> Counter[str]:
     """How many images were made in each way that is otherwise than planned.
 

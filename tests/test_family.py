@@ -30,6 +30,8 @@ from ldm_batch.errors import JobError
 from ldm_batch.made_as import MadeAs, how_made
 from ldm_batch.records import Call, Fault, Made, Reason, Request
 
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # diffusers' own, of numpy
+
 KINDS = sorted(FAMILIES)
 SD, SDXL, SD3, FLUX = (
     "StableDiffusionPipeline",

@@ -44,6 +44,8 @@ from ldm_batch.generate.choose import validate_job
 from ldm_batch.run import config_folder
 from ldm_batch.storage import Store
 
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # diffusers' own, of numpy
+
 NUMBERS = range(6)
 GUIDANCE = (3.0, 1.0, 3.0, 3.0, 1.0, 3.0)
 """Of each row: two calls in every shard."""

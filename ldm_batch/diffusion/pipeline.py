@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import replace
 from os import PathLike
 from threading import Lock
 from typing import Any, Self
@@ -32,7 +31,7 @@ from ldm_batch.diffusion.schedulers import (
 )
 from ldm_batch.diffusion.threads import limit_threads
 from ldm_batch.errors import JobError
-from ldm_batch.made_as import MadeAs, how_made, with_made_as
+from ldm_batch.made_as import MadeAs
 
 SHA_DIGITS_SHOWN = 12
 """Of a hub repository's commit, in a pipeline's `repr`."""
@@ -259,14 +258,6 @@ class LoadedPipeline:
     def _showing_steps(self, num_steps: int) -> AbstractContextManager[Callable[[], object]]:
         """Show a bar of so many steps; gives what to call after each."""
         return showing_steps(num_steps, self._bar)
-
-    def _with_shape(self, pictures: Sequence[Any]) -> list[Any]:
-        """Pictures of one run, each with the rows of its model calls where these were fewer than
-        `batch_size`."""
-        rows = self._shape.num_rows
-        if rows == self.batch_size:
-            return list(pictures)
-        return [with_made_as(p, replace(how_made(p), batch_size=rows)) for p in pictures]
 
     def _note_steps(self, num_inference_steps: int) -> None:
         """Note, once per number of steps, what the scheduler makes of them."""

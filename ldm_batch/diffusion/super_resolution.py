@@ -38,7 +38,7 @@ from ldm_batch.diffusion.quality import judge
 from ldm_batch.diffusion.sampler import count_steps
 from ldm_batch.diffusion.tiling import padded_side
 from ldm_batch.diffusion.upscale import Upscaler
-from ldm_batch.made_as import how_made, with_made_as
+from ldm_batch.made_as import how_made, in_fewer_rows, with_made_as
 from ldm_batch.records import Call, Fault, Made, UpscaleRequest
 
 if TYPE_CHECKING:
@@ -128,7 +128,8 @@ class SuperResolution(LoadedPipeline):
             raise ValueError("requests of one batch must have the same padded size, steps and eta")
         with self._computing():
             self._note_steps(requests[0].num_inference_steps)
-            results = self._with_shape(self._make_once(requests))
+            made = self._make_once(requests)
+            results = in_fewer_rows(made, self._shape.num_rows, self.batch_size)
         doubtful = [i for i, result in enumerate(results) if isinstance(result, Fault)]
         if doubtful and not self.is_float32:
             again = self._in_float32().generate([requests[i] for i in doubtful])

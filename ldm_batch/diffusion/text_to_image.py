@@ -36,7 +36,7 @@ from ldm_batch.diffusion.pixels import OutputType, Pictures, to_uint8, to_unit_r
 from ldm_batch.diffusion.quality import judge
 from ldm_batch.diffusion.sampler import count_steps
 from ldm_batch.diffusion.text_encoder import TextEncoder
-from ldm_batch.made_as import MadeAs, with_made_as
+from ldm_batch.made_as import in_fewer_rows, tried_in_float32
 from ldm_batch.records import Call, Fault, Made, PromptCount, Request
 
 if TYPE_CHECKING:
@@ -127,17 +127,15 @@ class TextToImage(LoadedPipeline):
             raise ValueError("requests of one batch must have the same call, but for guidance")
         with self._computing():
             self._note_steps(requests[0].call.num_inference_steps)
-            return self._with_shape(self._shape.run(requests, self._make))
+            made = self._shape.run(requests, self._make)
+            return in_fewer_rows(made, self._shape.num_rows, self.batch_size)
 
     def _make(self, requests: Sequence[Request]) -> list[np.ndarray | Made | Fault]:
         results = self._make_once(requests)
         if self.is_float32 or not any(isinstance(result, Fault) for result in results):
             return results
         again = self._in_float32()._make_once(requests)
-        return [
-            with_made_as(second, MadeAs(is_float32=True)) if isinstance(first, Fault) else first
-            for first, second in zip(results, again, strict=True)
-        ]
+        return tried_in_float32(results, again)
 
     def _make_once(self, requests: Sequence[Request]) -> list[np.ndarray | Made | Fault]:
         generators = [make_generator(request.seed) for request in requests]

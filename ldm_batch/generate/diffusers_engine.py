@@ -138,18 +138,8 @@ def measure_batch_size(job: JobConfig, native_size: tuple[int, int]) -> int:
         JobError: the model does not load.
         ShardError: not even one image fits into memory.
     """
-    from ldm_batch.diffusion.batch_size import find_batch_size
-    from ldm_batch.diffusion.models.cache import cache_folder
-    from ldm_batch.diffusion.threads import limit_threads
-
-    with limit_threads(job.num_threads):
-        return find_batch_size(
-            job.model,
-            job.scheduler,
-            ldm.usual_call(job, native_size),
-            memory=cache_folder() / "batch_sizes.json",
-            load=lambda: _load_first(replace(job, batch_size=1), None),
-        )
+    first = replace(job, batch_size=1)
+    return ldm.measure_batch_size(job, native_size, lambda: _load_first(first, None))
 
 
 DIFFUSERS = Engine(

@@ -6,13 +6,17 @@ torch and diffusers are imported only where a model is looked into. Must not kno
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 from ldm_batch.config import JobConfig, ModelConfig, with_size
 from ldm_batch.errors import JobError
 from ldm_batch.generate.pipeline import Pipeline
 from ldm_batch.generate.task import Engine, FoundModels, Lock, Stage, Task
 from ldm_batch.records import Call
+
+if TYPE_CHECKING:
+    from ldm_batch.diffusion.batch_size import Measurable
 
 
 def check(job: JobConfig, task: Task) -> Iterator[str]:
@@ -131,8 +135,15 @@ def load(job: JobConfig, task: Task, lock: Lock) -> Pipeline:
     return task.load(job, lock)
 
 
-def measure_batch_size(job: JobConfig, native_size: tuple[int, int]) -> int:
+def measure_batch_size(
+    job: JobConfig,
+    native_size: tuple[int, int],
+    load: Callable[[], Measurable] | None = None,
+) -> int:
     """Find the batch size that suits the job's model on this machine, or remember it.
+
+    Args:
+        load: loads the model, its batch size 1; None: as a pipeline of the paper's.
 
     Raises:
         JobError: the model does not load.
@@ -142,14 +153,12 @@ def measure_batch_size(job: JobConfig, native_size: tuple[int, int]) -> int:
     from ldm_batch.diffusion.models.cache import cache_folder
     from ldm_batch.diffusion.threads import limit_threads
 
-    memory = cache_folder() / "batch_sizes.json"
+    memory, call = cache_folder() / "batch_sizes.json", _usual_call(job, native_size)
     with limit_threads(job.num_threads):
-        return find_batch_size(
-            job.model, job.scheduler, usual_call(job, native_size), memory=memory
-        )
+        return find_batch_size(job.model, job.scheduler, call, memory=memory, load=load)
 
 
-def usual_call(job: JobConfig, native_size: tuple[int, int]) -> Call:
+def _usual_call(job: JobConfig, native_size: tuple[int, int]) -> Call:
     """The call of a row that says nothing of it."""
     call = with_size(job.call, native_size)
     assert call.height is not None

@@ -25,7 +25,7 @@ from ldm_batch.diffusion.quality import judge
 from ldm_batch.diffusion.schedulers import effective_settings, find_step_trouble
 from ldm_batch.diffusion.threads import limit_threads
 from ldm_batch.errors import JobError, LdmBatchError
-from ldm_batch.made_as import MadeAs, how_made, with_made_as
+from ldm_batch.made_as import MadeAs, in_fewer_rows, tried_in_float32
 from ldm_batch.records import Call, Fault, Made, PromptCount, Reason, Request
 
 PROBE_SIDE = 64
@@ -145,7 +145,8 @@ class FamilyPipeline:
             for numbers in groups.values():
                 self._note_steps(requests[numbers[0]].call.num_inference_steps)
                 made = self._shape.run([requests[number] for number in numbers], self._make)
-                results |= zip(numbers, self._with_shape(made), strict=True)
+                as_made = in_fewer_rows(made, self._shape.num_rows, self.batch_size)
+                results |= zip(numbers, as_made, strict=True)
         return [results[number] for number in range(len(requests))]
 
     def with_batch_size(self, batch_size: int) -> FamilyPipeline:
@@ -206,21 +207,12 @@ class FamilyPipeline:
         if self.is_float32 or not any(isinstance(result, Fault) for result in results):
             return results
         again = self._in_float32()._make_once(requests)
-        return [
-            with_made_as(second, MadeAs(is_float32=True)) if isinstance(first, Fault) else first
-            for first, second in zip(results, again, strict=True)
-        ]
+        return tried_in_float32(results, again)
 
     def _make_once(self, requests: Sequence[Request]) -> list[Result]:
         decoded = self._call.draw(requests)
         pixels = to_uint8(to_unit_range(decoded).nan_to_num())
         return [judge(*judged) for judged in zip(decoded, pixels, requests, strict=True)]
-
-    def _with_shape(self, pictures: Sequence[Result]) -> list[Result]:
-        rows = self._shape.num_rows
-        if rows == self.batch_size:
-            return list(pictures)
-        return [with_made_as(p, replace(how_made(p), batch_size=rows)) for p in pictures]
 
     def _in_float32(self) -> FamilyPipeline:
         """Return this pipeline in float32, loaded again from its files when first needed."""
