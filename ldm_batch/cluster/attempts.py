@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar, TypeVarTuple
 
 from ldm_batch.config.cluster import ClusterConfig
-from ldm_batch.errors import JobError, LdmBatchError
+from ldm_batch.errors import JobError, LdmBatchError, UnforeseenError
+from ldm_batch.errors.redact import without_secrets
 from ldm_batch.records import Failure, Receipt, Shard
 
 Given = TypeVarTuple("Given")
@@ -67,8 +68,8 @@ def catch_trouble(function: Callable[[*Given], Out], *arguments: *Given) -> Out 
     except LdmBatchError as error:
         return Trouble(str(error), is_job_error=isinstance(error, JobError))
     except Exception as error:  # anything else is a shard's trouble, not the job's
-        message = f"{type(error).__name__}: {error}"
-        return Trouble(message, traceback.format_exc())
+        message = without_secrets(f"{type(error).__name__}: {error}")
+        return Trouble(message, without_secrets(traceback.format_exc()))
 
 
 def count_attempt(pending: Pending, trouble: Trouble, max_attempts: int) -> Failure | None:
@@ -97,8 +98,14 @@ def run_once_in_process(function: Callable[[], Out]) -> Out:
 def unwrap(result: Out | Trouble) -> Out:
     """What a function returned, or the trouble that it met as a JobError."""
     if isinstance(result, Trouble):
-        raise JobError(result.message)
+        raise job_error(result)
     return result
+
+
+def job_error(trouble: Trouble, where: str = "") -> JobError:
+    """Trouble that ends the job, as the error to raise; `where` is said behind its message."""
+    message = f"{trouble.message}{where}"
+    return UnforeseenError(message, trouble.traceback) if trouble.traceback else JobError(message)
 
 
 def run_in_process(

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from types import ModuleType
 
-from ldm_batch.cluster.attempts import Begin, Loader, Trouble
+from ldm_batch.cluster.attempts import Begin, Loader, Trouble, job_error
 from ldm_batch.cluster.crew import MAX_LOAD_DEATHS, Crew, Member
 from ldm_batch.cluster.schedule import Ending, Schedule
 from ldm_batch.cluster.session import brief, ray_session, runtime_env_error
@@ -129,7 +129,7 @@ class _Pool:
     def _on_loaded(self, member: Member, answer: dict[str, str] | Trouble) -> Iterator[Event]:
         if isinstance(answer, Trouble):
             if not self._crew.has_loaded_elsewhere(member):
-                raise JobError(f"{answer.message} (on {member.host})")
+                raise job_error(answer, f" (on {member.host})")
             yield from self._crew.on_trouble(member, answer.message, is_certain=True)
             self._crew.end(member)
             return

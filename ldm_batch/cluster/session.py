@@ -173,7 +173,9 @@ def _check_answers(cluster: ClusterConfig) -> None:
         with socket.create_connection((host.strip("[]"), int(port)), CONNECT_S) as connection:
             connection.sendall(HTTP2_HELLO)
             answer = connection.recv(9)
-    except (OSError, OverflowError) as error:
+    except OverflowError as error:
+        raise JobError(f"{field}: {address} has no port ({error}); {wanted}") from error
+    except OSError as error:
         raise TryLaterError(f"{field}: nothing answers at {address} ({error}); {wanted}") from error
     if answer[3:4] != HTTP2_SETTINGS and os.environ.get("RAY_USE_TLS", "0") == "0":
         raise JobError(f"{field}: what answers at {address} is no Ray; {wanted}")

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ldm_batch.commands.ending import ends
 from ldm_batch.diffusion.family.table import FAMILIES
-from ldm_batch.errors import JobError, LdmBatchError
+from ldm_batch.errors import JobError
 
 if TYPE_CHECKING:
     from ldm_batch.diffusion.models.model_folder import ModelFolder
@@ -122,6 +122,7 @@ def _report(target: Path, class_name: str, parts: Iterable[str], readme: str) ->
     return "\n".join([f"{target}: {class_name} of {', '.join(sorted(parts))}", *facts, used])
 
 
+@ends
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line, import the model, say what was made."""
     parser = argparse.ArgumentParser(prog="python -m ldm_batch import", description=__doc__)
@@ -147,8 +148,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--revision", metavar="SHA", help="of a repository; default: its main now")
     parser.add_argument("--variant", metavar="NAME", help="which weights of several, such as fp16")
     options = parser.parse_args(arguments)
-    try:
-        print(import_model(Import(**vars(options))))
-    except LdmBatchError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    print(import_model(Import(**vars(options))))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import sys
 import textwrap
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -18,8 +17,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ldm_batch import identity
 from ldm_batch.commands.dataset_argument import add_sink, named_sink
+from ldm_batch.commands.ending import ends
 from ldm_batch.dataset import rows_of
-from ldm_batch.errors import JobError, LdmBatchError
+from ldm_batch.errors import JobError
 from ldm_batch.storage import Store
 from ldm_batch.write.commit import committed_shards
 
@@ -83,6 +83,7 @@ def write_contact_sheet(sink: Store, path: Path, num_images: int) -> None:
         raise JobError(f"{path}: {error.strerror or error}") from error
 
 
+@ends
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line and write the sheet."""
     parser = argparse.ArgumentParser(prog="python -m ldm_batch sheet", description=__doc__)
@@ -92,9 +93,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.images < 1:
         parser.error(f"--images: {options.images} is not at least 1")
-    try:
-        write_contact_sheet(named_sink(options), options.output, options.images)
-    except LdmBatchError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    write_contact_sheet(named_sink(options), options.output, options.images)
     print(options.output)

@@ -16,8 +16,8 @@ from typing import TextIO
 
 from ldm_batch import identity
 from ldm_batch.commands.dataset_argument import MAX_LISTED, add_sink, named_sink
+from ldm_batch.commands.ending import ends
 from ldm_batch.dataset import open_dataset
-from ldm_batch.errors import LdmBatchError
 from ldm_batch.storage import Store
 
 
@@ -97,17 +97,14 @@ def print_status(status: Status, out: TextIO) -> None:
         print(f"to make what is missing:\n  {status.resume}", file=out)
 
 
+@ends
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line, print the status, exit."""
     parser = argparse.ArgumentParser(prog="python -m ldm_batch status", description=__doc__)
     add_sink(parser)
     parser.add_argument("--json", action="store_true", help="print JSON for scripts")
     options = parser.parse_args(arguments)
-    try:
-        status = read_status(named_sink(options))
-    except LdmBatchError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    status = read_status(named_sink(options))
     if options.json:
         print(json.dumps(asdict(status), indent=2))
     else:

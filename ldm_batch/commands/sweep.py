@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import argparse
 import re
-import sys
 import time
 from collections.abc import Iterator, Sequence
 
 from ldm_batch import identity
 from ldm_batch.commands.dataset_argument import add_sink, named_sink
+from ldm_batch.commands.ending import ends
 from ldm_batch.dataset import RECEIPT_THREADS, map_in_threads
-from ldm_batch.errors import AccessError, JobError, LdmBatchError
+from ldm_batch.errors import AccessError, JobError
 from ldm_batch.storage import Leftover, Store
 from ldm_batch.write.commit import read_named_digest
 
@@ -67,6 +67,7 @@ def parse_age(text: str) -> float:
     return int(match[1]) * UNITS_S[match[2]]
 
 
+@ends
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line, remove leftovers, print them, exit."""
     parser = argparse.ArgumentParser(prog="python -m ldm_batch sweep", description=__doc__)
@@ -76,16 +77,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--dry-run", action="store_true", help="print, remove nothing")
     options = parser.parse_args(arguments)
-    try:
-        store = named_sink(options)
-        leftovers = find_leftovers(store, options.older_than)
-        for leftover in leftovers:
-            if not options.dry_run:
-                store.remove_leftover(leftover)
-            kind = "upload" if leftover.upload_id else "file"
-            age_h = (time.time() - leftover.modified_at) / 3600
-            print(f"{kind} {store.uri(leftover.path)}, {age_h:.1f} hours old")
-    except LdmBatchError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    store = named_sink(options)
+    leftovers = find_leftovers(store, options.older_than)
+    for leftover in leftovers:
+        if not options.dry_run:
+            store.remove_leftover(leftover)
+        kind = "upload" if leftover.upload_id else "file"
+        age_h = (time.time() - leftover.modified_at) / 3600
+        print(f"{kind} {store.uri(leftover.path)}, {age_h:.1f} hours old")
     print(f"{len(leftovers)} leftovers {'found' if options.dry_run else 'removed'}")

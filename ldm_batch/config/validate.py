@@ -5,7 +5,6 @@ Knows only the configuration's own fields; must not look at files or models.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import fields, is_dataclass
 
@@ -18,10 +17,9 @@ from ldm_batch.config.model import check_model, check_scheduler, check_switches
 from ldm_batch.config.s3 import check_s3
 from ldm_batch.config.source import check_source
 from ldm_batch.config.upscale import check_upscale
+from ldm_batch.errors.redact import holds_secret, is_secret_name
 
 UPSCALE_SECTION = "upscale."
-SECRET_WORDS = ("secret", "password", "token", "credential", "access_key", "api_key")
-SECRET_IN_URL = re.compile(r"\w+://[^/@\s]*:[^/@\s]*@|[?&](X-Amz-Signature|Signature|sig)=", re.I)
 
 
 def validate(
@@ -75,12 +73,12 @@ def _find_forbidden(value: object, path: str = "") -> Iterator[tuple[str, str]]:
             here = f"{path}.{key}" if path else str(key)
             if str(key).startswith("_") and str(key).endswith("_"):
                 yield here, "a configuration holds values, never code"
-            elif any(word in str(key).lower() for word in SECRET_WORDS):
+            elif is_secret_name(str(key)):
                 yield here, "secrets do not belong in a configuration; use the environment"
             else:
                 yield from _find_forbidden(inner, here)
     elif isinstance(value, list):
         for i, inner in enumerate(value):
             yield from _find_forbidden(inner, f"{path}[{i}]")
-    elif isinstance(value, str) and SECRET_IN_URL.search(value):
+    elif isinstance(value, str) and holds_secret(value):
         yield path, "a URL with credentials in it; use the environment"

@@ -11,6 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ldm_batch.commands.ending import ends
 from ldm_batch.commands.sheet import write_contact_sheet
 from ldm_batch.dataset import open_dataset
 from ldm_batch.demo.prompts import make_demo_prompts
@@ -41,6 +42,7 @@ def print_rejections(sink: str) -> None:
         print(f"  {row['reason']}: {row['key']} (row {row['input_row']}): {row['message']}")
 
 
+@ends
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the demo in the current folder."""
     argparse.ArgumentParser(prog="python -m ldm_batch demo", description=__doc__).parse_args(

@@ -7,11 +7,11 @@ a contact sheet side by side, so that a user chooses for their own model. Writes
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from ldm_batch.commands.ending import ends
 from ldm_batch.commands.tradeoff.measure import Setting, ShareRight, cannot_tell, measure
 from ldm_batch.commands.tradeoff.show import write_results
 from ldm_batch.config import (
@@ -23,7 +23,7 @@ from ldm_batch.config import (
     with_size,
 )
 from ldm_batch.dataset import Dataset
-from ldm_batch.errors import JobError, LdmBatchError
+from ldm_batch.errors import JobError
 from ldm_batch.generate.choose import choose
 from ldm_batch.generate.diffusers_engine import DIFFUSERS
 from ldm_batch.identity import NEWEST_FORM, Form
@@ -167,6 +167,7 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@ends
 def main(arguments: Sequence[str] | None = None, *, share_right: ShareRight = cannot_tell) -> None:
     """Parse the command line, run, print the table.
 
@@ -174,10 +175,6 @@ def main(arguments: Sequence[str] | None = None, *, share_right: ShareRight = ca
         share_right: who judges whether pictures show what their prompts say.
     """
     options = make_parser().parse_args(arguments)
-    try:
-        folder = run(options, share_right)
-    except LdmBatchError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    folder = run(options, share_right)
     print((folder / "tradeoff.md").read_text())
     print(f"plot and contact sheet: {folder}/")

@@ -17,15 +17,14 @@ from dataclasses import asdict
 from typing import TextIO
 
 from ldm_batch.commands.dataset_argument import MAX_LISTED, add_sink, named_sink
+from ldm_batch.commands.ending import ends
 from ldm_batch.commands.verify.regenerate import Sample
 from ldm_batch.commands.verify.verification import (
-    EXIT_CANNOT_TELL,
     EXIT_RIGHT,
     EXIT_WRONG,
     Verification,
     verify,
 )
-from ldm_batch.errors import LdmBatchError
 
 
 def print_verification(found: Verification, out: TextIO) -> None:
@@ -61,6 +60,7 @@ def print_verification(found: Verification, out: TextIO) -> None:
     print(verdicts.get(found.exit_code, "right, but not complete"), file=out)
 
 
+@ends
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line, print what was found, exit."""
     parser = argparse.ArgumentParser(prog="python -m ldm_batch verify", description=__doc__)
@@ -75,11 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.regenerate < 0:
         parser.error(f"--regenerate: {options.regenerate} is not a number of images")
     sample = Sample(options.regenerate, options.choice, options.model_path)
-    try:
-        found = verify(named_sink(options), sample)
-    except LdmBatchError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(EXIT_CANNOT_TELL)
+    found = verify(named_sink(options), sample)
     if options.json:
         print(json.dumps({**asdict(found), "exit_code": found.exit_code}, indent=2))
     else:

@@ -3,17 +3,27 @@
     LdmBatchError
     ├── JobError        the job cannot run or go on; the user must act (exit code 2)
     │   ├── AccessError     storage will not serve us, whoever asks and however often
-    │   └── TryLaterError   the cluster cannot be had for now (exit code 75)
+    │   ├── TryLaterError   the cluster cannot be had for now (exit code 75)
+    │   └── UnforeseenError a library raised what nobody foresaw, in a worker (exit code 70)
     ├── ShardError      one shard could not be made; tried again, then recorded (exit code 1)
     └── StorageError    storage did not do what was asked: a job error where the driver meets it,
                         a shard error where a worker does
 
-A bad row is not an exception but a value: `ldm_batch.records.Rejection`.
+A bad row is not an exception but a value: `ldm_batch.records.Rejection`. Messages hold no secrets:
+what libraries say of URLs is cleaned when an error is made.
 """
+
+from __future__ import annotations
+
+from ldm_batch.errors.redact import without_secrets
 
 
 class LdmBatchError(Exception):
     """Base of all errors that ldm_batch raises on purpose; the message is for the user."""
+
+    def __init__(self, message: object = "") -> None:
+        """Say what is wrong, where, and what to do."""
+        super().__init__(without_secrets(str(message)))
 
 
 class JobError(LdmBatchError):
@@ -26,6 +36,19 @@ class AccessError(JobError):
 
 class TryLaterError(JobError):
     """The cluster is away, full, or lost its head: the same command may work later."""
+
+
+class UnforeseenError(JobError):
+    """A worker met what is no error of ours before its first shard: the traceback goes along."""
+
+    def __init__(self, message: object = "", report: str = "") -> None:
+        """Keep the traceback of where it happened beside the message."""
+        super().__init__(message)
+        self.report = without_secrets(report)
+
+    def __reduce__(self) -> tuple[type[UnforeseenError], tuple[str, str]]:
+        """Travel between processes whole."""
+        return type(self), (str(self), self.report)
 
 
 class ShardError(LdmBatchError):

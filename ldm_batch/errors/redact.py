@@ -1,0 +1,77 @@
+"""Secrets in texts: found where a configuration must not hold them, taken out of what is told.
+
+Libraries put whole URLs into their messages, and a URL may hold a token. Must not know what a text
+is for.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+SECRET_WORDS = ("secret", "password", "token", "credential", "access_key", "api_key")
+"""What a name holds whose value is a secret."""
+NO_SECRET_BEFORE_AT = frozenset({"abfs", "abfss", "wasb", "wasbs", "ssh", "git+ssh", "sftp"})
+"""Schemes whose user part, alone, is the name of a container or an account."""
+_URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<rest>[^\s'\"<>]+)")
+_USER = re.compile(r"[^/?#]*@|(?!\[)[^@/?#:]*:(?!\d{1,5}(?:[/?#]|$)).*?@")
+"""What stands before the host: `token@`, `name:password@`, also where a `/` is in the password."""
+_SIGNED = re.compile(
+    r"(?:^|[-_.])(?:sig|signature|token|accesstoken|secret|password|passwd|credential|credentials"
+    r"|auth|authorization|apikey|accesskey|accesskeyid|awsaccesskeyid|googleaccessid|key)$",
+    re.IGNORECASE,
+)
+"""The end of a parameter's name in the query of a URL that opens what it names."""
+
+
+def holds_secret(text: str) -> bool:
+    """Tell whether a text holds a URL with a user part, or with a query that is a key."""
+    return any(_user_part(url) or _is_signed(url) for url in _URL.finditer(text))
+
+
+def without_secrets(text: str) -> str:
+    """The same text, its URLs without user part and query where these may be secret.
+
+    What is taken out leaves `***` in its place. Costs nothing where there is no URL.
+    """
+    return _URL.sub(_clean, text) if "://" in text else text
+
+
+def is_secret_name(name: str) -> bool:
+    """Tell whether a field of this name would hold a secret."""
+    return any(word in name.lower() for word in SECRET_WORDS)
+
+
+def without_secret_value(setting: str) -> str:
+    """The same `FIELD=VALUE` or other word of a command line, without what it should not hold."""
+    name, equals, _ = setting.partition("=")
+    return f"{name}=***" if equals and is_secret_name(name) else without_secrets(setting)
+
+
+def _clean(url: re.Match[str]) -> str:
+    rest = url["rest"]
+    if user := _user_part(url):
+        rest = f"***@{rest[len(user) :]}"
+    place, question, query = rest.partition("?")
+    is_web = url["scheme"].lower().endswith(("http", "https"))
+    if question and (is_web or _is_signed(url)):
+        rest = f"{place}?***" if query else place
+    return f"{url['scheme']}://{rest}"
+
+
+def _user_part(url: re.Match[str]) -> str:
+    found = _USER.match(url["rest"])
+    if not found or found[0] == "@" or found[0] == "***@":
+        return ""
+    is_name = url["scheme"].lower() in NO_SECRET_BEFORE_AT and ":" not in found[0]
+    return "" if is_name else found[0]
+
+
+def _is_signed(url: re.Match[str]) -> bool:
+    return any(_SIGNED.search(name) for name in _query_names(url["rest"]))
+
+
+def _query_names(rest: str) -> Iterator[str]:
+    _, _, query = rest.partition("?")
+    for pair in re.split(r"[&;]", query):
+        yield pair.partition("=")[0]
