@@ -22,7 +22,7 @@ from ldm_batch.config.older import with_new_names
 from ldm_batch.errors import JobError
 from ldm_batch.plan.stored import Plan, load_plan
 from ldm_batch.records import Receipt, Shard
-from ldm_batch.storage import Store
+from ldm_batch.storage import Access, Store
 from ldm_batch.write.commit import read_named_digest
 from ldm_batch.write.receipt import read_receipt
 
@@ -130,6 +130,21 @@ class Dataset:
             return str(json.loads(raw or b"{}")["message"])
         except (ValueError, KeyError, TypeError):
             return "unknown (its record is damaged)"
+
+
+def find_sink(uri: str, access: Access = None) -> Store:
+    """The store of the dataset that a path names: its folder, or `data/` in it, which a job prints.
+
+    Raises:
+        JobError: a kind of storage that cannot hold a dataset.
+        StorageError: it cannot be reached.
+    """
+    store = Store(uri, access)
+    folder, _, name = store.root.rpartition("/")
+    if name != identity.DATA_FOLDER or not folder or store.has(identity.PLAN_PATH):
+        return store
+    above = Store(folder, access)
+    return above if above.has(identity.PLAN_PATH) else store
 
 
 def open_dataset(store: Store) -> Dataset:

@@ -32,7 +32,7 @@ from ldm_batch.errors import JobError
 from ldm_batch.generate.choose import validate_job as validate
 from ldm_batch.generate.then_upscale import shared_components
 from ldm_batch.identity import numbered_seed
-from ldm_batch.read.images import resolve_path
+from ldm_batch.read.images import leads_out, resolve_path
 from ldm_batch.storage import Store
 
 NOWHERE = io.StringIO()
@@ -222,6 +222,24 @@ def test_resolve_path(path: str, resolved: str | None) -> None:
     assert resolve_path(path, "/r/") == resolved
     assert resolve_path("a/../b.png", "s3://bucket/r") == "s3://bucket/r/b.png"
     assert resolve_path("s3://bucket/other/b.png", "s3://bucket/r") is None
+
+
+def test_no_link_leads_out_of_the_root_and_no_file_in_the_root_folder_opens_the_disk(
+    tmp_path: Path,
+) -> None:
+    root, outside = tmp_path / "root", tmp_path / "outside"
+    (root / "inner").mkdir(parents=True)
+    outside.mkdir()
+    (root / "in.png").symlink_to(root / "inner" / "a.png")
+    (root / "out.png").symlink_to(outside / "a.png")
+    (root / "folder").symlink_to(outside)
+    (tmp_path / "linked").symlink_to(root)
+    for path, is_out in (("in.png", False), ("out.png", True), ("folder/a.png", True)):
+        assert leads_out(f"{root}/{path}", str(root)) is is_out
+        assert leads_out(f"{tmp_path}/linked/{path}", f"{tmp_path}/linked") is is_out
+    assert not leads_out("s3://bucket/a", "s3://bucket")
+    assert resolve_path("/etc/hostname", "") is None
+    assert resolve_path("/etc/hostname", "/") == "/etc/hostname"
 
 
 def test_shards_and_batches_do_not_change_an_image(tmp_path: Path, model: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from ldm_batch.config import S3Config
+from ldm_batch.dataset import find_sink
 from ldm_batch.storage import Store
 
 MAX_LISTED = 20
@@ -35,4 +36,4 @@ def named_s3(options: argparse.Namespace) -> S3Config:
 
 def named_sink(options: argparse.Namespace) -> Store:
     """The store that the parsed command line names."""
-    return Store(options.sink, named_s3(options))
+    return find_sink(options.sink, named_s3(options))

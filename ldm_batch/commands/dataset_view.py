@@ -25,7 +25,7 @@ from ldm_batch.config import JobConfig, S3Config
 from ldm_batch.config.bounds import refuse, suggest
 from ldm_batch.config.job import IMAGE_FORMATS
 from ldm_batch.config.s3 import check_s3
-from ldm_batch.dataset import Dataset, object_rows, open_object
+from ldm_batch.dataset import Dataset, find_sink, object_rows, open_object
 from ldm_batch.dataset import open_dataset as open_stored
 from ldm_batch.errors import JobError
 from ldm_batch.records import Fault, Made, Shard
@@ -207,7 +207,7 @@ def open_dataset(
         ca_bundle=ca_bundle,
     )
     refuse(problem.removeprefix("s3.") for problem in check_s3("s3", s3))
-    return DatasetView(Store(os.fspath(sink), s3))
+    return DatasetView(find_sink(os.fspath(sink), s3))
 
 
 def _find(dataset: Dataset, key: str, image_index: int) -> tuple[int, int]:

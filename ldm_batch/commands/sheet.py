@@ -27,6 +27,7 @@ COLUMNS_PER_SHEET = 8
 TILE_PIXELS = 128
 CAPTION_LINES, LINE_PIXELS, CHARS_PER_LINE = 4, 13, 22
 GAP_PIXELS = 8
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 def first_images(store: Store, num_images: int) -> Iterator[tuple[Image.Image, str]]:
@@ -69,11 +70,13 @@ def draw_sheet(images: Sequence[tuple[Image.Image, str]]) -> Image.Image:
 
 
 def write_contact_sheet(sink: Store, path: Path, num_images: int) -> None:
-    """Draw the first images of a dataset into a PNG file.
+    """Draw the first images of a dataset into a file, of a kind that its ending names.
 
     Raises:
         JobError: there is no image yet, or the file cannot be written.
     """
+    if path.suffix.lower() not in SUFFIXES:
+        raise JobError(f"--output: {path} ends with none of {', '.join(SUFFIXES)}")
     images = list(first_images(sink, num_images))
     if not images:
         raise JobError(f"{sink.root}: no images to show yet")

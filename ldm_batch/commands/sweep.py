@@ -24,7 +24,14 @@ UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 24 * 3600}
 
 
 def find_leftovers(store: Store, age_s: float) -> list[Leftover]:
-    """What crashes left behind `age_s` seconds ago or earlier."""
+    """What crashes left behind `age_s` seconds ago or earlier.
+
+    Raises:
+        JobError: there is no dataset, and nothing of one.
+    """
+    is_dataset = store.has(identity.PLAN_PATH) or store.names(identity.DATA_FOLDER)
+    if not is_dataset and not any(store.leftovers()):
+        raise JobError(f"{store.root}: no dataset here (no {identity.PLAN_PATH})")
     oldest = time.time() - age_s
     found = [*store.leftovers(), *_unnamed_rejections(store, oldest)]
     return [leftover for leftover in found if leftover.modified_at <= oldest]

@@ -36,7 +36,7 @@ class SourceConfig:
     """Prompts past the text encoder's tokens: `truncate` (recorded) or `reject`."""
     image_root: str | None = None
     """Folder or URL below which the paths of images must stand, and to which relative ones are
-    relative; null: the folder of the Parquet file."""
+    relative, links followed; null: the folder of the Parquet file, if that is not `/`."""
     max_image_bytes: int = 32 * 1024 * 1024
     """Larger image files are rejected unread."""
     max_image_pixels: int = 1024 * 1024

@@ -17,6 +17,7 @@ from typing import Any, TextIO
 from ldm_batch.cluster import run_on_ray, run_once_on_ray
 from ldm_batch.cluster.attempts import run_in_process, run_once_in_process
 from ldm_batch.config import JobConfig
+from ldm_batch.dataset import find_sink
 from ldm_batch.drive.budget import Budget
 from ldm_batch.drive.report import print_plan, print_report
 from ldm_batch.drive.revisions import with_revisions
@@ -80,7 +81,7 @@ def drive_job(job: JobConfig, *, overrides: Sequence[str], out: TextIO) -> JobRe
         JobError: the job cannot run or must stop; nothing that was committed is lost, and one that
             could not run has stored nothing.
     """
-    chosen = choose(anchor(validate_job(job).job))
+    chosen = choose(_beside_data(anchor(validate_job(job).job)))
     store = open_sink(chosen.job.sink)
     command = resume_command(chosen.job, overrides)
     try:
@@ -98,6 +99,12 @@ def drive_job(job: JobConfig, *, overrides: Sequence[str], out: TextIO) -> JobRe
         raise JobError(str(error)) from error
     finally:
         store.remove_empty_folders()
+
+
+def _beside_data(job: JobConfig) -> JobConfig:
+    """The job with the folder of its dataset where its sink names the `data/` in it."""
+    root = find_sink(str(job.sink.uri), job.sink.access).root
+    return dataclasses.replace(job, sink=dataclasses.replace(job.sink, uri=root))
 
 
 def _run(

@@ -6,6 +6,7 @@ the output.
 
 from __future__ import annotations
 
+import os
 import posixpath
 import re
 from collections import deque
@@ -36,7 +37,7 @@ class InputImages:
 
     def __init__(self, job: JobConfig, shard: Shard, spool: Spool) -> None:
         self._spool, self._access = spool, job.source.access
-        self._root = _plain(job.source.image_root or posixpath.dirname(shard.file.uri))
+        self._root = _plain(job.source.image_root or _folder_of(shard.file.uri))
         self._keeps_alpha = job.upscale.alpha == "keep"
         self._background = parse_colour(job.upscale.background)
         self._limits = ImageLimits(
@@ -119,6 +120,9 @@ class InputImages:
             return Fault(Reason.UNREADABLE_IMAGE, "its path is not UTF-8")
         if uri is None:
             return Fault(Reason.UNREADABLE_IMAGE, _why_refused(path, self._root))
+        if leads_out(uri, self._root):
+            told = f"a link at its path leads out of {self._root} (source.image_root)"
+            return Fault(Reason.UNREADABLE_IMAGE, told)
         data = read_file(uri, self._limits.max_bytes + 1, self._access)
         return Fault(Reason.UNREADABLE_IMAGE, _why_missing(path)) if data is None else data
 
@@ -132,9 +136,11 @@ def resolve_path(path: str, root: str) -> str | None:
 
     Args:
         path: relative to the root, or absolute, or a URI.
-        root: a local folder or a URI.
+        root: a local folder or a URI; empty: none.
     """
     if "\0" in path or "::" in path:
+        return None
+    if not root:
         return None
     path, root = _plain(path), _plain(root).rstrip("/")
     is_absolute = path.startswith("/") or "://" in path
@@ -143,7 +149,24 @@ def resolve_path(path: str, root: str) -> str | None:
     return resolved if resolved.startswith(f"{root}/") else None
 
 
+def leads_out(uri: str, root: str) -> bool:
+    """Tell whether links of a local disk lead from below a folder to outside of it."""
+    if "://" in uri:
+        return False
+    target, place = os.path.realpath(uri), os.path.realpath(root)
+    return os.path.commonpath([target, place]) != place
+
+
+def _folder_of(uri: str) -> str:
+    """The folder of an input file, whose images stand below it unless the job names another; none
+    where that would be the whole disk."""
+    folder = posixpath.dirname(_plain(uri))
+    return "" if folder == "/" else folder
+
+
 def _why_refused(path: bytes, root: str) -> str:
+    if not root:
+        return "its path is below no folder: the input stands in /; set source.image_root"
     if b"\0" in path:
         return "its path holds a null character"
     if b"::" in path:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from ldm_batch.columns import COLUMNS
 from ldm_batch.commands.ending import ends
 from ldm_batch.commands.tradeoff.measure import Setting, ShareRight, cannot_tell, measure
 from ldm_batch.commands.tradeoff.show import write_results
@@ -22,7 +23,8 @@ from ldm_batch.config import (
     SourceConfig,
     with_size,
 )
-from ldm_batch.dataset import Dataset
+from ldm_batch.config.bounds import fits, refuse
+from ldm_batch.dataset import Dataset, find_sink
 from ldm_batch.errors import JobError
 from ldm_batch.generate.choose import choose
 from ldm_batch.generate.diffusers_engine import DIFFUSERS
@@ -47,9 +49,9 @@ def job_of(source: str, options: argparse.Namespace) -> tuple[JobConfig, Form]:
     Raises:
         JobError: the dataset's plan cannot be read.
     """
-    plan = load_plan(Store(source)) if Path(source).is_dir() else None
-    if plan is not None:
-        return _job_of_plan(Dataset(Store(source), plan)), plan.form
+    store = find_sink(source) if Path(source).is_dir() else None
+    if store is not None and (plan := load_plan(store)) is not None:
+        return _job_of_plan(Dataset(store, plan)), plan.form
     job = JobConfig(source=SourceConfig(uri=source, columns={"prompt": options.column}))
     job.model = ModelConfig(path=options.model)
     job.sink.uri = str(options.output)
@@ -104,9 +106,13 @@ def settings_of(options: argparse.Namespace, job: JobConfig) -> list[Setting]:
         from ldm_batch.diffusion.presets import PRESETS
 
         return [Setting(n, p.scheduler, p.num_inference_steps) for n, p in PRESETS.items()]
-    combinations = [(s, n) for s in options.schedulers.split(",") for n in _steps(options.steps)]
+    combinations = [
+        (s, n) for s in options.schedulers.split(",") for n in _steps("--steps", options.steps)
+    ]
     name, _, number = options.reference.partition(":")
-    reference = (name, *_steps(number))
+    if not number:
+        raise JobError(f"--reference: {options.reference!r} is not like ddim:100")
+    reference = (name, *_steps("--reference", number))
     settings = {} if job.scheduler.name == "from_model" else job.scheduler.settings
     return [
         Setting(f"{s} {n}", SchedulerConfig(name=s, settings=settings), n)
@@ -114,11 +120,14 @@ def settings_of(options: argparse.Namespace, job: JobConfig) -> list[Setting]:
     ]
 
 
-def _steps(text: str) -> list[int]:
+def _steps(option: str, text: str) -> list[int]:
+    column = COLUMNS["num_inference_steps"]
     try:
-        return [int(part) for part in text.split(",")]
+        numbers = [int(part) for part in text.split(",")]
     except ValueError as error:
-        raise JobError(f"--steps={text}: must be numbers, e.g. 10,20") from error
+        raise JobError(f"{option}: {text!r} is not like 10,20") from error
+    refuse(problem for number in numbers for problem in fits(option, number, column))
+    return numbers
 
 
 def requests_of(rows: Sequence[Row], job: JobConfig, form: Form) -> list[Request]:
