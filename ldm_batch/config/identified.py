@@ -12,11 +12,12 @@ from typing import Any
 
 from ldm_batch.config.call import CallConfig
 from ldm_batch.config.job import ImageConfig
+from ldm_batch.config.loras import parse_loras
 from ldm_batch.config.model import ModelConfig, SchedulerConfig
 
 MODEL_FIELDS = ("dtype", "decode_dtype", "channels_last", "attention", "compile")
-MODEL_NAMES = ("engine", "pipeline", "path", "repo_id", "revision", "variant", "device")
-"""Who the model is and where: its files say that better."""
+MODEL_NAMES = ("engine", "pipeline", "path", "repo_id", "revision", "variant", "device", "loras")
+"""Who the model is and where: its files say that better, and those of its LoRAs."""
 SCHEDULER_FIELDS = (
     "name",
     "settings",
@@ -39,10 +40,12 @@ def identify_model(model: ModelConfig, files: Mapping[str, str], pipeline: str) 
     """A model: its switches and its files.
 
     Args:
-        files: SHA-256 by path.
+        files: SHA-256 by path, of LoRAs by their place.
         pipeline: what the form calls whoever draws by it.
     """
     section = _identify(model, MODEL_FIELDS, MODEL_NAMES)
+    if scales := [lora.scale for lora in parse_loras("model.loras", model.loras)]:
+        section["lora_scales"] = scales
     return section | {"pipeline": pipeline, "files": dict(files)}
 
 

@@ -11,13 +11,16 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from ldm_batch.config.bounds import one_of, within
+from ldm_batch.config.loras import check_loras
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 Attention = Literal["sdpa", "plain"]
 Device = Literal["auto", "cpu", "cuda"]
+Offload = Literal["none", "model", "sequential"]
 DTYPES: tuple[Dtype, ...] = get_args(Dtype)
 ATTENTIONS: tuple[Attention, ...] = get_args(Attention)
 DEVICES: tuple[Device, ...] = get_args(Device)
+OFFLOADS: tuple[Offload, ...] = get_args(Offload)
 
 
 @dataclass
@@ -59,6 +62,15 @@ class ModelConfig:
     """Engine `diffusers`: decode the images of a batch one by one, in less memory."""
     vae_tiling: bool = False
     """Engine `diffusers`: decode large images in tiles, in less memory; edges may show."""
+    # OmegaConf would name a wrong element without its place.
+    loras: Any = field(default_factory=list)
+    """Engine `diffusers`: LoRAs, fused into the weights in this order when the model is loaded:
+    `[{path: FILE.safetensors, scale: 0.8}]`; of the hub `{repo_id: ..., revision: ..., file: ...}`.
+    Needs the extra `lora`."""
+    offload: str = "none"
+    """Engine `diffusers`, on CUDA: `model` keeps the parts in the processor's memory and brings
+    each to the device while it computes, `sequential` layer by layer, in far less memory and far
+    slower; `none`. Needs the extra `offload`."""
 
 
 def check_model(path: str, model: ModelConfig, *, is_needed: bool) -> Iterator[str]:
@@ -74,6 +86,13 @@ def check_model(path: str, model: ModelConfig, *, is_needed: bool) -> Iterator[s
         yield from one_of(f"{path}.text_encoder_dtype", model.text_encoder_dtype, DTYPES)
     yield from one_of(f"{path}.attention", model.attention, ATTENTIONS)
     yield from one_of(f"{path}.device", model.device, DEVICES)
+    yield from one_of(f"{path}.offload", model.offload, OFFLOADS)
+    yield from check_loras(f"{path}.loras", model.loras)
+    if model.offload != "none" and model.device == "cpu":
+        yield (
+            f"{path}.offload: {model.offload}, but {path}.device=cpu computes where the parts are "
+            "kept; leave one of them out"
+        )
     if model.variant is not None and not is_variant(model.variant):
         yield f"{path}.variant: {model.variant!r} is no name of a variant, such as fp16"
     if is_needed:
@@ -133,3 +152,5 @@ def check_switches(path: str, model: ModelConfig, scheduler: SchedulerConfig) ->
     """Problems of a model and a scheduler together, a line each."""
     if model.compile and scheduler.cache_interval > 1:
         yield f"{path}.compile: cannot be combined with a cache_interval above 1"
+    if model.compile and model.offload != "none":
+        yield f"{path}.compile: cannot be combined with {path}.offload={model.offload}"

@@ -165,6 +165,7 @@ def _key(model: ModelConfig, call: Call) -> str:
         "guided" if call.guidance_scale not in (0, 1) else "plain",
         model.dtype,
         name,
+        *([] if model.offload == "none" else [f"offload={model.offload}"]),
     ]
     return " ".join(parts)
 

@@ -35,18 +35,21 @@ def apply_switches(components: Components, model: ModelConfig) -> None:
     Raises:
         JobError: an unknown choice.
     """
-    set_switches(components["unet"], components["vqvae"], model)
+    unet = components["unet"]
+    set_switches(unet, components["vqvae"], model, unet.device)
 
 
-def set_switches(denoiser: ModelMixin, vae: ModelMixin, model: ModelConfig) -> None:
-    """The same for a UNet or transformer, and a first stage.
+def set_switches(
+    denoiser: ModelMixin, vae: ModelMixin, model: ModelConfig, device: torch.device
+) -> None:
+    """The same for a UNet or transformer, and a first stage, that compute on `device`.
 
     Raises:
         JobError: an unknown choice.
     """
     if model.attention not in ATTENTIONS:
         raise JobError(f"model.attention={model.attention}: must be one of {', '.join(ATTENTIONS)}")
-    if denoiser.device.type == "cuda":
+    if device.type == "cuda":
         _fix_cuda_numerics()
     if model.channels_last:
         denoiser.to(memory_format=torch.channels_last)

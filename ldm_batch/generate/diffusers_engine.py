@@ -77,6 +77,7 @@ def check_models(job: JobConfig, task: Task) -> list[str]:
 
 
 def _check_first(job: JobConfig, stage: Stage, folder: Path) -> None:
+    from ldm_batch.diffusion.family.extras import check_extras
     from ldm_batch.diffusion.family.files import read_family, size_multiple
     from ldm_batch.diffusion.family.load import check_parts
     from ldm_batch.diffusion.family.scheduler import find_config_trouble, make_family_scheduler
@@ -84,6 +85,9 @@ def _check_first(job: JobConfig, stage: Stage, folder: Path) -> None:
 
     kind, family = files.read_kind(folder), read_family(folder)
     check_parts(folder)
+    check_extras(stage.model)
+    if stage.model.loras and not family.loras:
+        raise JobError(f"model.loras: diffusers fuses none into a {kind}; leave them out")
     if trouble := find_config_trouble(family, stage.model.scheduler_config):
         raise JobError(f"model.scheduler_config.{trouble}")
     own = files.read_json(folder / "scheduler" / "scheduler_config.json")

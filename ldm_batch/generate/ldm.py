@@ -31,7 +31,7 @@ def check(job: JobConfig, task: Task) -> Iterator[str]:
 def check_fields(stage: Stage) -> Iterator[str]:
     """What our own loop has no use for."""
     usual = ModelConfig()
-    for name in ("text_encoder_dtype", "vae_slicing", "vae_tiling"):
+    for name in ("text_encoder_dtype", "vae_slicing", "vae_tiling", "loras", "offload"):
         if getattr(stage.model, name) != getattr(usual, name):
             yield f"{stage.section}model.{name}: only engine diffusers knows it; leave it out"
 
@@ -59,13 +59,14 @@ def find_stages(job: JobConfig, stages: list[Stage]) -> FoundModels:
     """
     from ldm_batch.diffusion.models import conversion, files
     from ldm_batch.diffusion.models.find import find_model
+    from ldm_batch.diffusion.models.loras import lock_loras
 
     lock: dict[str, str] = {}
     results: dict[str, str] = {}
     folders = [(stage, find_model(stage.model)) for stage in stages]
     for stage, folder in folders:
         before, made = stage.section.replace(".", "/"), conversion.read_conversion(folder)
-        locked = files.lock_model(folder, stage.model.variant)
+        locked = files.lock_model(folder, stage.model.variant) | lock_loras(stage.model)
         lock |= {f"{before}{path}": sha for path, sha in locked.items()}
         results |= {f"{before}{path}": sha for path, sha in (made.result if made else {}).items()}
     if job.call.height is not None and job.call.width is not None:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ldm_batch.config import JobConfig, ModelConfig, source_uris
+from ldm_batch.config import JobConfig, ModelConfig, parse_loras, source_uris
 from ldm_batch.errors import JobError
 from ldm_batch.storage import absolute
 from ldm_batch.versions import decisive_differences
@@ -56,6 +56,8 @@ def _as_override(value: Any) -> str:
         return "null"
     if isinstance(value, bool | int | float):
         return str(value).lower()
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return _as_override({n: v for n, v in dataclasses.asdict(value).items() if v is not None})
     if isinstance(value, Mapping):
         return f"{{{','.join(f'{_quoted(str(k))}:{_as_override(v)}' for k, v in value.items())}}}"
     if isinstance(value, list | tuple):
@@ -110,9 +112,22 @@ def _plain_folder(uri: str) -> str:
 
 
 def _anchor_model(model: ModelConfig) -> ModelConfig:
+    if model.loras:
+        loras = parse_loras("model.loras", model.loras)
+        model = dataclasses.replace(
+            model,
+            loras=[
+                one if one.path is None else dataclasses.replace(one, path=_anchored(one.path))
+                for one in loras
+            ],
+        )
     if model.path is None or model.path.startswith("demo:"):
         return model
-    return dataclasses.replace(model, path=str(Path(model.path).expanduser().absolute()))
+    return dataclasses.replace(model, path=_anchored(model.path))
+
+
+def _anchored(path: str) -> str:
+    return str(Path(path).expanduser().absolute())
 
 
 def model_name(model: ModelConfig) -> str:

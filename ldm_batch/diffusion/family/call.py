@@ -31,7 +31,7 @@ class FamilyCall:
     @property
     def device(self) -> torch.device:
         """Where the pipeline computes."""
-        return torch.device(self.loaded.denoiser.device)
+        return self.loaded.device
 
     @property
     def who(self) -> str:
@@ -63,9 +63,13 @@ class FamilyCall:
         """
         generators = [make_generator(request.seed) for request in requests]
         with quiet_libraries(), untouched_generators(self.device, self.who):
-            drawn: torch.Tensor = self._pipe(
-                **self._arguments(requests), generator=generators
-            ).images
+            try:
+                drawn: torch.Tensor = self._pipe(
+                    **self._arguments(requests), generator=generators
+                ).images
+            except Exception:  # what was brought to the device must not stay there
+                self._pipe.maybe_free_model_hooks()
+                raise
         return drawn
 
     def group(self, request: Request) -> Hashable:

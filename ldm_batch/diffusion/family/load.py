@@ -17,7 +17,10 @@ from typing import Any
 import torch
 
 from ldm_batch.config import ModelConfig, SchedulerConfig
+from ldm_batch.diffusion.family.extras import check_extras
 from ldm_batch.diffusion.family.files import read_family, read_not_loaded, size_multiple
+from ldm_batch.diffusion.family.lora import fuse_loras, read_loras
+from ldm_batch.diffusion.family.offload import offload, storage_device
 from ldm_batch.diffusion.family.scheduler import make_family_scheduler
 from ldm_batch.diffusion.family.table import (
     CLIP_TOKENIZERS,
@@ -47,6 +50,7 @@ from ldm_batch.diffusion.models.files import (
     weight_name,
 )
 from ldm_batch.diffusion.models.find import find_model
+from ldm_batch.diffusion.models.loras import LoraFile, find_loras, split_loras, verify_loras
 from ldm_batch.diffusion.switches import decode_dtype, set_switches
 from ldm_batch.errors import JobError
 
@@ -70,6 +74,10 @@ class LoadedFamily:
     """Of height and width in pixels."""
     not_loaded: tuple[str, ...]
     """What the model has beside that."""
+    device: torch.device
+    """Where it computes, wherever its parts are kept."""
+    loras: tuple[LoraFile, ...] = ()
+    """What was fused into its weights, in that order."""
 
     @property
     def denoiser(self) -> Any:
@@ -91,21 +99,33 @@ def load_family(
     """
     folder = find_model(model)
     kind, family = read_kind(folder), read_family(folder)
+    check_extras(model)
+    loras = find_loras(model)
     if lock is not None:
-        verify_lock(folder, lock, model.variant)
+        own, of_loras = split_loras(lock)
+        verify_lock(folder, own, model.variant)
+        verify_loras(loras, of_loras)
     check_parts(folder)
-    modules = {name: _load_part(folder, name, model) for name in sorted(_present(folder))}
-    own = read_json(folder / "scheduler" / "scheduler_config.json") | model.scheduler_config
-    made = make_family_scheduler(kind, family, own, scheduler)
+    weights = read_loras(loras)
+    device = pick_device(model.device)
+    kept = storage_device(model, device)
+    first = torch.device("cpu") if loras else kept
+    modules = {name: _load_part(folder, name, model, first) for name in sorted(_present(folder))}
+    own_settings = read_json(folder / "scheduler" / "scheduler_config.json")
+    made = make_family_scheduler(kind, family, own_settings | model.scheduler_config, scheduler)
     absent = dict.fromkeys(set(family.parts) - set(modules))
     pipe = _assemble(folder, kind, {**modules, **absent, "scheduler": made})
     _refuse_overruled(kind, pipe.scheduler, scheduler)
+    fuse_loras(pipe, family, loras, weights)
+    if first != kept:
+        pipe.to(kept)
     vae, denoiser = modules["vae"], modules[family.denoiser]
-    set_switches(denoiser, vae, model)
+    set_switches(denoiser, vae, model, device)
     if model.vae_slicing:
         vae.enable_slicing()
     if model.vae_tiling:
         vae.enable_tiling()
+    offload(pipe, model, device)
     return LoadedFamily(
         kind=kind,
         family=family,
@@ -114,6 +134,8 @@ def load_family(
         counted_by=family.counted_by if family.counted_by in modules else "tokenizer",
         size_multiple=size_multiple(folder, family),
         not_loaded=tuple(read_not_loaded(folder)),
+        device=device,
+        loras=tuple(loras),
     )
 
 
@@ -154,7 +176,7 @@ def _max_tokens(family: Family, denoiser: Any) -> int:
     return family.max_tokens
 
 
-def _load_part(folder: Path, name: str, model: ModelConfig) -> Any:
+def _load_part(folder: Path, name: str, model: ModelConfig, device: torch.device) -> Any:
     class_name = read_index(folder)[name]
     try:
         with quiet_libraries():
@@ -162,7 +184,7 @@ def _load_part(folder: Path, name: str, model: ModelConfig) -> Any:
                 return _load_tokenizer(folder, name, class_name)
             dtype = _dtype(name, model)
             module = _load_module(folder, name, class_name, dtype, model.variant)
-            module = module.to(device=pick_device(model.device))
+            module = module.to(device=device)
             if name not in TEXT_ENCODERS:  # which keep what they must in float32
                 module = module.to(dtype=dtype)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError) as error:

@@ -174,10 +174,16 @@ class FamilyPipeline:
         pipe, family = loaded.pipe, loaded.family
         parts = {name: part for name in sorted(family.parts) if (part := getattr(pipe, name))}
         is_cuda = self.device.type == "cuda"
+        loras = [
+            {"file": one.path.name, "sha256": one.sha256, "scale": one.scale}
+            for one in loaded.loras
+        ]
         return {
             "pipeline": loaded.kind,
             "components": {name: type(part).__name__ for name, part in parts.items()},
             "not_loaded": list(loaded.not_loaded),
+            **({"loras": loras} if loras else {}),
+            **({} if self._model.offload == "none" else {"offload": self._model.offload}),
             "scheduler": type(pipe.scheduler).__name__,
             "scheduler_settings": effective_settings(pipe.scheduler),
             "guidance_rescale": self._sampling.guidance_rescale,

@@ -29,6 +29,8 @@ class Family:
     optional: tuple[str, ...] = ()
     """Parts that a model may lack."""
     denoiser: Literal["unet", "transformer"] = "transformer"
+    loras: tuple[str, ...] = ("transformer",)
+    """Parts that diffusers fuses LoRAs into."""
     counted_by: str = "tokenizer"
     """Which tokenizer counts a prompt's tokens: the one that takes most."""
     max_tokens: int
@@ -92,6 +94,7 @@ FAMILIES: Mapping[str, Family] = {
             "vae": ("AutoencoderKL", "AutoencoderTiny"),
         },
         denoiser="unet",
+        loras=("unet", "text_encoder"),
         max_tokens=CLIP_TOKENS,
         is_limit_given=False,
         has_eta=True,
@@ -116,6 +119,7 @@ FAMILIES: Mapping[str, Family] = {
             "vae": ("AutoencoderKL", "AutoencoderTiny"),
         },
         denoiser="unet",
+        loras=("unet", "text_encoder", "text_encoder_2"),
         max_tokens=CLIP_TOKENS,
         is_limit_given=False,
         is_empty_none=True,
@@ -138,6 +142,7 @@ FAMILIES: Mapping[str, Family] = {
             "transformer": ("SD3Transformer2DModel",),
             "vae": _VAE,
         },
+        loras=("transformer", "text_encoder", "text_encoder_2"),
         optional=("text_encoder_3", "tokenizer_3"),
         counted_by="tokenizer_3",
         max_tokens=256,
@@ -151,6 +156,7 @@ FAMILIES: Mapping[str, Family] = {
             "transformer": ("FluxTransformer2DModel",),
             "vae": _VAE,
         },
+        loras=("transformer", "text_encoder"),
         counted_by="tokenizer_2",
         max_tokens=512,
         max_tokens_undistilled=256,
@@ -164,6 +170,7 @@ FAMILIES: Mapping[str, Family] = {
             "transformer": ("PixArtTransformer2DModel", "Transformer2DModel"),
             "vae": _VAE,
         },
+        loras=(),
         max_tokens=300,
         template="lower",
         has_eta=True,

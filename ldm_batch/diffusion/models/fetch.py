@@ -27,7 +27,14 @@ PAUSES_S = (3.0, 10.0)
 """Longest wait before each new start, with what is still missing, after an outage of the hub."""
 
 
-def fetch_snapshot(repo_id: str, revision: str, *, patterns: Sequence[str]) -> Path:
+def fetch_snapshot(
+    repo_id: str,
+    revision: str,
+    *,
+    patterns: Sequence[str],
+    field: str = "model.repo_id",
+    what: str = "the files of a diffusers pipeline",
+) -> Path:
     """Return the folder of a hub repository's revision, fetched if this node lacks a part of it.
 
     A cache that holds it whole is used without a request and without writing a byte, so it may be
@@ -36,6 +43,8 @@ def fetch_snapshot(repo_id: str, revision: str, *, patterns: Sequence[str]) -> P
     Args:
         revision: full commit sha; what it names never changes.
         patterns: which files are wanted, as in `fnmatch`.
+        field: that names the repository, for messages.
+        what: the files are, for messages.
 
     Raises:
         JobError: the revision is not whole here and cannot be fetched; names the node.
@@ -43,7 +52,7 @@ def fetch_snapshot(repo_id: str, revision: str, *, patterns: Sequence[str]) -> P
     from huggingface_hub import constants
     from huggingface_hub.errors import HFValidationError
 
-    failed = f"model.repo_id={repo_id}: cannot fetch {revision} on {socket.gethostname()}: "
+    failed = f"{field}={repo_id}: cannot fetch {revision} on {socket.gethostname()}: "
     try:
         if folder := _whole_snapshot(repo_id, revision, patterns):
             return folder
@@ -51,9 +60,9 @@ def fetch_snapshot(repo_id: str, revision: str, *, patterns: Sequence[str]) -> P
         lock = Path(constants.HF_HUB_CACHE) / ".locks" / name / f"snapshot-{revision}.lock"
         with sole_process(lock):
             folder = _whole_snapshot(repo_id, revision, patterns)
-            return folder or _fetch(repo_id, revision, patterns, failed)
+            return folder or _fetch(repo_id, revision, patterns, failed, what)
     except HFValidationError as error:
-        raise JobError(f"model.repo_id={repo_id}: {error}") from error
+        raise JobError(f"{field}={repo_id}: {error}") from error
     except JobError:
         raise
     except Exception as error:  # of many kinds; their texts may hold signed addresses
@@ -123,13 +132,13 @@ def _whole_snapshot(repo_id: str, revision: str, patterns: Sequence[str]) -> Pat
     return folder if wanted and not _unlike(folder, wanted) else None
 
 
-def _fetch(repo_id: str, revision: str, patterns: Sequence[str], failed: str) -> Path:
+def _fetch(repo_id: str, revision: str, patterns: Sequence[str], failed: str, what: str) -> Path:
     """Fetch what is missing, check that nothing is then, and return the revision's folder."""
     with bounded_requests(failed):
         folder, listing = _patiently(lambda: _download(repo_id, revision, patterns))
     wanted = _wanted(listing, patterns)
     if not wanted:
-        raise JobError(f"{failed}it has none of the files of a diffusers pipeline")
+        raise JobError(f"{failed}it has none of {what}")
     if unlike := _unlike(folder, wanted):
         raise JobError(
             f"{failed}{folder / unlike} is not of the size that the hub names, so the cache is "
