@@ -51,6 +51,7 @@ OPEN_TYPES = {
     "JobConfig.batch_size": "whole number or auto",
     "JobConfig.rows_per_shard": "whole number or auto",
     "SourceConfig.uri": "text or list of texts",
+    "ModelConfig.loras": "list of LoRAs",
 }
 """What `Any` stands for."""
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ldm_batch.config import JobConfig, ModelConfig, UpscaleConfig
+from ldm_batch.config import JobConfig, LoraConfig, ModelConfig, UpscaleConfig
 from ldm_batch.generate.choose import choose
 from ldm_batch.identity import FORMS, fingerprint
 from ldm_batch.plan.fingerprint import images_document
@@ -79,6 +79,8 @@ def with_other(section: Any, path: str) -> Any:
         other: Any = not value
     elif isinstance(value, (int, float)):
         other = value + 1
+    elif name == "loras":
+        other = [LoraConfig("a.safetensors", 0.8)]
     elif isinstance(value, dict):
         other = {"a": 1}
     elif isinstance(value, list):

@@ -135,13 +135,15 @@ def _origins(made: Iterable[torch.Tensor]) -> set[int]:
 
 
 def _lost(given: Weights, reached: set[str]) -> list[str]:
-    """Weights that the conversion left out; a number beside weights that it took counts with them,
-    as it is a factor of theirs."""
+    """Weights that the conversion left out. A number beside weights that it took is a factor of
+    theirs and counts with them; zeros change nothing."""
     taken = {name.rsplit(".", count)[0] for name in reached for count in (1, 2, 3)}
     return [
         name
         for name, one in given.items()
-        if name not in reached and not (one.ndim == 0 and name.rpartition(".")[0] in taken)
+        if name not in reached
+        and bool(one.any())
+        and not (one.ndim == 0 and name.rpartition(".")[0] in taken)
     ]
 
 

@@ -36,7 +36,7 @@ OTHER_KINDS = {
     "hada_": "LoHa",
     "lora_embedding": "LoRA of embeddings",
 }
-"""Parts of the names of weights -> what brings them. diffusers leaves such out, or misreads them."""
+"""Parts of the names of weights -> what brings them: diffusers leaves it out, or misreads it."""
 ADAPTER = "lora_adapter_metadata"
 """Entry of a file's header in which diffusers keeps how peft was set."""
 ADAPTER_MAY = {
