@@ -251,7 +251,7 @@ def test_every_field_is_documented() -> None:
     """The docstring under each field of a section is the only place that explains it."""
     folder = Path(config.__file__).parent
     nodes = [node for path in folder.glob("*.py") for node in ast.parse(path.read_text()).body]
-    assert sum(isinstance(node, ast.ClassDef) for node in nodes) == 10
+    assert sum(isinstance(node, ast.ClassDef) for node in nodes) == 11
     undocumented = [
         f"{node.name}.{statement.target.id}"
         for node in nodes

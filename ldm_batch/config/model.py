@@ -68,9 +68,9 @@ class ModelConfig:
     `[{path: FILE.safetensors, scale: 0.8}]`; of the hub `{repo_id: ..., revision: ..., file: ...}`.
     Needs the extra `lora`."""
     offload: str = "none"
-    """Engine `diffusers`, on CUDA: `model` keeps the parts in the processor's memory and brings
-    each to the device while it computes, `sequential` layer by layer, in far less memory and far
-    slower; `none`. Needs the extra `offload`."""
+    """Engine `diffusers`, of use on CUDA: `model` keeps the parts in the processor's memory and
+    brings each to the device while it computes, `sequential` layer by layer, in far less memory and
+    far slower; `none`. Needs the extra `offload`."""
 
 
 def check_model(path: str, model: ModelConfig, *, is_needed: bool) -> Iterator[str]:

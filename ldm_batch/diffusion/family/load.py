@@ -20,7 +20,7 @@ from ldm_batch.config import ModelConfig, SchedulerConfig
 from ldm_batch.diffusion.family.extras import check_extras
 from ldm_batch.diffusion.family.files import read_family, read_not_loaded, size_multiple
 from ldm_batch.diffusion.family.lora import fuse_loras, read_loras
-from ldm_batch.diffusion.family.offload import offload, storage_device
+from ldm_batch.diffusion.family.offload import offload, offload_on
 from ldm_batch.diffusion.family.scheduler import make_family_scheduler
 from ldm_batch.diffusion.family.table import (
     CLIP_TOKENIZERS,
@@ -76,6 +76,8 @@ class LoadedFamily:
     """What the model has beside that."""
     device: torch.device
     """Where it computes, wherever its parts are kept."""
+    offload: str = "none"
+    """How parts are kept off that device."""
     loras: tuple[LoraFile, ...] = ()
     """What was fused into its weights, in that order."""
 
@@ -108,7 +110,8 @@ def load_family(
     check_parts(folder)
     weights = read_loras(loras)
     device = pick_device(model.device)
-    kept = storage_device(model, device)
+    how = offload_on(model, device)
+    kept = device if how == "none" else torch.device("cpu")
     first = torch.device("cpu") if loras else kept
     modules = {name: _load_part(folder, name, model, first) for name in sorted(_present(folder))}
     own_settings = read_json(folder / "scheduler" / "scheduler_config.json")
@@ -125,7 +128,7 @@ def load_family(
         vae.enable_slicing()
     if model.vae_tiling:
         vae.enable_tiling()
-    offload(pipe, model, device)
+    offload(pipe, how, device)
     return LoadedFamily(
         kind=kind,
         family=family,
@@ -135,6 +138,7 @@ def load_family(
         size_multiple=size_multiple(folder, family),
         not_loaded=tuple(read_not_loaded(folder)),
         device=device,
+        offload=how,
         loras=tuple(loras),
     )
 

@@ -24,7 +24,7 @@ Weights = dict[str, torch.Tensor]
 
 
 def read_loras(loras: Sequence[LoraFile]) -> list[Weights]:
-    """Read the weights of LoRAs, in float32.
+    """Read the weights of LoRAs.
 
     Raises:
         JobError: a file cannot be read, or a weight is not finite; names both.
@@ -81,7 +81,8 @@ def _read(lora: LoraFile) -> Weights:
         raise JobError(f"{lora.named} is damaged, or no safetensors: {error}") from error
     weights = {}
     for name in sorted(read):
-        weights[name] = read.pop(name).to(torch.float32)
+        one = read.pop(name)
+        weights[name] = one if one.is_floating_point() else one.to(torch.float32)
         if not bool(torch.isfinite(weights[name]).all()):
             raise JobError(f"{lora.named}: weight {name} is not finite")
     return weights
@@ -106,7 +107,7 @@ def _place(
     try:
         for one in given.values():
             one.requires_grad_()
-        copies = {name: one.clone() for name, one in given.items()}
+        copies = {name: one.to(torch.float32, copy=True) for name, one in given.items()}
         pipe.load_lora_weights(copies, adapter_name=NAME)
     finally:
         del pipe.lora_state_dict

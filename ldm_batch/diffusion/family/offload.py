@@ -10,31 +10,25 @@ from typing import Any
 import torch
 
 from ldm_batch.config import ModelConfig
-from ldm_batch.errors import JobError
 
 DEVICES = ("cuda",)
-"""Kinds of devices with a memory of their own."""
+"""Kinds of devices with a memory of their own: on any other there is nothing to bring."""
 
 
-def storage_device(model: ModelConfig, device: torch.device) -> torch.device:
-    """Where the parts of a model are kept: on its device, or in the processor's memory.
+def offload_on(model: ModelConfig, device: torch.device) -> str:
+    """How parts are kept off a device, by what the model says and what the device is: `none`,
+    `model` or `sequential`."""
+    return model.offload if device.type in DEVICES else "none"
 
-    Raises:
-        JobError: the device has no memory of its own to spare.
+
+def offload(pipe: Any, how: str, device: torch.device) -> None:
+    """Bring the parts of a pipeline to `device` only while they compute; before, they are in the
+    processor's memory.
+
+    Args:
+        how: see `offload_on`; `none` does nothing.
     """
-    if model.offload == "none":
-        return device
-    if device.type not in DEVICES:
-        raise JobError(
-            f"model.offload={model.offload}: this worker has no CUDA device, and computes where "
-            "the parts are kept; leave it out"
-        )
-    return torch.device("cpu")
-
-
-def offload(pipe: Any, model: ModelConfig, device: torch.device) -> None:
-    """Bring the parts of a pipeline to `device` only while they compute, as the model says."""
-    if model.offload == "model":
+    if how == "model":
         pipe.enable_model_cpu_offload(device=device)
-    if model.offload == "sequential":
+    if how == "sequential":
         pipe.enable_sequential_cpu_offload(device=device)

@@ -183,7 +183,7 @@ class FamilyPipeline:
             "components": {name: type(part).__name__ for name, part in parts.items()},
             "not_loaded": list(loaded.not_loaded),
             **({"loras": loras} if loras else {}),
-            **({} if self._model.offload == "none" else {"offload": self._model.offload}),
+            **({} if loaded.offload == "none" else {"offload": loaded.offload}),
             "scheduler": type(pipe.scheduler).__name__,
             "scheduler_settings": effective_settings(pipe.scheduler),
             "guidance_rescale": self._sampling.guidance_rescale,
