@@ -16,12 +16,12 @@ import pytest
 import torch
 from hub_server import REPO_ID, REVISION, hub_server
 from safetensors.torch import load_file, save_file
-from test_family import FLUX, KINDS, PIXART, SD, SDXL, load, pixels, request
+from test_family import FLUX, KINDS, PIXART, QWEN, SD, SDXL, Z_IMAGE, load, pixels, request
 from test_family import copied as copied
 from test_family import model as model
 from test_family_jobs import made, make_job, objects, records
 from test_family_jobs import prompts as prompts
-from tiny_loras import as_kohya, make_lora
+from tiny_loras import ALPHA, as_kohya, make_lora
 
 from ldm_batch.commands.verify.regenerate import Sample
 from ldm_batch.commands.verify.verification import EXIT_RIGHT, verify
@@ -154,6 +154,23 @@ def test_kohyas_form_and_its_alpha_make_the_same(
     assert same(state(one, kind), state(two, kind))
     unsaid = load(model(kind), loras=[{"path": str(lora(kind, 1, False)), "scale": 2.0}])
     assert same(state(unsaid, kind), state(one, kind))
+
+
+@pytest.mark.parametrize("kind", [Z_IMAGE, QWEN])
+def test_other_names_of_the_transformer_make_the_same(
+    kind: str, model: Callable[[str], Path], lora: Callable[..., Path], tmp_path: Path
+) -> None:
+    """As ComfyUI has them, with alphas."""
+    weights, sides = {}, {"lora_A": "lora_down", "lora_B": "lora_up"}
+    for name, one in load_file(lora(kind)).items():
+        stem, side, _ = name.replace("transformer.", "diffusion_model.", 1).rsplit(".", 2)
+        weights[f"{stem}.{sides[side]}.weight"] = one
+        weights[f"{stem}.alpha"] = torch.tensor(float(ALPHA))
+    save_file(weights, tmp_path / "comfy.safetensors")
+    files = (lora(kind), tmp_path / "comfy.safetensors")
+    one, two = (load(model(kind), loras=[{"path": str(file)}]) for file in files)
+    for name, value in state(one, kind).items():  # alpha is laid on the weights: last bits differ
+        assert torch.allclose(value, state(two, kind)[name], rtol=1e-5, atol=1e-5)
 
 
 def test_half_precision_is_fused_too_and_drawn_again_in_float32(

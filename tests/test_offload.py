@@ -15,7 +15,9 @@ from typing import Any
 import accelerate
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from test_family import FLUX, KINDS, PIXART, SD, draw, load, pixels, request
+from test_family import copied as copied
 from test_family import model as model
 from test_family_jobs import make_job
 from test_family_jobs import prompts as prompts
@@ -213,3 +215,15 @@ def test_without_accelerate_and_peft_the_same_is_drawn(
     here = b"".join(draw(load(model(FLUX)), FLUX, 0, 1))
     assert hashlib.sha256(here).hexdigest() in told[0]
     assert len(told[0].splitlines()) == 2
+
+
+@pytest.mark.parametrize("part", ["transformer", "vae", "text_encoder", "text_encoder_2"])
+def test_a_weight_that_is_missing_is_never_left_random(
+    part: str, copied: Callable[[str], Path]
+) -> None:
+    [path] = (copied(FLUX) / part).glob("*.safetensors")
+    weights = load_file(path)
+    del weights[max(name for name in weights if name.endswith("weight"))]
+    save_file(weights, path, {"format": "pt"})
+    with pytest.raises(JobError, match=rf"{part}: \d missing keys: "):
+        load(path.parents[1])
