@@ -241,6 +241,10 @@ DAMAGED: dict[str, tuple[Callable[[Path, Path], Any], str]] = {
     ),
     "DoRA": (lambda path, _: write(path, a__dora_scale=torch.ones(2)), "a.dora_scale, which is Do"),
     "LoKr": (lambda path, _: write(path, a__lokr_w1=torch.ones(2, 2)), "a.lokr_w1, which is LoKr"),
+    "a name of two lines": (
+        lambda path, _: write(path, **{"unet\nlora": torch.ones(2)}),
+        "names a weight in no printable text of 500 characters",
+    ),
     "folder": (lambda path, _: path.parent, "holds no .safetensors file; name one file"),
     "code": (
         lambda path, ok: said(path, ok, r=3, megatron_config={"a": 1}, megatron_core="os"),

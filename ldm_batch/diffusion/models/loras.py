@@ -27,7 +27,7 @@ SECTION = "loras/"
 USUAL_NAME = "pytorch_lora_weights.safetensors"
 MAX_BYTES = 8 * 1024**3
 """The largest LoRAs of today have 2.5 GB; a hostile one must not fill memory."""
-MAX_WEIGHTS = 100_000
+MAX_WEIGHTS, MAX_NAME = 100_000, 500
 FLOATS = ("F64", "F32", "F16", "BF16")
 OTHER_KINDS = {
     "dora_scale": "DoRA",
@@ -181,6 +181,8 @@ def _judge(named: str, path: Path) -> dict[str, Any] | None:
         raise JobError(f"{named} is damaged, or no safetensors: {error}") from error
     if not types:
         raise JobError(f"{named} holds no weights")
+    if any(len(name) > MAX_NAME or not name.isprintable() for name in types):
+        raise JobError(f"{named} names a weight in no printable text of {MAX_NAME} characters")
     for name, (dtype, shape) in types.items():
         if kind := next((kind for part, kind in OTHER_KINDS.items() if part in name), None):
             raise JobError(f"{named} holds {name}, which is {kind}; plain LoRA is taken only")
@@ -204,16 +206,19 @@ def _adapter(named: str, text: str, largest: int) -> dict[str, Any] | None:
         raise JobError(f"{named}: its {ADAPTER} is not a JSON object")
     taken = {}
     for full, value in settings.items():
+        full = " ".join(full.split())[:MAX_NAME]
         name = full.rpartition(".")[2]
         if name in ADAPTER_MAY:
             limit = largest if name in ("r", "rank_pattern") else 1e6
             if not isinstance(value, ADAPTER_MAY[name]) or not _is_plain(value, limit):
-                raise JobError(f"{named}: {ADAPTER} says {full}={value!r}, which is not taken")
+                raise JobError(f"{named}: {ADAPTER} says {full}={value!r:.100}, which is not taken")
             taken[full] = value
         elif name == "init_lora_weights" and (isinstance(value, bool) or value in INITIALIZED):
             continue
         elif name not in ADAPTER_NOTHING and value not in (None, False, {}, [], "none"):
-            raise JobError(f"{named}: {ADAPTER} says {full}={value!r}; plain LoRA is taken only")
+            raise JobError(
+                f"{named}: {ADAPTER} says {full}={value!r:.100}; plain LoRA is taken only"
+            )
     return taken or None
 
 
