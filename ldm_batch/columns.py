@@ -16,7 +16,7 @@ from ldm_batch.identity import MAX_SEED
 ArrowType = Literal["bool", "float64", "int32", "int64", "string", "uint64"]
 METADATA_KEY = b"ldm_batch"
 """Key of a Parquet file's metadata under which an object says what it is (JSON)."""
-IMAGE, LOW_RESOLUTION = "image", "low_resolution"
+IMAGE, LOW_RESOLUTION, MASK = "image", "low_resolution", "mask"
 IMAGE_COLUMNS = (IMAGE, LOW_RESOLUTION)
 """Columns that hold images; the second one only where a job keeps what its first stage made."""
 
@@ -52,6 +52,8 @@ class Column:
     """Of whole numbers: what a value must be a multiple of."""
     repeats: bool = False
     """One value stands many times in a shard: worth a dictionary."""
+    is_particular: bool = False
+    """Of the job's `call`: refused where the job's task has no use for it."""
     is_named: bool = False
     """Read from the input only where `source.columns` names it, and recorded only where a job uses
     it: plans from before it was known had neither."""
@@ -86,7 +88,19 @@ _ALL = (
         default="",
         repeats=True,
     ),
-    Column("image", "image", By.ROW, "The image to enlarge: bytes, {bytes, path}, or a path."),
+    Column(
+        "image",
+        "image",
+        By.ROW,
+        "The image to enlarge, to change or to repaint: bytes, {bytes, path}, or a path.",
+    ),
+    Column(
+        "mask",
+        "image",
+        By.ROW,
+        "Where to repaint it: an image of its size, given as it is; from half grey (128 of 255) to "
+        "white is repainted, the rest stays as it is, to the bit.",
+    ),
     Column(
         "image_index",
         "int32",
@@ -134,7 +148,27 @@ _ALL = (
         "How far guidance's gain in contrast is taken back; null: `scheduler.guidance_rescale`.",
         low=0.0,
         high=1.0,
+        is_particular=True,
         is_named=True,
+    ),
+    Column(
+        "strength",
+        "float64",
+        By.CALL,
+        "How far an image is turned to noise before it is denoised, which takes this share of the "
+        "steps; 1: nothing is left of it.",
+        low=0.001,
+        high=1.0,
+        is_particular=True,
+    ),
+    Column(
+        "noise_level",
+        "int32",
+        By.CALL,
+        "Noise added to an image before it is enlarged, in steps of its model's training.",
+        low=0,
+        high=1000,
+        is_particular=True,
     ),
     Column("prompt_tokens", "int32", By.US, "Tokens of the prompt, special ones included."),
     Column("prompt_truncated", "bool", By.US, "Whether the text encoder cut the prompt."),
@@ -155,13 +189,15 @@ _ALL = (
     ),
     Column("input_file", "string", By.US, "Name of the planned input file.", repeats=True),
     Column("input_row", "int64", By.US, "Place of the row in that file, from 0."),
-    Column("input_path", "string", By.US, "Path of the low-resolution image, as it was named."),
-    Column("input_sha256", "string", By.US, "SHA-256 of the low-resolution image's bytes."),
+    Column("input_path", "string", By.US, "Path of the row's image, as it was named."),
+    Column("input_sha256", "string", By.US, "SHA-256 of its file's bytes."),
     Column("input_format", "string", By.US, "Its file format.", repeats=True),
     Column("input_mode", "string", By.US, "Its pixel format, Pillow's name.", repeats=True),
     Column("input_height", "int32", By.US, "Its height in pixels, upright."),
     Column("input_width", "int32", By.US, "Its width in pixels, upright."),
     Column("input_conversions", "string", By.US, "What made it RGB, by name.", repeats=True),
+    Column("mask_path", "string", By.US, "Path of the row's mask, as it was named."),
+    Column("mask_sha256", "string", By.US, "SHA-256 of its file's bytes."),
     Column("upscale_seed", "uint64", By.US, "Seed of the second stage's noise."),
     Column("upscale_num_inference_steps", "int32", By.US, "The second stage's steps."),
     Column("upscale_eta", "float64", By.US, "The second stage's eta."),
@@ -193,11 +229,23 @@ class TaskColumns:
     """Which columns of a dataset hold images, in this order."""
     scale: int = 1
     """How many times larger an image is than the height and width of its call."""
+    also_needed: tuple[str, ...] = ()
+    """What every row must bring beside the first of the fields."""
 
     @property
     def main(self) -> str:
         """The field that every row must bring."""
         return self.fields[0]
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """The fields that every row must bring."""
+        return (self.main, *self.also_needed)
+
+    @property
+    def pictures(self) -> tuple[str, ...]:
+        """The fields that hold images."""
+        return tuple(name for name in self.fields if COLUMNS[name].type == "image")
 
     @property
     def has_image(self) -> bool:
@@ -220,14 +268,18 @@ class TaskColumns:
         return [*((name, "image") for name in self.images), *own, *carried.items()]
 
 
-def json_schema(fields: Iterable[str]) -> dict[str, Any]:
-    """A JSON schema of rows that bring some columns (draft 2020-12)."""
+def json_schema(fields: Iterable[str], needed: Iterable[str] | None = None) -> dict[str, Any]:
+    """A JSON schema of rows that bring some columns (draft 2020-12).
+
+    Args:
+        needed: those that every row has; None: the first.
+    """
     names = list(fields)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "type": "object",
         "properties": {name: _property(COLUMNS[name]) for name in names},
-        "required": names[:1],
+        "required": names[:1] if needed is None else list(needed),
     }
 
 

@@ -108,6 +108,8 @@ class Form:
     """The same of an image that is enlarged, independent of its own seed. In a job of two stages
     the key is the `image_key` of what the first one makes, so that it gives the images of two jobs
     after each other."""
+    edit_seed: Callable[..., int]
+    """The same of an image that is made from another one, independent of both."""
     max_given_seed: int
     """Largest seed that a row may bring; a larger one is a rejection."""
     max_given_float: float
@@ -149,6 +151,11 @@ def _upscale_seed_2(job_seed: int, key: str, image_index: int, row_seed: int | N
     return numbered_seed(derived if row_seed is None else row_seed, image_index)
 
 
+def _edit_seed(job_seed: int, key: str, image_index: int, row_seed: int | None = None) -> int:
+    derived = _hash(b"ldm_batch.edit", f"{job_seed}\0{key}", bits=63)
+    return numbered_seed(derived if row_seed is None else row_seed, image_index)
+
+
 def _hash(person: bytes, text: str, *, bits: int) -> int:
     """The first bits of the 8-byte BLAKE2b hash of a text."""
     digest = hashlib.blake2b(text.encode(), digest_size=8, person=person).digest()
@@ -161,6 +168,7 @@ FORMS = {
         _image_key_1,
         _image_seed_1,
         _upscale_seed_1,
+        _edit_seed,
         max_given_seed=2**63 - 1,
         max_given_float=math.inf,
         keeps_rejected_rows=False,
@@ -170,6 +178,7 @@ FORMS = {
         _image_key_2,
         _image_seed_2,
         _upscale_seed_2,
+        _edit_seed,
         max_given_seed=MAX_SEED,
         max_given_float=MAX_EXACT_FLOAT,
         keeps_rejected_rows=True,

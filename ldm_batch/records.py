@@ -31,6 +31,8 @@ class Reason(StrEnum):
     UNSUPPORTED_IMAGE = "unsupported_image"
     NOT_FINITE = "not_finite"
     CONSTANT_IMAGE = "constant_image"
+    OTHER_MASK_SIZE = "other_mask_size"
+    EMPTY_MASK = "empty_mask"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +77,13 @@ class Call:
     height: int
     width: int
     guidance_rescale: float | None = None
+    strength: float | None = None
+    noise_level: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class InputImage:
-    """The low-resolution image of a row, as it was found; sides in pixels, upright."""
+    """An image that a row brings, as it was found; sides in pixels, upright."""
 
     sha256: str
     """Of the file's bytes, hexadecimal."""
@@ -115,7 +119,8 @@ class Request:
     """One image to make: all that a pipeline may know of it."""
 
     inputs: Mapping[str, Any]
-    """As a row's, but for images, which are pixels here: uint8 `[h, w, 3]`, or 4 with alpha."""
+    """As a row's, but for images, which are pixels here: uint8 `[h, w, 3]`, or 4 with alpha; and
+    masks: bool `[h, w]`, true where to repaint."""
     seed: int
     call: Call
     upscale_seed: int | None = None

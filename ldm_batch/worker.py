@@ -118,8 +118,9 @@ class Worker:
     def _make_shard(self, shard: Shard, terms: Terms, encoded: Spool, inputs: Spool) -> Receipt:
         """Read, generate and encode, write, commit: what the package's listing says."""
         job, task, form, clock = self._spec.job, self._task, FORMS[terms.form], Clock()
-        originals = InputImages(job, shard, inputs) if task.columns.has_image else None
-        call = with_size(job.call, self._spec.native_size)
+        call, originals = with_size(job.call, self._spec.native_size), None
+        if task.columns.has_image:
+            originals = InputImages(job, task.columns, shard, inputs)
         context = RowContext(job.source, call, form, originals)
 
         found = read_shard(shard, task.columns, task.parse_row, context)
@@ -131,8 +132,9 @@ class Worker:
 
         with self._turn:
             clock.lap("wait_s")
-            load = originals.load if originals else None
-            made = generate_images(self._pipeline, images, lambda i: task.make_request(i, load))
+            made = generate_images(
+                self._pipeline, images, lambda i: task.make_request(i, originals)
+            )
             pictures = self._encoders.spool_images(made, encoded)
             notes = tuple(self._pipeline.pop_notes())
             clock.lap("generate_s")

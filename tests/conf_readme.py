@@ -20,7 +20,7 @@ from ldm_batch import config
 from ldm_batch.columns import COLUMNS, By, Column, json_schema
 from ldm_batch.config import JobConfig, S3Config
 from ldm_batch.diffusion.schedulers import NAMES
-from ldm_batch.generate.choose import TASKS
+from ldm_batch.generate.choose import TASKS, TASKS_BY_ENGINE
 from ldm_batch.generate.then_upscale import RECORDED
 from ldm_batch.records import Reason
 
@@ -105,7 +105,8 @@ def _columns() -> str:
         about = f"{column.about}{_bounds(column)}"
         told.append(f"| `{column.name}` | {column.type} | {BROUGHT[column.by]} | {about} |\n")
     told.append("\n")
-    for name, task in TASKS.items():
+    by_engine = {f"{name} model.engine={e}": t for (e, name), t in TASKS_BY_ENGINE.items()}
+    for name, task in {**TASKS, **by_engine}.items():
         told.append(f"{_filled(f'- A row of `task={name}` may bring: ', task.columns.fields)}\n")
         told.append(f"{_filled('  Its dataset has: ', task.columns.recorded)}\n")
     asked = [column.name for column in COLUMNS.values() if column.is_named]
@@ -216,10 +217,12 @@ def _filled(start: str, names: Any) -> str:
 
 def schemas() -> dict[Path, str]:
     """Path and content of the JSON schema of each task's rows, beside its YAML."""
-    folder, fields = CONF / "task", {n: json_schema(t.columns.fields) for n, t in TASKS.items()}
+    by_engine = {f"{name}.{engine}": task for (engine, name), task in TASKS_BY_ENGINE.items()}
+    columns = {name: task.columns for name, task in {**TASKS, **by_engine}.items()}
+    made = {name: json_schema(known.fields, known.needed) for name, known in columns.items()}
     return {
-        folder / f"{name}.schema.json": f"{json.dumps(schema, indent=2)}\n"
-        for name, schema in fields.items()
+        CONF / "task" / f"{name}.schema.json": f"{json.dumps(schema, indent=2)}\n"
+        for name, schema in made.items()
     }
 
 

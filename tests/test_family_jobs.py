@@ -281,7 +281,8 @@ def test_a_batch_size_is_measured(
 @pytest.mark.parametrize(
     ("kind", "changes", "told"),
     [
-        (SD, {"task": "super_resolution"}, "model.engine: diffusers draws task=text_to_image only"),
+        (SD, {"call__strength": 0.5}, "call.strength: this task has no use for it; leave it out"),
+        (SD, {"call__noise_level": 20}, "call.noise_level: this task has no use for it"),
         (SD, {"scheduler__guidance_interval": [0.0, 0.5]}, "scheduler.guidance_interval: "),
         (SD, {"scheduler__cache_interval": 2}, "scheduler.cache_interval: 2, but"),
         (SD, {"scheduler__name": "flow"}, "scheduler.name=flow: unknown"),
@@ -345,7 +346,7 @@ def test_the_models_of_the_cards_compose() -> None:
             assert job.model.repo_id
             assert job.model.revision is None
             named.append(path.stem)
-    assert len(named) == 10
+    assert len(named) == 14
 
 
 def test_a_flowing_model_may_be_told_its_own_scheduler(

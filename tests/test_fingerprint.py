@@ -11,10 +11,14 @@ from ldm_batch.generate.choose import choose
 from ldm_batch.identity import FORMS, fingerprint
 from ldm_batch.plan.fingerprint import images_document
 
+BY_DIFFUSERS = ModelConfig(engine="diffusers")
 JOBS = {
     "text": JobConfig(),
     "images": JobConfig(task="super_resolution"),
     "chained": JobConfig(upscale=UpscaleConfig(model=ModelConfig(path="x"))),
+    "changed": JobConfig(task="image_to_image", model=BY_DIFFUSERS),
+    "repainted": JobConfig(task="inpainting", model=BY_DIFFUSERS),
+    "prompted": JobConfig(task="super_resolution", model=BY_DIFFUSERS),
 }
 PLACES = {
     *(f"{section}.{name}" for section in ("model", "upscale.model") for name in (
@@ -48,6 +52,9 @@ OF_FORM_2 = {
     "text": "941f7a50a27cd8947f0bf71be2289f9af85210e7e4a8a39fc44f3a28763662f7",
     "images": "e49edcc1373aa45feff16172a57620d16ea919a72df6f34811ab1b672c6a00fc",
     "chained": "ebff8ae116c0ba268448eb4fd91e214dbc22f77d9daf16ae0eb33794de76e3a0",
+    "changed": "cb7f5bb2a7609b301b548347c8149325ea3d5fce1942dab9abf3304353c02282",
+    "repainted": "8e019587dea165652c68870340ba6a2be26e075a8b71a632b39bae3cb6cf2a45",
+    "prompted": "6a2cc8240b6b28aeea99a5a1075cd1125a07268d1581a9d81f5b3547dc5ed683",
 }
 CARRIED = {"source.carry", "source.carry_parent"}
 """The columns that are carried are in it, by name and type."""
@@ -120,7 +127,7 @@ def test_every_field_identifies_images_or_changes_none(form: int) -> None:
 def test_what_a_kind_of_job_does_not_use_changes_nothing_of_it(name: str, form: int) -> None:
     job = JOBS[name]
     changed = with_other(job, "upscale.tile_size")
-    is_used = name != "text"
+    is_used = name in ("images", "chained")
     assert (document(changed, job, form) != document(job, job, form)) == is_used
 
 

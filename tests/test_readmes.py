@@ -208,7 +208,17 @@ def test_what_is_made_of_conf_readme_is_as_made() -> None:
 def test_a_schema_stands_beside_every_task() -> None:
     for path, text in conf_readme.schemas().items():
         assert path.read_text() == text, "run `python tests/conf_readme.py`"
-        rows = [{"id": 7, "prompt": "a cat", "image": "a.png", "seed": None, "eta": 0.5}, {}]
+        rows = [
+            {
+                "id": 7,
+                "prompt": "a cat",
+                "image": "a.png",
+                "mask": "b.png",
+                "seed": None,
+                "eta": 0.5,
+            },
+            {},
+        ]
         valid = [jsonschema.Draft202012Validator(json.loads(text)).is_valid(row) for row in rows]
         assert valid == [True, False]
 

@@ -137,7 +137,36 @@ def stable_diffusion() -> dict[str, Any]:
     }
 
 
-def stable_diffusion_xl() -> dict[str, Any]:
+def stable_diffusion_inpaint() -> dict[str, Any]:
+    """Of nine channels: latents, the mask, and latents of what it leaves."""
+    return {**stable_diffusion(), "unet": unet(WIDTH, in_channels=9, out_channels=4)}
+
+
+def stable_diffusion_upscale() -> dict[str, Any]:
+    """Latents of a pixel each, beside the image; 2 halvings, as its makers' model has."""
+    enlarging = {"in_channels": 7, "out_channels": 4, "num_class_embeds": 1000}
+    return {
+        "vae": diffusers.AutoencoderKL(
+            block_out_channels=(16, 16, 16),
+            down_block_types=("DownEncoderBlock2D",) * 3,
+            up_block_types=("UpDecoderBlock2D",) * 3,
+            latent_channels=4,
+            layers_per_block=1,
+            norm_num_groups=4,
+            scaling_factor=0.08333,
+        ),
+        "text_encoder": clip(),
+        "tokenizer": clip_tokenizer(),
+        "unet": unet(WIDTH, **enlarging),
+        "low_res_scheduler": diffusers.DDPMScheduler(
+            beta_start=0.0001, beta_end=0.02, beta_schedule="scaled_linear"
+        ),
+        "scheduler": diffusers.DDIMScheduler(**DDIM),
+        "max_noise_level": 350,
+    }
+
+
+def stable_diffusion_xl(**of_unet: Any) -> dict[str, Any]:
     added = {
         "addition_embed_type": "text_time",
         "addition_time_embed_dim": 8,
@@ -151,11 +180,16 @@ def stable_diffusion_xl() -> dict[str, Any]:
         "text_encoder_2": clip("CLIPTextModelWithProjection"),
         "tokenizer": clip_tokenizer(),
         "tokenizer_2": clip_tokenizer(),
-        "unet": unet(2 * WIDTH, **added),
+        "unet": unet(2 * WIDTH, **added, **of_unet),
         "scheduler": diffusers.EulerDiscreteScheduler(**BETAS, steps_offset=1),
         "force_zeros_for_empty_prompt": True,
         "add_watermarker": False,
     }
+
+
+def stable_diffusion_xl_inpaint() -> dict[str, Any]:
+    parts = stable_diffusion_xl(in_channels=9, out_channels=4)
+    return {**parts, "requires_aesthetics_score": False}
 
 
 def stable_diffusion_3() -> dict[str, Any]:
@@ -188,7 +222,7 @@ def stable_diffusion_3() -> dict[str, Any]:
     }
 
 
-def flux() -> dict[str, Any]:
+def flux(**of_transformer: Any) -> dict[str, Any]:
     return {
         "scheduler": flow(use_dynamic_shifting=True),
         "vae": vae(16, use_quant_conv=False, use_post_quant_conv=False, shift_factor=0.1159),
@@ -198,7 +232,6 @@ def flux() -> dict[str, Any]:
         "tokenizer_2": t5_tokenizer(),
         "transformer": diffusers.FluxTransformer2DModel(
             patch_size=1,
-            in_channels=64,
             num_layers=1,
             num_single_layers=1,
             attention_head_dim=8,
@@ -207,8 +240,14 @@ def flux() -> dict[str, Any]:
             pooled_projection_dim=WIDTH,
             axes_dims_rope=(2, 2, 4),
             guidance_embeds=True,
+            **{"in_channels": 64, **of_transformer},
         ),
     }
+
+
+def flux_fill() -> dict[str, Any]:
+    """Beside packed latents those of what the mask leaves, and the mask: 2 x 2 pixels a latent."""
+    return flux(in_channels=64 + 64 + 16, out_channels=64)
 
 
 def pixart_sigma() -> dict[str, Any]:
@@ -349,9 +388,13 @@ def qwen_image() -> dict[str, Any]:
 
 MAKERS: dict[str, Callable[[], dict[str, Any]]] = {
     "StableDiffusionPipeline": stable_diffusion,
+    "StableDiffusionInpaintPipeline": stable_diffusion_inpaint,
+    "StableDiffusionUpscalePipeline": stable_diffusion_upscale,
     "StableDiffusionXLPipeline": stable_diffusion_xl,
+    "StableDiffusionXLInpaintPipeline": stable_diffusion_xl_inpaint,
     "StableDiffusion3Pipeline": stable_diffusion_3,
     "FluxPipeline": flux,
+    "FluxFillPipeline": flux_fill,
     "PixArtSigmaPipeline": pixart_sigma,
     "SanaPipeline": sana,
     "ZImagePipeline": z_image,

@@ -27,6 +27,12 @@ class CallConfig:
     guidance_rescale: float | None = None
     """How far guidance's gain in contrast is taken back, 0 (not) to 1; null:
     `scheduler.guidance_rescale`. A column of the input is used where `source.columns` names it."""
+    strength: float | None = None
+    """How far an image is turned to noise before it is denoised, 0.001 to 1 (nothing is left of
+    it); null: 0.8 for image to image, 1 for inpainting."""
+    noise_level: int | None = None
+    """Noise added to an image before it is enlarged, in steps of its model's training; null: 20.
+    Of super-resolution by engine `diffusers` alone."""
     negative_prompt: str = COLUMNS["negative_prompt"].default
     """The text guided away from; empty: the null prompt."""
 
@@ -47,5 +53,5 @@ def check_call(call: CallConfig, columns: TaskColumns) -> Iterator[str]:
     for name in ARGUMENTS:
         value = getattr(call, name)
         yield from fits(f"call.{name}", value, COLUMNS[name])
-        if COLUMNS[name].is_named and value is not None and name not in columns.fields:
+        if COLUMNS[name].is_particular and value is not None and name not in columns.fields:
             yield f"call.{name}: this task has no use for it; leave it out"

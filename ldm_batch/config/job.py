@@ -61,13 +61,15 @@ class JobConfig:
     name: str = "job"
     """Shown in messages and recorded; letters, digits, `_`, `-` and `.`."""
     task: str = "text_to_image"
-    """What rows become images by: `text_to_image`, or `super_resolution`: images four times as
+    """What rows become images by: `text_to_image`; `image_to_image`: another image by a prompt;
+    `inpainting`: what a mask marks, painted anew; or `super_resolution`: images four times as
     large."""
     model: ModelConfig = field(default_factory=ModelConfig)
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
     call: CallConfig = field(default_factory=CallConfig)
     upscale: UpscaleConfig = field(default_factory=UpscaleConfig)
-    """Super-resolution: tiles and transparency, and the model of a second stage."""
+    """Super-resolution: tiles and transparency, and the model of a second stage; where rows bring
+    images, what is behind transparent ones."""
     source: SourceConfig = field(default_factory=SourceConfig)
     sink: SinkConfig = field(default_factory=SinkConfig)
     image: ImageConfig = field(default_factory=ImageConfig)

@@ -77,8 +77,9 @@ def _check_columns(source: SourceConfig, task: TaskColumns) -> Iterator[str]:
     for name in source.columns:
         if name not in task.fields:
             yield f"source.columns.{name}: unknown field{suggest(name, task.fields)}"
-    if source.columns.get(task.main, task.main) is None:
-        yield f"source.columns.{task.main}: null, but every row must have one"
+    for name in task.needed:
+        if source.columns.get(name, name) is None:
+            yield f"source.columns.{name}: null, but every row must have one"
     for name in source.carry:
         if name in IMAGE_COLUMNS or name in task.recorded:
             yield f"source.carry: {name!r} is already a column of the output"

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ldm_batch.columns import IMAGE
 from ldm_batch.records import Fault, Made, Reason, Request, UpscaleRequest
 
 Check = Callable[[NDArray[np.uint8], Request | UpscaleRequest], Mapping[str, Any] | Fault]
@@ -24,10 +25,11 @@ once more in float32 before it counts."""
 def refuse_constant(
     pixels: NDArray[np.uint8], request: Request | UpscaleRequest
 ) -> Mapping[str, Any] | Fault:
-    """A picture, uint8 `[H, W, 3]`, of one colour is none, unless it enlarges such a one."""
+    """A picture, uint8 `[H, W, 3]`, of one colour is none, unless it was made of such a one."""
     if not _is_constant(pixels):
         return {}
-    if isinstance(request, UpscaleRequest) and _is_constant(request.pixels):
+    given = request.pixels if isinstance(request, UpscaleRequest) else request.inputs.get(IMAGE)
+    if given is not None and _is_constant(given):
         return {}
     colour = tuple(int(value) for value in pixels[0, 0])
     return Fault(Reason.CONSTANT_IMAGE, f"every pixel of the image is {colour}")

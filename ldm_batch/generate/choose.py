@@ -13,16 +13,21 @@ from ldm_batch.config.bounds import one_of, refuse
 from ldm_batch.config.older import with_new_names
 from ldm_batch.config.validate import validate
 from ldm_batch.generate.diffusers_engine import DIFFUSERS
+from ldm_batch.generate.image_to_image import IMAGE_TO_IMAGE
+from ldm_batch.generate.inpainting import INPAINTING
 from ldm_batch.generate.ldm import LDM
 from ldm_batch.generate.pipeline import Pipeline
+from ldm_batch.generate.prompted_super_resolution import PROMPTED_SUPER_RESOLUTION
 from ldm_batch.generate.random_pixels import RANDOM_PIXELS
 from ldm_batch.generate.super_resolution import SUPER_RESOLUTION
 from ldm_batch.generate.task import Engine, FoundModels, Lock, Stage, Task
 from ldm_batch.generate.text_to_image import TEXT_TO_IMAGE
 from ldm_batch.generate.then_upscale import then_upscale
 
-TASKS = {task.name: task for task in (TEXT_TO_IMAGE, SUPER_RESOLUTION)}
+TASKS = {task.name: task for task in (TEXT_TO_IMAGE, IMAGE_TO_IMAGE, INPAINTING, SUPER_RESOLUTION)}
 ENGINES = {engine.name: engine for engine in (LDM, DIFFUSERS, RANDOM_PIXELS)}
+TASKS_BY_ENGINE = {(DIFFUSERS.name, SUPER_RESOLUTION.name): PROMPTED_SUPER_RESOLUTION}
+"""(engine, task) -> the task whose rows are others where that engine draws it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +62,8 @@ def choose(job: JobConfig) -> Choice:
     refuse(one_of("task", job.task, sorted(TASKS)))
     refuse(one_of("model.engine", job.model.engine, sorted(ENGINES)))
     refuse(one_of("upscale.model.engine", job.upscale.model.engine, [LDM.name]))
-    task, upscale = _with_used_columns(TASKS[job.task], job), job.upscale
+    named = TASKS_BY_ENGINE.get((job.model.engine, job.task), TASKS[job.task])
+    task, upscale = _with_used_columns(named, job), job.upscale
     if upscale.model.path is not None or upscale.model.repo_id is not None:
         task = then_upscale(task, keep_low_resolution=upscale.keep_low_resolution)
     return Choice(job, task, ENGINES[job.model.engine])

@@ -1,4 +1,4 @@
-"""Engine `diffusers`: later text-to-image models, by diffusers' own pipelines.
+"""Engine `diffusers`: later models, by diffusers' own pipelines.
 
 A second stage stays with our own loop. torch and diffusers are imported only where a model is
 looked into. Must not know rows or shards.
@@ -10,26 +10,24 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ldm_batch.config import JobConfig
+from ldm_batch.config import UPSCALE, JobConfig
 from ldm_batch.errors import JobError
 from ldm_batch.generate import ldm
 from ldm_batch.generate.pipeline import Pipeline
 from ldm_batch.generate.task import Engine, FoundModels, Lock, Stage, Task
-from ldm_batch.generate.text_to_image import TEXT_TO_IMAGE
 from ldm_batch.generate.then_upscale import load_both
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from ldm_batch.diffusion.family.pipeline import FamilyPipeline
+    from ldm_batch.diffusion.family.table import Family
 
 NAME = "diffusers"
 
 
 def check(job: JobConfig, task: Task) -> Iterator[str]:
-    """What no pipeline of diffusers does: other tasks, and what belongs to our own loop."""
-    if task.name != TEXT_TO_IMAGE.name:
-        yield f"model.engine: {NAME} draws task={TEXT_TO_IMAGE.name} only, not {task.name}"
+    """What no pipeline of diffusers does: what belongs to our own loop."""
     if list(job.scheduler.guidance_interval) != [0.0, 1.0]:
         yield (
             f"scheduler.guidance_interval: {job.scheduler.guidance_interval}, but engine {NAME} "
@@ -70,20 +68,21 @@ def check_models(job: JobConfig, task: Task) -> list[str]:
     first, *others = task.stages(job)
     folder = find_model(first.model)
     notes = [note for stage in others for note in ldm.check_stage(job, stage, task)]
-    _check_first(job, first, folder)
+    _check_first(job, task, first, folder)
     if not_loaded := read_not_loaded(folder):
         notes.append(f"model: never loaded: {', '.join(not_loaded)}")
     return notes
 
 
-def _check_first(job: JobConfig, stage: Stage, folder: Path) -> None:
+def _check_first(job: JobConfig, task: Task, stage: Stage, folder: Path) -> None:
     from ldm_batch.diffusion.family.extras import check_extras
-    from ldm_batch.diffusion.family.files import read_family, size_multiple
+    from ldm_batch.diffusion.family.files import read_drawing, read_family, size_multiple
     from ldm_batch.diffusion.family.load import check_parts
     from ldm_batch.diffusion.family.scheduler import find_config_trouble, make_family_scheduler
     from ldm_batch.diffusion.models import files
 
-    kind, family = files.read_kind(folder), read_family(folder)
+    family, drawing = read_family(folder), read_drawing(folder, task.name)
+    kind = drawing.pipeline
     check_parts(folder)
     check_extras(stage.model)
     if stage.model.loras and not family.loras:
@@ -95,8 +94,8 @@ def _check_first(job: JobConfig, stage: Stage, folder: Path) -> None:
     refused = {
         "call.eta": (job.call.eta, family.has_eta),
         "call.negative_prompt": (job.call.negative_prompt, family.has_negative),
-        "call.guidance_rescale": (job.call.guidance_rescale, family.has_rescale),
-        "scheduler.guidance_rescale": (job.scheduler.guidance_rescale, family.has_rescale),
+        "call.guidance_rescale": (job.call.guidance_rescale, drawing.has_rescale),
+        "scheduler.guidance_rescale": (job.scheduler.guidance_rescale, drawing.has_rescale),
     }
     for field, (value, is_known) in refused.items():
         if value and not is_known:
@@ -109,6 +108,21 @@ def _check_first(job: JobConfig, stage: Stage, folder: Path) -> None:
             raise JobError(
                 f"call.{name}: {side} is not a multiple of {multiple}, which {kind} needs"
             )
+    _check_image_numbers(job, task, family, folder)
+
+
+def _check_image_numbers(job: JobConfig, task: Task, family: Family, folder: Path) -> None:
+    """Check what the job's call says of images that rows bring."""
+    from ldm_batch.diffusion.family.files import max_noise_level
+    from ldm_batch.diffusion.family.pictures import strength_trouble
+
+    strength = task.strength if job.call.strength is None else job.call.strength
+    steps = job.call.num_inference_steps
+    if strength is not None and (trouble := strength_trouble(family, steps, strength)):
+        raise JobError(f"call.{trouble}")
+    level, limit = job.call.noise_level, max_noise_level(folder, family)
+    if level is not None and limit is not None and level > limit:
+        raise JobError(f"call.noise_level: {level}, but this model takes {limit} at most")
 
 
 def load(job: JobConfig, task: Task, lock: Lock) -> Pipeline:
@@ -118,17 +132,22 @@ def load(job: JobConfig, task: Task, lock: Lock) -> Pipeline:
         JobError: a model does not load, its files are not those of the lock, or it draws noise that
             is not the images' own.
     """
+
+    def load_first(job: JobConfig, lock: Lock) -> FamilyPipeline:
+        return _load_first(job, task.name, lock)
+
     if len(task.stages(job)) > 1:
-        return load_both(replace(TEXT_TO_IMAGE, load=_load_first), job, lock)
-    return _load_first(job, lock)
+        return load_both(load_first, job, lock, scale=task.columns.scale // UPSCALE)
+    return load_first(job, lock)
 
 
-def _load_first(job: JobConfig, lock: Lock | None) -> FamilyPipeline:
+def _load_first(job: JobConfig, task: str, lock: Lock | None) -> FamilyPipeline:
     from ldm_batch.diffusion.family.pipeline import FamilyPipeline
 
     return FamilyPipeline.from_config(
         job.model,
         job.scheduler,
+        task=task,
         batch_size=job.batch_size,
         num_threads=job.num_threads,
         lock=lock,
@@ -143,7 +162,7 @@ def measure_batch_size(job: JobConfig, native_size: tuple[int, int]) -> int:
         ShardError: not even one image fits into memory.
     """
     first = replace(job, batch_size=1)
-    return ldm.measure_batch_size(job, native_size, lambda: _load_first(first, None))
+    return ldm.measure_batch_size(job, native_size, lambda: _load_first(first, job.task, None))
 
 
 DIFFUSERS = Engine(

@@ -20,8 +20,11 @@ if TYPE_CHECKING:
 
 
 def check(job: JobConfig, task: Task) -> Iterator[str]:
-    """The task has a model of its own to draw by; a second stage alone draws nothing."""
+    """The task has a model of its own to draw by, and our own loop draws it; a second stage alone
+    draws nothing."""
     stages = task.stages(job)
+    if task.load is None:
+        yield f"model.engine: ldm does not draw task={task.name}; use model.engine=diffusers"
     if not any(not stage.section for stage in stages):
         yield f"model.engine: task={task.name} has no model that ldm could load"
     for stage in stages:
@@ -133,6 +136,7 @@ def load(job: JobConfig, task: Task, lock: Lock) -> Pipeline:
     Raises:
         JobError: a model does not load, or its files are not those of the lock.
     """
+    assert task.load is not None
     return task.load(job, lock)
 
 

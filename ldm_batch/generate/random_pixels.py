@@ -56,7 +56,9 @@ class RandomPixels:
 
 
 def check(job: JobConfig, task: Task) -> Iterator[str]:
-    """It enlarges nothing."""
+    """It enlarges nothing, and makes nothing of images."""
+    if task.columns.has_image and task.columns.scale == 1:
+        yield f"model.engine: random_pixels makes nothing of images, but task={task.name} does"
     if task.columns.scale > 1:
         section = task.stages(job)[-1].section
         where = f"{section}model: set" if section else f"model.engine: task={task.name}"

@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from ldm_batch.columns import IMAGE, TaskColumns
 from ldm_batch.config import UPSCALE, JobConfig
 from ldm_batch.errors import JobError
+from ldm_batch.generate import from_images
 from ldm_batch.generate.pipeline import Picture, Pipeline
-from ldm_batch.generate.task import LoadImage, Lock, Stage, Task
+from ldm_batch.generate.task import LoadImages, Lock, Stage, Task
 from ldm_batch.identity import Form
 from ldm_batch.made_as import MadeAs
 from ldm_batch.read.colour import enlarge_alpha
 from ldm_batch.read.rows import (
-    InvalidRow,
     RowContext,
     RowPlace,
     parse_all_carried,
@@ -61,13 +61,7 @@ COLUMNS = TaskColumns(
         "made_as",
         "input_file",
         "input_row",
-        "input_path",
-        "input_sha256",
-        "input_format",
-        "input_mode",
-        "input_height",
-        "input_width",
-        "input_conversions",
+        *from_images.ABOUT_IMAGE,
         "fingerprint",
     ),
     scale=UPSCALE,
@@ -88,12 +82,8 @@ def parse_row(values: Mapping[str, Any], place: RowPlace, context: RowContext) -
     """
     arguments = parse_arguments(values, context.call, ARGUMENTS)
     seed, carry = parse_seed(values, context.form), parse_all_carried(values)
-    assert context.images is not None
-    image = context.images.keep(place.index, values[IMAGE])
-    if isinstance(image, Fault):
-        raise InvalidRow(image.reason, image.message)
-    call = Call(**arguments, height=image.height, width=image.width)
-    return place.row({IMAGE: image}, call, seed=seed, carry=carry)
+    image = from_images.keep_image(values, context, place.index)
+    return place.row({IMAGE: image}, from_images.sized(arguments, image), seed=seed, carry=carry)
 
 
 def plan_image(row: Row, image_index: int, job_seed: int, form: Form) -> PlannedImage:
@@ -102,11 +92,16 @@ def plan_image(row: Row, image_index: int, job_seed: int, form: Form) -> Planned
     return PlannedImage(row, image_index, seed)
 
 
-def make_request(image: PlannedImage, load_image: LoadImage | None) -> Request:
+def make_request(image: PlannedImage, images: LoadImages | None) -> Request:
     """The pixels of the row's image, and the seed."""
-    assert load_image is not None
-    pixels = load_image(image.row.index)
-    return Request(inputs={IMAGE: pixels}, seed=image.seed, call=image.row.call)
+    assert images is not None
+    pixels = images.load(image.row.index)
+    return Request(
+        inputs={IMAGE: pixels},
+        seed=image.seed,
+        call=image.row.call,
+        upscale_seed=image.upscale_seed,
+    )
 
 
 def stages(job: JobConfig) -> list[Stage]:
@@ -133,16 +128,7 @@ def load(job: JobConfig, lock: Lock) -> Pipeline:
 
 def identify(job: JobConfig, _lock: Lock) -> dict[str, Any]:
     """How images are read, and the tiles in which large ones are made."""
-    source, upscale = job.source, job.upscale
-    return {
-        "input_images": {
-            "max_image_bytes": source.max_image_bytes,
-            "max_image_pixels": source.max_image_pixels,
-            "alpha": upscale.alpha,
-            "background": upscale.background,
-        },
-        "tiles": identify_tiles(job),
-    }
+    return {**from_images.identify(job), "tiles": identify_tiles(job)}
 
 
 def identify_tiles(job: JobConfig) -> dict[str, Any]:
@@ -152,16 +138,7 @@ def identify_tiles(job: JobConfig) -> dict[str, Any]:
 
 def record(image: PlannedImage, _count: PromptCount, _low: str | None) -> dict[str, Any]:
     """What the image that the row brought was."""
-    original = image.row.inputs[IMAGE]
-    return {
-        "input_path": original.path,
-        "input_sha256": original.sha256,
-        "input_format": original.format,
-        "input_mode": original.mode,
-        "input_height": original.height,
-        "input_width": original.width,
-        "input_conversions": " ".join(original.conversions),
-    }
+    return from_images.record_image(image.row.inputs[IMAGE])
 
 
 def origin(*_: object) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +22,16 @@ from ldm_batch.records import PlannedImage, PromptCount, Request, Row
 
 Lock = Mapping[str, str]
 """Path -> SHA-256 of every file that loading a job's models reads."""
-LoadImage = Callable[[int], NDArray[np.uint8]]
-"""Place of a row in its shard -> its image: uint8 `[h, w, 3]`, or 4 with alpha."""
+
+
+class LoadImages(Protocol):
+    """The images that the rows of a shard brought."""
+
+    def load(self, slot: int) -> NDArray[np.uint8]:
+        """The image of the row at a place of the shard: `[h, w, 3]`, or 4 with alpha."""
+
+    def load_mask(self, slot: int) -> NDArray[np.bool_]:
+        """Its mask: `[h, w]`, true where to repaint."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,19 +63,21 @@ class Task:
     """(row, number of the image, job seed, form) -> the image with its seeds."""
     seed_of: Callable[[Form], Callable[..., int]]
     """How the seed of an image is derived."""
-    make_request: Callable[[PlannedImage, LoadImage | None], Request]
+    make_request: Callable[[PlannedImage, LoadImages | None], Request]
     """What a pipeline is told of an image."""
     request_again: Callable[[Mapping[str, Any], TaskColumns], Request] | None
     """The request of an image from its own record, by the columns of the chosen task (others are
     carried, whatever they are called); None: its row must be read again."""
-    load: Callable[[JobConfig, Lock], Pipeline]
-    """The models, by our own loop; see the engine `ldm`."""
+    load: Callable[[JobConfig, Lock], Pipeline] | None
+    """The models, by our own loop; None: it has none for this task. See the engine `ldm`."""
     origin: Callable[[JobConfig, Lock, Mapping[str, Any], Mapping[str, str]], dict[str, Any]]
     """(job, lock, what the pipeline says of itself, model names by section) -> columns that all
     images of the job have in common, beside those of every task."""
     record: Callable[[PlannedImage, PromptCount, str | None], dict[str, Any]]
     """(image, tokens of its prompt, SHA-256 of the first stage's pixels) -> the columns that only
     this task has."""
+    strength: float | None = None
+    """How far images are turned to noise where neither row nor job says; None: they are not."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ldm_batch.columns import ARGUMENTS, TaskColumns
+from ldm_batch.columns import ARGUMENTS as ALL_ARGUMENTS
 from ldm_batch.columns import COLUMNS as ALL
+from ldm_batch.columns import TaskColumns
 from ldm_batch.config import JobConfig
 from ldm_batch.generate.pipeline import Pipeline
-from ldm_batch.generate.task import LoadImage, Lock, Stage, Task, nothing_to_check
+from ldm_batch.generate.task import LoadImages, Lock, Stage, Task, nothing_to_check
 from ldm_batch.identity import Form
 from ldm_batch.read.rows import (
     InvalidRow,
@@ -22,6 +23,8 @@ from ldm_batch.read.rows import (
 )
 from ldm_batch.records import Call, PlannedImage, PromptCount, Reason, Request, Row
 
+OF_IMAGES = ("strength", "noise_level")
+ARGUMENTS = tuple(name for name in ALL_ARGUMENTS if name not in OF_IMAGES)
 COLUMNS = TaskColumns(
     fields=("prompt", "id", "seed", "negative_prompt", *ARGUMENTS),
     recorded=(
@@ -75,7 +78,7 @@ def plan_image(row: Row, image_index: int, job_seed: int, form: Form) -> Planned
     return PlannedImage(row, image_index, seed)
 
 
-def make_request(image: PlannedImage, _load_image: LoadImage | None) -> Request:
+def make_request(image: PlannedImage, _images: LoadImages | None) -> Request:
     """The texts of the row, and the image's seeds."""
     row = image.row
     return Request(

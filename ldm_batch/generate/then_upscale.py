@@ -5,7 +5,7 @@ A function over any task whose images are RGB; what that task does is its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -75,13 +75,14 @@ def then_upscale(task: Task, *, keep_low_resolution: bool) -> Task:
         return replace(image, upscale_seed=form.upscale_seed(job_seed, key, 0))
 
     def load(job: JobConfig, lock: Lock) -> Pipeline:
-        return load_both(task, job, lock)
+        assert task.load is not None
+        return load_both(task.load, job, lock, scale=task.columns.scale)
 
     def record(image: PlannedImage, count: PromptCount, low: str | None) -> dict[str, Any]:
         return task.record(image, count, None) | {
             "upscale_seed": image.upscale_seed,
-            "low_resolution_height": image.row.call.height,
-            "low_resolution_width": image.row.call.width,
+            "low_resolution_height": image.row.call.height * task.columns.scale,
+            "low_resolution_width": image.row.call.width * task.columns.scale,
             "low_resolution_pixel_sha256": low,
         }
 
@@ -107,8 +108,8 @@ def then_upscale(task: Task, *, keep_low_resolution: bool) -> Task:
 
 def _check(task: Task, job: JobConfig) -> Iterator[str]:
     yield from task.check(job)
-    if task.columns.has_image:
-        yield f"upscale.model: set, but task={task.name} has no second stage"
+    if task.columns.scale > 1 and task.load is not None:
+        yield f"upscale.model: set, but task={task.name} by engine ldm has no second stage"
 
 
 def _identify_second(job: JobConfig, lock: Lock) -> dict[str, Any]:
@@ -137,13 +138,20 @@ def _origin(
     }
 
 
-def load_both(task: Task, job: JobConfig, lock: Lock) -> Pipeline:
-    """Load the models of both stages; what they have in common is loaded once."""
+def load_both(
+    load: Callable[[JobConfig, Lock], Pipeline], job: JobConfig, lock: Lock, *, scale: int
+) -> Pipeline:
+    """Load the models of both stages; what they have in common is loaded once.
+
+    Args:
+        load: the first one's.
+        scale: how many times larger what it makes is than its call says.
+    """
     from ldm_batch.diffusion.pipeline import LoadedPipeline
     from ldm_batch.diffusion.super_resolution import SuperResolution
 
     locks = split_lock(lock)
-    first = task.load(job, locks[0])
+    first = load(job, locks[0])
     models = (job.model, job.upscale.model)
     names = shared_components(locks, models) if isinstance(first, LoadedPipeline) else []
     upscaler = SuperResolution.from_config(
@@ -157,7 +165,7 @@ def load_both(task: Task, job: JobConfig, lock: Lock) -> Pipeline:
         tile_overlap=job.upscale.tile_overlap,
     )
     steps, eta = job.upscale.num_inference_steps, job.upscale.eta
-    return ThenLarger(first, upscaler, num_inference_steps=steps, eta=eta)
+    return ThenLarger(first, upscaler, num_inference_steps=steps, eta=eta, scale=scale)
 
 
 def shared_components(
@@ -179,10 +187,17 @@ class ThenLarger:
     """A pipeline whose images a second one enlarges before they leave the worker."""
 
     def __init__(
-        self, first: Pipeline, upscaler: Enlarger, *, num_inference_steps: int, eta: float
+        self,
+        first: Pipeline,
+        upscaler: Enlarger,
+        *,
+        num_inference_steps: int,
+        eta: float,
+        scale: int = 1,
     ) -> None:
+        """Take two pipelines; what the first makes is `scale` times as large as its call says."""
         self._first, self._upscaler = first, check_scale(upscaler)
-        self._steps, self._eta = num_inference_steps, eta
+        self._steps, self._eta, self._scale = num_inference_steps, eta, scale
 
     def count_tokens(self, prompts: Sequence[str]) -> list[PromptCount]:
         """Tokens of each prompt."""
@@ -191,7 +206,8 @@ class ThenLarger:
     def batch_key(self, call: Call) -> tuple[Call, int]:
         """As for the first stage; fewer images share a batch where they get very large."""
         key, size = self._first.batch_key(call)
-        fitting = max(1, MAX_OUTPUT_PIXELS // (call.height * call.width * UPSCALE**2))
+        num_pixels = call.height * call.width * (self._scale * UPSCALE) ** 2
+        fitting = max(1, MAX_OUTPUT_PIXELS // num_pixels)
         return key, min(size, fitting)
 
     def generate(self, requests: Sequence[Request]) -> list[Made | Fault]:
@@ -211,7 +227,8 @@ class ThenLarger:
         """Each stage as it was when it made images so."""
         first = self._first.as_made(replace(how, upscale=None))
         upscaler = self._upscaler.as_made(how.upscale or MadeAs())
-        return ThenLarger(first, upscaler, num_inference_steps=self._steps, eta=self._eta)
+        steps, eta, scale = self._steps, self._eta, self._scale
+        return ThenLarger(first, upscaler, num_inference_steps=steps, eta=eta, scale=scale)
 
     def pop_notes(self) -> list[str]:
         """What the receipt should tell."""

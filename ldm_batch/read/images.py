@@ -1,7 +1,7 @@
-"""The image cell of a row -> what the image is, with its bytes in a spool until it is enlarged.
+"""The image cells of a row -> what the images are, with their bytes in a spool until they are used.
 
 Every image is decoded once to know that it can be, and dropped; must not know models or shards of
-the output.
+the output. What of a mask is to be repainted is said here.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ldm_batch.config import UPSCALE, JobConfig
+from ldm_batch.columns import IMAGE, MASK, TaskColumns
+from ldm_batch.config import JobConfig
 from ldm_batch.config.upscale import parse_colour
 from ldm_batch.read.decode import DecodedImage, ImageLimits, decode_image, flatten
 from ldm_batch.records import Fault, InputImage, Reason, Shard
@@ -25,25 +26,29 @@ from ldm_batch.storage import read_file
 from ldm_batch.write.encode import MAX_SIDES, sha256
 from ldm_batch.write.spool import Spool
 
+Fetched = Future[bytes | Fault | None]
 LOCAL = "file://"
 ESCAPE = re.compile(rb"%[0-9A-Fa-f]{2}")
 READ_AHEAD = 8
 """Files of images that are read at once, which waits for the store and not for a CPU, and that are
 in memory at most: 256 MiB where each has the largest `source.max_image_bytes` by default."""
+LEAST_REPAINTED = 128
+"""Of 255: from half grey to white a mask says that a pixel is to be repainted."""
 
 
 class InputImages:
-    """The images of one shard: checked as rows are read, decoded again when they are enlarged."""
+    """The images of one shard: checked as rows are read, decoded again when they are used."""
 
-    def __init__(self, job: JobConfig, shard: Shard, spool: Spool) -> None:
+    def __init__(self, job: JobConfig, columns: TaskColumns, shard: Shard, spool: Spool) -> None:
         self._spool, self._access = spool, job.source.access
+        self._fields = columns.pictures
         self._root = _plain(job.source.image_root or _folder_of(shard.file.uri))
         self._keeps_alpha = job.upscale.alpha == "keep"
         self._background = parse_colour(job.upscale.background)
         self._limits = ImageLimits(
             max_bytes=job.source.max_image_bytes,
             max_pixels=job.source.max_image_pixels,
-            max_side=MAX_SIDES[job.image.format] // UPSCALE,
+            max_side=MAX_SIDES[job.image.format] // columns.scale,
         )
 
     def keep(self, slot: int, cell: Mapping[str, Any] | None) -> InputImage | Fault:
@@ -56,28 +61,35 @@ class InputImages:
         Raises:
             StorageError: a file is there but cannot be read.
         """
-        cell = cell or {}
-        path = cell.get("path")
-        name = path.decode("utf-8", "backslashreplace") if path else None
-        data = cell["found"] if "found" in cell else self._fetch(cell)
-        if isinstance(data, Fault):
-            return data
-        image = decode_image(data, self._limits)
-        if isinstance(image, Fault):
-            return image
-        assert data is not None
-        self._spool.add(slot, data)
-        _, applied = self._apply_alpha(image)
-        height, width, _ = image.pixels.shape
-        return InputImage(
-            sha256=sha256(data),
-            path=name,
-            format=image.format,
-            mode=image.mode,
-            height=height,
-            width=width,
-            conversions=(*image.conversions, *applied),
-        )
+        found = self._decode(cell)
+        if isinstance(found, Fault):
+            return found
+        data, image = found
+        self._spool.add((slot, IMAGE), data)
+        return _described(data, image, cell, self._apply_alpha(image)[1])
+
+    def keep_mask(
+        self, slot: int, cell: Mapping[str, Any] | None, image: InputImage
+    ) -> InputImage | Fault:
+        """Check the mask of a row and keep its bytes: it has the size of the row's image and says
+        of some pixel that it is to be repainted.
+
+        Args:
+            slot: the row's place in the shard.
+            cell: as of an image.
+            image: the row's own.
+
+        Raises:
+            StorageError: a file is there but cannot be read.
+        """
+        found = self._decode(cell)
+        if isinstance(found, Fault):
+            return Fault(found.reason, f"mask: {found.message}")
+        data, mask = found
+        if fault := _mask_fault(mask, image):
+            return fault
+        self._spool.add((slot, MASK), data)
+        return _described(data, mask, cell, ())
 
     def read_ahead(self, rows: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
         """The rows in their order, with the files that they name read ahead, a few at a time.
@@ -86,9 +98,10 @@ class InputImages:
             StorageError: a file is there but cannot be read.
         """
         with ThreadPoolExecutor(READ_AHEAD, thread_name_prefix="fetch") as pool:
-            pending: deque[tuple[Mapping[str, Any], Future[bytes | Fault | None]]] = deque()
+            pending: deque[tuple[Mapping[str, Any], Mapping[str, Fetched]]] = deque()
             for row in rows:
-                pending.append((row, pool.submit(self._fetch, row.get("image") or {})))
+                found = {f: pool.submit(self._fetch, row.get(f) or {}) for f in self._fields}
+                pending.append((row, found))
                 if len(pending) == READ_AHEAD:
                     yield _with_found(*pending.popleft())
             while pending:
@@ -96,9 +109,27 @@ class InputImages:
 
     def load(self, slot: int) -> NDArray[np.uint8]:
         """The pixels of an image that was kept: `[h, w, 3]`, or `[h, w, 4]` with its alpha."""
-        image = decode_image(self._spool.get(slot), self._limits)
+        image = decode_image(self._spool.get((slot, IMAGE)), self._limits)
         assert isinstance(image, DecodedImage)
         return self._apply_alpha(image)[0]
+
+    def load_mask(self, slot: int) -> NDArray[np.bool_]:
+        """The mask of a row that was kept: `[h, w]`, true where to repaint."""
+        mask = decode_image(self._spool.get((slot, MASK)), self._limits)
+        assert isinstance(mask, DecodedImage)
+        return is_repainted(mask.pixels)
+
+    def _decode(self, cell: Mapping[str, Any] | None) -> tuple[bytes, DecodedImage] | Fault:
+        """The bytes of an image's file, and what it shows."""
+        cell = cell or {}
+        data = cell["found"] if "found" in cell else self._fetch(cell)
+        if isinstance(data, Fault):
+            return data
+        image = decode_image(data, self._limits)
+        if isinstance(image, Fault):
+            return image
+        assert data is not None
+        return data, image
 
     def _apply_alpha(self, image: DecodedImage) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
         if image.alpha is None:
@@ -127,8 +158,67 @@ class InputImages:
         return Fault(Reason.UNREADABLE_IMAGE, _why_missing(path)) if data is None else data
 
 
-def _with_found(row: Mapping[str, Any], found: Future[bytes | Fault | None]) -> Mapping[str, Any]:
-    return {**row, "image": {**(row.get("image") or {}), "found": found.result()}}
+def is_repainted(pixels: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Where a mask says that its image is to be repainted: from half grey on.
+
+    Args:
+        pixels: uint8 `[h, w, 3]`, sRGB; colours count by their luma (ITU-R BT.601).
+
+    Returns:
+        Bool `[h, w]`.
+    """
+    luma: NDArray[np.uint32] = pixels.astype(np.uint32) @ np.array([299, 587, 114], np.uint32)
+    return luma >= 1000 * LEAST_REPAINTED
+
+
+def _mask_fault(mask: DecodedImage, image: InputImage) -> Fault | None:
+    """Why a mask says nothing of an image."""
+    height, width, _ = mask.pixels.shape
+    if (height, width) != (image.height, image.width):
+        return Fault(
+            Reason.OTHER_MASK_SIZE,
+            f"the mask has {width}x{height} pixels, its image {image.width}x{image.height}",
+        )
+    if mask.alpha is not None:
+        return Fault(
+            Reason.UNSUPPORTED_IMAGE,
+            "mask: some of it is transparent, and nothing says whether that is to be repainted; "
+            "give white for what is, black for what stays",
+        )
+    if not is_repainted(mask.pixels).any():
+        brightest = int(mask.pixels.max())
+        return Fault(
+            Reason.EMPTY_MASK,
+            f"the mask leaves nothing to repaint: its brightest value is {brightest} of 255, "
+            f"from {LEAST_REPAINTED} on is repainted",
+        )
+    return None
+
+
+def _described(
+    data: bytes, image: DecodedImage, cell: Mapping[str, Any] | None, more: tuple[str, ...]
+) -> InputImage:
+    """What is recorded of an image of a row.
+
+    Args:
+        more: conversions beside those of decoding.
+    """
+    path = (cell or {}).get("path")
+    height, width, _ = image.pixels.shape
+    return InputImage(
+        sha256=sha256(data),
+        path=path.decode("utf-8", "backslashreplace") if path else None,
+        format=image.format,
+        mode=image.mode,
+        height=height,
+        width=width,
+        conversions=(*image.conversions, *more),
+    )
+
+
+def _with_found(row: Mapping[str, Any], found: Mapping[str, Fetched]) -> Mapping[str, Any]:
+    cells = {name: {**(row.get(name) or {}), "found": one.result()} for name, one in found.items()}
+    return {**row, **cells}
 
 
 def resolve_path(path: str, root: str) -> str | None:

@@ -19,9 +19,9 @@ from ldm_batch.read.footer import Footer
 MAX_CHUNK_BYTES = 2 * 1024**3
 """What a column of a row group may unpack to: 28 kB of zstd were made that declare 900 MB."""
 PARENT = "parent_"
-OWN_COLUMNS = {"image": "image", "id": "key", "image_index": "image_index"}
-"""Fields of images to enlarge -> columns of a dataset of ours, whose seeds, steps and eta are those
-of the images that it holds and not of those to be made."""
+OWN_COLUMNS = {"image": "image", "id": "key", "image_index": "image_index", "prompt": "prompt"}
+"""Fields of rows that bring images -> columns of a dataset of ours, whose seeds, steps and eta are
+those of the images that it holds and not of those to be made."""
 
 
 def resolve_columns(
@@ -39,7 +39,11 @@ def resolve_columns(
         wanted = source.columns.get(field, _usual_name(field, footer, task))
         if wanted in names:
             columns[field] = str(wanted)
-        elif wanted is not None and (field in source.columns or field == task.main):
+        elif field in task.needed and wanted is None:
+            raise JobError(
+                f"{uri}: every row needs a {field}; name its column with source.columns.{field}"
+            )
+        elif wanted is not None and (field in source.columns or field in task.needed):
             raise JobError(
                 f"{uri}: no column {wanted!r} for {field} (source.columns.{field})"
                 f"{suggest(wanted, names)}"

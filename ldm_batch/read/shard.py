@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from ldm_batch.columns import TaskColumns
+from ldm_batch.columns import COLUMNS, TaskColumns
 from ldm_batch.config import SourceConfig
 from ldm_batch.errors import ShardError
 from ldm_batch.identity import derive_key
@@ -100,7 +100,7 @@ def _batch_values(
 ) -> Iterator[Mapping[str, Any]]:
     lists: dict[str, Sequence[Any]] = {}
     for name_in_row, column in columns.items():
-        convert = _image_cells if name_in_row == "image" else _python_values
+        convert = _image_cells if COLUMNS[name_in_row].type == "image" else _python_values
         lists[name_in_row] = _cells(batch.column(column), convert)
     for name, column in carry.items():
         lists[f"carry.{name}"] = _cells(batch.column(column), _carried_values)

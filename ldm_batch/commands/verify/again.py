@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ldm_batch.columns import COLUMNS, IMAGE
+from ldm_batch.columns import COLUMNS, IMAGE, MASK
 from ldm_batch.config import with_size
 from ldm_batch.errors import ShardError
 from ldm_batch.generate.batches import plan_images
@@ -117,7 +117,7 @@ class MakerAgain:
         if not shard.row_start <= place < shard.row_start + shard.num_rows:
             return NotMade(f"row {place} is not of its shard")
         with Spool() as spool:
-            inputs = InputImages(self._chosen.job, shard, spool)
+            inputs = InputImages(self._chosen.job, self._chosen.task.columns, shard, spool)
             try:
                 found = self._read(replace(shard, row_start=place, num_rows=1), inputs)
             except ShardError as error:
@@ -142,7 +142,7 @@ class MakerAgain:
         sizes = {"job_seed": job.seed, "num_images": job.num_images_per_prompt}
         images = plan_images(task, found.rows, self._plan.form, **sizes)
         wanted = [image for image in images if image.image_index == record["image_index"]]
-        return task.make_request(wanted[0], inputs.load) if wanted else None
+        return task.make_request(wanted[0], inputs) if wanted else None
 
 
 def _at_all_places(pipeline: Pipeline, request: Request, record: Record) -> Picture:
@@ -171,16 +171,22 @@ def planned_rows(plan: Plan) -> int:
 
 def _input_problem(record: Record, found: ShardRows) -> str:
     """Why what a row brings now is not what an image was made from; empty where it is."""
-    row = f"row {record['input_row']} of {record['input_file']}"
-    path = record.get("input_path")
-    name = f"its input {path} ({row})" if path else f"its input ({row})"
     remedy = "put back the file that it was made from"
     if found.rejections:
+        name = _input_name(record, "input")
         return f"{name} is no usable image any more: {found.rejections[0].message}; {remedy}"
-    now, then = found.rows[0].inputs[IMAGE].sha256, str(record["input_sha256"])
-    if now == then:
-        return ""
-    return (
-        f"{name} is another one: it has SHA-256 {now[:DIGITS_SHOWN]}..., was made from "
-        f"{then[:DIGITS_SHOWN]}...; {remedy}"
-    )
+    for field, column in ((IMAGE, "input"), (MASK, "mask")):
+        if field not in found.rows[0].inputs:
+            continue
+        now, then = found.rows[0].inputs[field].sha256, str(record[f"{column}_sha256"])
+        if now != then:
+            return (
+                f"{_input_name(record, column)} is another one: it has SHA-256 "
+                f"{now[:DIGITS_SHOWN]}..., was made from {then[:DIGITS_SHOWN]}...; {remedy}"
+            )
+    return ""
+
+
+def _input_name(record: Record, column: str) -> str:
+    row, path = f"row {record['input_row']} of {record['input_file']}", record.get(f"{column}_path")
+    return f"its {column} {path} ({row})" if path else f"its {column} ({row})"

@@ -1,1 +1,1 @@
-"""diffusers' own text-to-image pipelines, behind the protocol of ours."""
+"""diffusers' own pipelines, behind the protocol of ours."""

@@ -11,8 +11,15 @@ from typing import Any
 
 import torch
 
+from ldm_batch.columns import IMAGE
 from ldm_batch.diffusion.family.guard import untouched_generators
 from ldm_batch.diffusion.family.load import LoadedFamily
+from ldm_batch.diffusion.family.pictures import (
+    bridge_encoder,
+    picture_arguments,
+    picture_numbers,
+    strength_trouble,
+)
 from ldm_batch.diffusion.load import quiet_libraries
 from ldm_batch.diffusion.noise import make_generator
 from ldm_batch.records import Call, PromptCount, Request
@@ -88,19 +95,19 @@ class FamilyCall:
 
     def _arguments(self, requests: Sequence[Request]) -> dict[str, Any]:
         """All but the generators; texts in lists of their own, which a call may change."""
-        family, call = self._family, requests[0].call
+        family, drawing, call = self._family, self.loaded.drawing, requests[0].call
         arguments: dict[str, Any] = {
             "num_inference_steps": call.num_inference_steps,
-            "height": call.height,
-            "width": call.width,
             family.guidance: call.guidance_scale,
+            **picture_numbers(call, drawing),
+            **picture_arguments(requests),
             **family.fixed,
         }
         if family.is_limit_given:
             arguments["max_sequence_length"] = self.loaded.max_tokens
         if family.has_eta:
             arguments["eta"] = call.eta
-        if family.has_rescale:
+        if drawing.has_rescale:
             given = call.guidance_rescale
             arguments["guidance_rescale"] = self._rescale if given is None else given
         texts = {"prompt": [request.inputs["prompt"] for request in requests]}
@@ -153,13 +160,17 @@ class FamilyCall:
     def _bridge_dtypes(self) -> None:
         """Embeddings reach the denoiser, and latents the VAE, in the dtype of each; what is decoded
         comes out before it is clamped, so that values that are not finite show."""
-        pipe, vae = self._pipe, self._pipe.vae
+        pipe, vae, drawing = self._pipe, self._pipe.vae, self.loaded.drawing
         encode, decode, denoiser = pipe.encode_prompt, vae.decode, self.loaded.denoiser
+        if drawing.has_strength:
+            bridge_encoder(vae, denoiser.dtype)
 
         def encode_prompt(*args: Any, **kwargs: Any) -> Any:
             return _cast(encode(*args, **kwargs), denoiser.dtype)
 
         def decode_latents(latents: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+            if drawing.is_unshifted:
+                latents = latents + vae.config.shift_factor
             return decode(latents.to(vae.dtype), *args, **kwargs)
 
         pipe.encode_prompt, vae.decode = encode_prompt, decode_latents
@@ -176,15 +187,21 @@ def size_trouble(call: Call, multiple: int) -> str | None:
 
 def call_troubles(loaded: LoadedFamily, request: Request) -> Iterator[str]:
     """What of a request its pipeline cannot do, a line each, beginning with the field."""
-    family, call = loaded.family, request.call
+    family, drawing, call = loaded.family, loaded.drawing, request.call
     if trouble := size_trouble(call, loaded.size_multiple):
-        yield trouble
+        yield f"{trouble}{'; give an image of another size' * (IMAGE in request.inputs)}"
     if call.eta and not family.has_eta:
         yield f"eta: {call.eta}, but {loaded.kind} has none"
-    if call.guidance_rescale is not None and not family.has_rescale:
+    if call.guidance_rescale is not None and not drawing.has_rescale:
         yield f"guidance_rescale: {call.guidance_rescale}, but {loaded.kind} has none"
     if request.inputs["negative_prompt"] and not family.has_negative:
         yield f"negative_prompt: {loaded.kind} takes none"
+    if call.strength is not None and drawing.has_strength:
+        steps = call.num_inference_steps
+        if trouble := strength_trouble(family, steps, call.strength):
+            yield trouble
+    if (level := call.noise_level) is not None and level > (loaded.max_noise_level or level):
+        yield f"noise_level: {level}, but this model takes {loaded.max_noise_level} at most"
 
 
 def _cast(value: Any, dtype: torch.dtype) -> Any:

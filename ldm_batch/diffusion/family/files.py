@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from ldm_batch.diffusion.family.table import FAMILIES, NOT_LOADED, Family
+from ldm_batch.diffusion.family.table import FAMILIES, NOT_LOADED, Drawing, Family
 from ldm_batch.diffusion.models.files import MODEL_INDEX, read_json, read_kind, vae_factor
 from ldm_batch.errors import JobError
 
@@ -31,6 +31,35 @@ def read_family(folder: Path) -> Family:
             f"model: {folder} holds a {kind}; engine diffusers draws by {', '.join(FAMILIES)}"
         )
     return FAMILIES[kind]
+
+
+def read_drawing(folder: Path, task: str) -> Drawing:
+    """Return how the pipeline that a folder holds draws a task.
+
+    Raises:
+        JobError: it does not, or is none of the closed table.
+    """
+    family, kind = read_family(folder), read_kind(folder)
+    if task not in family.tasks:
+        others = [name for name, other in FAMILIES.items() if task in other.tasks]
+        raise JobError(
+            f"task={task}: {folder} holds a {kind}, which draws {', '.join(family.tasks)}; of "
+            f"engine diffusers {', '.join(others)} draw {task}"
+        )
+    return family.tasks[task]
+
+
+def max_noise_level(folder: Path, family: Family) -> int | None:
+    """Return how much noise an image may have before it is enlarged; None: the model says nothing.
+
+    Raises:
+        JobError: what it says is no whole number.
+    """
+    name = "max_noise_level"
+    level = read_json(folder / MODEL_INDEX).get(name, family.settings.get(name))
+    if level is not None and (not isinstance(level, int) or isinstance(level, bool)):
+        raise JobError(f"{folder / MODEL_INDEX}: {name} is {level!r}, not a whole number")
+    return level
 
 
 def size_multiple(folder: Path, family: Family) -> int:

@@ -18,16 +18,24 @@ import torch
 
 from ldm_batch.config import ModelConfig, SchedulerConfig
 from ldm_batch.diffusion.family.extras import check_extras
-from ldm_batch.diffusion.family.files import read_family, read_not_loaded, size_multiple
+from ldm_batch.diffusion.family.files import (
+    max_noise_level,
+    read_drawing,
+    read_family,
+    read_not_loaded,
+    size_multiple,
+)
 from ldm_batch.diffusion.family.lora import fuse_loras, read_loras
 from ldm_batch.diffusion.family.offload import offload, offload_on
 from ldm_batch.diffusion.family.scheduler import make_family_scheduler
 from ldm_batch.diffusion.family.table import (
     CLIP_TOKENIZERS,
     CLIP_TOKENS,
+    LOW_RES_SCHEDULER,
     SUCCESSORS,
     TEXT_ENCODERS,
     TOKENIZERS,
+    Drawing,
     Family,
 )
 from ldm_batch.diffusion.load import (
@@ -65,6 +73,10 @@ class LoadedFamily:
     kind: str
     """Its class."""
     family: Family
+    task: str
+    """Name of what it was loaded to draw."""
+    drawing: Drawing
+    """How it does."""
     pipe: Any = field(repr=False)
     max_tokens: int
     """Of a prompt; more are cut."""
@@ -72,6 +84,8 @@ class LoadedFamily:
     """Name of the tokenizer that counts them."""
     size_multiple: int
     """Of height and width in pixels."""
+    max_noise_level: int | None
+    """Of an image that is enlarged."""
     not_loaded: tuple[str, ...]
     """What the model has beside that."""
     device: torch.device
@@ -88,19 +102,26 @@ class LoadedFamily:
 
 
 def load_family(
-    model: ModelConfig, scheduler: SchedulerConfig, *, lock: Mapping[str, str] | None = None
+    model: ModelConfig,
+    scheduler: SchedulerConfig,
+    *,
+    task: str = "text_to_image",
+    lock: Mapping[str, str] | None = None,
 ) -> LoadedFamily:
     """Load the pipeline that a job names, on its device.
 
     Args:
+        task: name of what it is to draw, which chooses among the classes of its family.
         lock: `{path: sha256}` of `lock_model`; the files must be these.
 
     Raises:
         JobError: a file differs from the lock, a class is not of the closed table, weights are
-            missing, of the wrong shape or not finite, or a setting is wrong.
+            missing, of the wrong shape or not finite, a setting is wrong, or the model does not
+            draw the task.
     """
     folder = find_model(model)
-    kind, family = read_kind(folder), read_family(folder)
+    family, drawing = read_family(folder), read_drawing(folder, task)
+    kind = drawing.pipeline
     check_extras(model)
     loras = find_loras(model)
     if lock is not None:
@@ -132,10 +153,13 @@ def load_family(
     return LoadedFamily(
         kind=kind,
         family=family,
+        task=task,
+        drawing=drawing,
         pipe=pipe,
         max_tokens=_max_tokens(family, denoiser),
         counted_by=family.counted_by if family.counted_by in modules else "tokenizer",
         size_multiple=size_multiple(folder, family),
+        max_noise_level=max_noise_level(folder, family),
         not_loaded=tuple(read_not_loaded(folder)),
         device=device,
         offload=how,
@@ -186,6 +210,9 @@ def _load_part(folder: Path, name: str, model: ModelConfig, device: torch.device
         with quiet_libraries():
             if name in TOKENIZERS:
                 return _load_tokenizer(folder, name, class_name)
+            if name == LOW_RES_SCHEDULER:
+                path = folder / name / "scheduler_config.json"
+                return _class(class_name).from_config(read_json(path))
             dtype = _dtype(name, model)
             module = _load_module(folder, name, class_name, dtype, model.variant)
             module = module.to(device=device)

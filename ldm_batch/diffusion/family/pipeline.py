@@ -1,4 +1,4 @@
-"""Text to image by diffusers' own pipelines, each image a function of its own request alone.
+"""Images by diffusers' own pipelines, each a function of its own request alone.
 
 Batches have one fixed shape and rows of one call; noise comes from one generator per image, and a
 pipeline that draws any other is refused, at the latest by a short probe when it is loaded. Must not
@@ -16,10 +16,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from ldm_batch.columns import IMAGE, MASK
 from ldm_batch.config import ModelConfig, SchedulerConfig
 from ldm_batch.diffusion.family.call import FamilyCall, call_troubles
 from ldm_batch.diffusion.family.load import load_family
+from ldm_batch.diffusion.family.pictures import made_up_pictures
 from ldm_batch.diffusion.fixed_shape import FixedShape
+from ldm_batch.diffusion.paste import paste
 from ldm_batch.diffusion.pixels import to_uint8, to_unit_range
 from ldm_batch.diffusion.quality import judge
 from ldm_batch.diffusion.schedulers import effective_settings, find_step_trouble
@@ -72,6 +75,7 @@ class FamilyPipeline:
         model: ModelConfig,
         scheduler: SchedulerConfig,
         *,
+        task: str = "text_to_image",
         batch_size: int,
         num_threads: int | None = None,
         lock: Mapping[str, str] | None = None,
@@ -79,17 +83,17 @@ class FamilyPipeline:
         """Load the model that a job names, and probe it.
 
         Args:
+            task: name of what it is to draw.
             lock: `{path: sha256}` of `lock_model`; the files must be these.
 
         Raises:
             JobError: anything is wrong with the model, or its noise is not the images' own.
         """
         with limit_threads(num_threads):
-            loaded = load_family(model, scheduler, lock=lock)
+            loaded = load_family(model, scheduler, task=task, lock=lock)
             call = FamilyCall(loaded, guidance_rescale=scheduler.guidance_rescale)
             probe(call)
-        settings = {"batch_size": batch_size, "num_threads": num_threads}
-        return cls(call, model, scheduler, **settings)  # type: ignore[arg-type]
+        return cls(call, model, scheduler, batch_size=batch_size, num_threads=num_threads)
 
     @property
     def device(self) -> torch.device:
@@ -218,7 +222,8 @@ class FamilyPipeline:
     def _make_once(self, requests: Sequence[Request]) -> list[Result]:
         decoded = self._call.draw(requests)
         pixels = to_uint8(to_unit_range(decoded).nan_to_num())
-        return [judge(*judged) for judged in zip(decoded, pixels, requests, strict=True)]
+        judged = [judge(*one) for one in zip(decoded, pixels, requests, strict=True)]
+        return [_pasted(one, request) for one, request in zip(judged, requests, strict=True)]
 
     def _in_float32(self) -> FamilyPipeline:
         """Return this pipeline in float32, loaded again from its files when first needed."""
@@ -227,7 +232,11 @@ class FamilyPipeline:
                 self._model, dtype="float32", decode_dtype=None, text_encoder_dtype=None
             )
             self._float32 = FamilyPipeline.from_config(
-                model, self._sampling, batch_size=self.batch_size, num_threads=self.num_threads
+                model,
+                self._sampling,
+                task=self._call.loaded.task,
+                batch_size=self.batch_size,
+                num_threads=self.num_threads,
             )
         return self._float32
 
@@ -247,17 +256,21 @@ def probe(call: FamilyCall) -> None:
     Raises:
         JobError: the pipeline draws noise that is not the image's own, or cannot draw at all.
     """
-    loaded, family = call.loaded, call.loaded.family
+    loaded, family, drawing = call.loaded, call.loaded.family, call.loaded.drawing
     side = -(-PROBE_SIDE // loaded.size_multiple) * loaded.size_multiple
+    texts = {"prompt": "a", "negative_prompt": "b" if family.has_negative else ""}
+    steps = _probe_steps(call)
     request = Request(
-        inputs={"prompt": "a", "negative_prompt": "b" if family.has_negative else ""},
+        inputs={**texts, **made_up_pictures(loaded.task, side)},
         seed=0,
         call=Call(
-            num_inference_steps=_probe_steps(call),
+            num_inference_steps=2 * steps if drawing.has_strength else steps,
             guidance_scale=2.0,
             eta=1.0 if family.has_eta else 0.0,
             height=side,
             width=side,
+            strength=0.5 if drawing.has_strength else None,
+            noise_level=1 if drawing.has_noise_level else None,
         ),
     )
     try:
@@ -267,6 +280,16 @@ def probe(call: FamilyCall) -> None:
     except Exception as error:  # of many kinds, where parts do not fit each other
         told = f"{type(error).__name__}: {error}"
         raise JobError(f"model: {call.who} does not draw: {told}") from error
+
+
+def _pasted(made: Result, request: Request) -> Result:
+    """What was painted, over the image that it belongs to where the request has a mask."""
+    if MASK not in request.inputs or isinstance(made, Fault):
+        return made
+    image, mask = request.inputs[IMAGE], request.inputs[MASK]
+    if isinstance(made, Made):
+        return replace(made, pixels=paste(made.pixels, image, mask))
+    return paste(made, image, mask)
 
 
 def _probe_steps(call: FamilyCall) -> int:

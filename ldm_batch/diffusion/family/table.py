@@ -1,4 +1,4 @@
-"""What diffusers' own text-to-image pipelines take and need: a closed table, one row a class.
+"""What diffusers' own pipelines take and need: a closed table, a row for each kind of model.
 
 Data alone; imports no torch. A row says what a class was found to be: which parts it may be built
 of, what its call takes, and where its noise comes from. Must not know how a pipeline is loaded or
@@ -8,7 +8,7 @@ run.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 CLIP_TOKENS = 77
@@ -18,12 +18,31 @@ QWEN_TOKENIZERS = ("Qwen2Tokenizer", "Qwen2TokenizerFast")
 FLOW_SCHEDULER = "FlowMatchEulerDiscreteScheduler"
 NOT_LOADED = ("safety_checker", "feature_extractor", "image_encoder")
 """Parts that a `model_index.json` may name and that are never loaded: they make no image."""
+LOW_RES_SCHEDULER = "low_res_scheduler"
+"""The part of a model that enlarges which adds noise to the image."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drawing:
+    """How one task is drawn by the parts of a family."""
+
+    pipeline: str
+    """diffusers' class whose call draws it."""
+    has_size: bool = True
+    """Whether its call is told height and width, and does not take them from the image."""
+    has_rescale: bool = False
+    has_strength: bool = False
+    has_noise_level: bool = False
+    is_unshifted: bool = False
+    """Whether it hands the VAE latents without the shift that encoding took from them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Family:
     """One pipeline class of diffusers, as a job may draw by it."""
 
+    tasks: Mapping[str, Drawing]
+    """Name of each task that it draws -> how."""
     parts: Mapping[str, tuple[str, ...]]
     """Sub-folder of each part -> the only classes that it may be of; the scheduler aside."""
     optional: tuple[str, ...] = ()
@@ -48,7 +67,6 @@ class Family:
     """Whether an empty negative prompt is no negative prompt to the call, which may mean something
     else than the embedding of an empty text."""
     has_eta: bool = False
-    has_rescale: bool = False
     fixed: Mapping[str, Any] = field(default_factory=dict)
     """Arguments of every call."""
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -85,53 +103,130 @@ _T5 = ("T5EncoderModel",)
 _VAE = ("AutoencoderKL",)
 _UNET = ("UNet2DConditionModel",)
 
+_TEXT, _IMAGE, _INPAINT = "text_to_image", "image_to_image", "inpainting"
+_ENLARGE = "super_resolution"
+
+
+def _drawn(
+    text: str, image: str | None = None, inpaint: str | None = None, **of_inpaint: bool
+) -> Mapping[str, Drawing]:
+    """The tasks of a family, by the classes that draw them; all but the first have a strength."""
+    found = {_TEXT: Drawing(pipeline=text)}
+    if image is not None:
+        found[_IMAGE] = Drawing(pipeline=image, has_strength=True)
+    if inpaint is not None:
+        found[_INPAINT] = Drawing(pipeline=inpaint, has_strength=True, **of_inpaint)
+    return found
+
+
+_SD = Family(
+    tasks={
+        _TEXT: Drawing(pipeline="StableDiffusionPipeline", has_rescale=True),
+        _IMAGE: Drawing(
+            pipeline="StableDiffusionImg2ImgPipeline", has_size=False, has_strength=True
+        ),
+        _INPAINT: Drawing(pipeline="StableDiffusionInpaintPipeline", has_strength=True),
+    },
+    parts={
+        "text_encoder": _CLIP,
+        "tokenizer": CLIP_TOKENIZERS,
+        "unet": _UNET,
+        "vae": ("AutoencoderKL", "AutoencoderTiny"),
+    },
+    denoiser="unet",
+    loras=("unet", "text_encoder"),
+    max_tokens=CLIP_TOKENS,
+    is_limit_given=False,
+    has_eta=True,
+    settings={"requires_safety_checker": False},
+    always={
+        "safety_checker": None,
+        "feature_extractor": None,
+        "requires_safety_checker": False,
+    },
+    is_flow=False,
+    has_own_noise=True,
+    patch=1,
+)
+_SDXL = Family(
+    tasks={
+        _TEXT: Drawing(pipeline="StableDiffusionXLPipeline", has_rescale=True),
+        _IMAGE: Drawing(
+            pipeline="StableDiffusionXLImg2ImgPipeline",
+            has_size=False,
+            has_rescale=True,
+            has_strength=True,
+        ),
+        _INPAINT: Drawing(
+            pipeline="StableDiffusionXLInpaintPipeline", has_rescale=True, has_strength=True
+        ),
+    },
+    parts={
+        "text_encoder": _CLIP,
+        "text_encoder_2": _CLIP_2,
+        "tokenizer": CLIP_TOKENIZERS,
+        "tokenizer_2": CLIP_TOKENIZERS,
+        "unet": _UNET,
+        "vae": ("AutoencoderKL", "AutoencoderTiny"),
+    },
+    denoiser="unet",
+    loras=("unet", "text_encoder", "text_encoder_2"),
+    max_tokens=CLIP_TOKENS,
+    is_limit_given=False,
+    is_empty_none=True,
+    has_eta=True,
+    settings={"force_zeros_for_empty_prompt": True, "add_watermarker": None},
+    always={"add_watermarker": False},
+    is_flow=False,
+    has_own_noise=True,
+    patch=1,
+)
+_FLUX = Family(
+    tasks=_drawn("FluxPipeline", "FluxImg2ImgPipeline", "FluxInpaintPipeline"),
+    parts={
+        "text_encoder": _CLIP,
+        "text_encoder_2": _T5,
+        "tokenizer": CLIP_TOKENIZERS,
+        "tokenizer_2": T5_TOKENIZERS,
+        "transformer": ("FluxTransformer2DModel",),
+        "vae": _VAE,
+    },
+    loras=("transformer", "text_encoder"),
+    counted_by="tokenizer_2",
+    max_tokens=512,
+    max_tokens_undistilled=256,
+    has_negative=False,
+    native_latent=128,
+)
+
 FAMILIES: Mapping[str, Family] = {
-    "StableDiffusionPipeline": Family(
-        parts={
-            "text_encoder": _CLIP,
-            "tokenizer": CLIP_TOKENIZERS,
-            "unet": _UNET,
-            "vae": ("AutoencoderKL", "AutoencoderTiny"),
+    "StableDiffusionPipeline": _SD,
+    "StableDiffusionInpaintPipeline": replace(_SD, tasks={_INPAINT: _SD.tasks[_INPAINT]}),
+    "StableDiffusionUpscalePipeline": replace(
+        _SD,
+        tasks={
+            _ENLARGE: Drawing(
+                pipeline="StableDiffusionUpscalePipeline", has_size=False, has_noise_level=True
+            )
         },
-        denoiser="unet",
-        loras=("unet", "text_encoder"),
-        max_tokens=CLIP_TOKENS,
-        is_limit_given=False,
-        has_eta=True,
-        has_rescale=True,
-        settings={"requires_safety_checker": False},
-        always={
-            "safety_checker": None,
-            "feature_extractor": None,
-            "requires_safety_checker": False,
-        },
-        is_flow=False,
-        has_own_noise=True,
-        patch=1,
+        parts={**_SD.parts, "vae": _VAE, LOW_RES_SCHEDULER: ("DDPMScheduler",)},
+        settings={"max_noise_level": 350, "watermarker": None},
+        always={"safety_checker": None, "feature_extractor": None, "watermarker": None},
+        pixels=1,
     ),
-    "StableDiffusionXLPipeline": Family(
-        parts={
-            "text_encoder": _CLIP,
-            "text_encoder_2": _CLIP_2,
-            "tokenizer": CLIP_TOKENIZERS,
-            "tokenizer_2": CLIP_TOKENIZERS,
-            "unet": _UNET,
-            "vae": ("AutoencoderKL", "AutoencoderTiny"),
-        },
-        denoiser="unet",
-        loras=("unet", "text_encoder", "text_encoder_2"),
-        max_tokens=CLIP_TOKENS,
-        is_limit_given=False,
-        is_empty_none=True,
-        has_eta=True,
-        has_rescale=True,
-        settings={"force_zeros_for_empty_prompt": True, "add_watermarker": None},
-        always={"add_watermarker": False},
-        is_flow=False,
-        has_own_noise=True,
-        patch=1,
+    "StableDiffusionXLPipeline": _SDXL,
+    "StableDiffusionXLInpaintPipeline": replace(
+        _SDXL,
+        tasks={_INPAINT: _SDXL.tasks[_INPAINT]},
+        settings={**_SDXL.settings, "requires_aesthetics_score": False},
     ),
     "StableDiffusion3Pipeline": Family(
+        tasks=_drawn(
+            "StableDiffusion3Pipeline",
+            "StableDiffusion3Img2ImgPipeline",
+            "StableDiffusion3InpaintPipeline",
+            is_unshifted=True,
+        ),
         parts={
             "text_encoder": _CLIP_2,
             "text_encoder_2": _CLIP_2,
@@ -147,23 +242,12 @@ FAMILIES: Mapping[str, Family] = {
         counted_by="tokenizer_3",
         max_tokens=256,
     ),
-    "FluxPipeline": Family(
-        parts={
-            "text_encoder": _CLIP,
-            "text_encoder_2": _T5,
-            "tokenizer": CLIP_TOKENIZERS,
-            "tokenizer_2": T5_TOKENIZERS,
-            "transformer": ("FluxTransformer2DModel",),
-            "vae": _VAE,
-        },
-        loras=("transformer", "text_encoder"),
-        counted_by="tokenizer_2",
-        max_tokens=512,
-        max_tokens_undistilled=256,
-        has_negative=False,
-        native_latent=128,
+    "FluxPipeline": _FLUX,
+    "FluxFillPipeline": replace(
+        _FLUX, tasks={_INPAINT: Drawing(pipeline="FluxFillPipeline", has_strength=True)}
     ),
     "PixArtSigmaPipeline": Family(
+        tasks=_drawn("PixArtSigmaPipeline"),
         parts={
             "text_encoder": _T5,
             "tokenizer": T5_TOKENIZERS,
@@ -179,6 +263,7 @@ FAMILIES: Mapping[str, Family] = {
         has_own_noise=True,
     ),
     "SanaPipeline": Family(
+        tasks=_drawn("SanaPipeline"),
         parts={
             "text_encoder": ("Gemma2Model",),
             "tokenizer": ("GemmaTokenizer", "GemmaTokenizerFast"),
@@ -196,6 +281,7 @@ FAMILIES: Mapping[str, Family] = {
         pixels=32,
     ),
     "ZImagePipeline": Family(
+        tasks=_drawn("ZImagePipeline", "ZImageImg2ImgPipeline", "ZImageInpaintPipeline"),
         parts={
             "text_encoder": ("Qwen3Model", "Qwen3ForCausalLM"),
             "tokenizer": QWEN_TOKENIZERS,
@@ -208,6 +294,7 @@ FAMILIES: Mapping[str, Family] = {
         native_latent=128,
     ),
     "QwenImagePipeline": Family(
+        tasks=_drawn("QwenImagePipeline", "QwenImageImg2ImgPipeline", "QwenImageInpaintPipeline"),
         parts={
             "text_encoder": ("Qwen2_5_VLForConditionalGeneration",),
             "tokenizer": QWEN_TOKENIZERS,
@@ -223,9 +310,9 @@ FAMILIES: Mapping[str, Family] = {
         vae_halvings=0,
     ),
 }
-"""Class of a pipeline in `model_index.json` -> what is known of it. `tests/test_family.py` runs
-each row with a tiny model of random weights: again, in reverse, beside other prompts, with noise in
-every step."""
+"""Class of a pipeline in `model_index.json` -> what is known of it. `tests/test_family.py` and
+`tests/test_family_tasks.py` run each row and task with a tiny model of random weights: again, in
+reverse, beside other prompts, with noise in every step."""
 
 SUCCESSORS = {"Transformer2DModel": "PixArtTransformer2DModel"}
 """What became of a class since models were published by its name."""

@@ -13,7 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ldm_batch.diffusion.family.table import FAMILIES, NOT_LOADED, TEXT_ENCODERS, TOKENIZERS, Family
+from ldm_batch.diffusion.family.table import (
+    FAMILIES,
+    LOW_RES_SCHEDULER,
+    NOT_LOADED,
+    TEXT_ENCODERS,
+    TOKENIZERS,
+    Family,
+)
 from ldm_batch.diffusion.models.cache import remembered_sha256, sha256
 from ldm_batch.diffusion.models.conversion import read_conversion
 from ldm_batch.diffusion.models.side_file import side_files
@@ -24,7 +31,7 @@ LDM_COMPONENTS = ("bert", "tokenizer", "unet", "vqvae", "scheduler")
 """Sub-folders of the paper's models."""
 COMPONENTS = (
     *LDM_COMPONENTS,
-    *(*TEXT_ENCODERS, *TOKENIZERS[1:], "transformer", "vae"),
+    *(*TEXT_ENCODERS, *TOKENIZERS[1:], "transformer", "vae", LOW_RES_SCHEDULER),
 )
 """The only sub-folders that are ever read, whatever `model_index.json` names."""
 WEIGHT_NAMES = {
@@ -199,8 +206,8 @@ def needed_files(folder: Path, variant: str | None = None) -> list[str]:
     for name in sorted(read_index(folder)):
         if name in TOKENIZERS:
             paths += _tokenizer_files(folder, name, is_family)
-        elif name == "scheduler":
-            paths.append("scheduler/scheduler_config.json")
+        elif name in ("scheduler", LOW_RES_SCHEDULER):
+            paths.append(f"{name}/scheduler_config.json")
         else:
             paths += [f"{name}/config.json", *weights[name].paths]
             paths += _generation_files(folder, name)
