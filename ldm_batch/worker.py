@@ -118,10 +118,10 @@ class Worker:
     def _make_shard(self, shard: Shard, terms: Terms, encoded: Spool, inputs: Spool) -> Receipt:
         """Read, generate and encode, write, commit: what the package's listing says."""
         job, task, form, clock = self._spec.job, self._task, FORMS[terms.form], Clock()
-        call, originals = with_size(job.call, self._spec.native_size), None
+        call, given = with_size(job.call, self._spec.native_size), None
         if task.columns.has_image:
-            originals = InputImages(job, task.columns, shard, inputs)
-        context = RowContext(job.source, call, form, originals)
+            given = InputImages(job, task.columns, shard, inputs)
+        context = RowContext(job.source, call, form, given)
 
         found = read_shard(shard, task.columns, task.parse_row, context)
         counts = self._count_tokens(found.rows)
@@ -132,9 +132,7 @@ class Worker:
 
         with self._turn:
             clock.lap("wait_s")
-            made = generate_images(
-                self._pipeline, images, lambda i: task.make_request(i, originals)
-            )
+            made = generate_images(self._pipeline, images, lambda i: task.make_request(i, given))
             pictures = self._encoders.spool_images(made, encoded)
             notes = tuple(self._pipeline.pop_notes())
             clock.lap("generate_s")

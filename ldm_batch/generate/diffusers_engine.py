@@ -68,13 +68,13 @@ def check_models(job: JobConfig, task: Task) -> list[str]:
     first, *others = task.stages(job)
     folder = find_model(first.model)
     notes = [note for stage in others for note in ldm.check_stage(job, stage, task)]
-    _check_first(job, task, first, folder)
+    notes += _check_first(job, task, first, folder)
     if not_loaded := read_not_loaded(folder):
         notes.append(f"model: never loaded: {', '.join(not_loaded)}")
     return notes
 
 
-def _check_first(job: JobConfig, task: Task, stage: Stage, folder: Path) -> None:
+def _check_first(job: JobConfig, task: Task, stage: Stage, folder: Path) -> list[str]:
     from ldm_batch.diffusion.family.extras import check_extras
     from ldm_batch.diffusion.family.files import read_drawing, read_family, size_multiple
     from ldm_batch.diffusion.family.load import check_parts
@@ -108,13 +108,13 @@ def _check_first(job: JobConfig, task: Task, stage: Stage, folder: Path) -> None
             raise JobError(
                 f"call.{name}: {side} is not a multiple of {multiple}, which {kind} needs"
             )
-    _check_image_numbers(job, task, family, folder)
+    return _check_image_numbers(job, task, family, folder)
 
 
-def _check_image_numbers(job: JobConfig, task: Task, family: Family, folder: Path) -> None:
-    """Check what the job's call says of images that rows bring."""
+def _check_image_numbers(job: JobConfig, task: Task, family: Family, folder: Path) -> list[str]:
+    """Check what the job's call says of images that rows bring; what the user should know of it."""
     from ldm_batch.diffusion.family.files import max_noise_level
-    from ldm_batch.diffusion.family.pictures import strength_trouble
+    from ldm_batch.diffusion.family.pictures import num_steps, strength_trouble
 
     strength = task.strength if job.call.strength is None else job.call.strength
     steps = job.call.num_inference_steps
@@ -123,6 +123,13 @@ def _check_image_numbers(job: JobConfig, task: Task, family: Family, folder: Pat
     level, limit = job.call.noise_level, max_noise_level(folder, family)
     if level is not None and limit is not None and level > limit:
         raise JobError(f"call.noise_level: {level}, but this model takes {limit} at most")
+    if strength is not None and strength < 1 and num_steps(family, steps, strength) == steps:
+        return [
+            f"warning: call.strength: {strength} of {steps} steps is rounded up to all of them by "
+            "models of this kind: they begin with noise alone, and nothing of the images is seen; "
+            "raise call.num_inference_steps"
+        ]
+    return []
 
 
 def load(job: JobConfig, task: Task, lock: Lock) -> Pipeline:

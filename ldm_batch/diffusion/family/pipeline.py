@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from ldm_batch.columns import IMAGE, MASK
-from ldm_batch.config import ModelConfig, SchedulerConfig
+from ldm_batch.config import UPSCALE, ModelConfig, SchedulerConfig
 from ldm_batch.diffusion.family.call import FamilyCall, call_troubles
 from ldm_batch.diffusion.family.load import load_family
 from ldm_batch.diffusion.family.pictures import made_up_pictures
@@ -32,7 +32,8 @@ from ldm_batch.made_as import MadeAs, in_fewer_rows, tried_in_float32
 from ldm_batch.records import Call, Fault, Made, PromptCount, Reason, Request
 
 PROBE_SIDE = 64
-"""Pixels of height and width of the image that is drawn when a pipeline is loaded, at least."""
+"""Pixels of height and width of the image that is drawn when a pipeline is loaded, at least; of
+one that enlarges, after it."""
 PROBE_STEPS = (2, 10)
 """How many steps that image is drawn in: the first number that its scheduler takes."""
 Result = np.ndarray | Made | Fault
@@ -257,7 +258,8 @@ def probe(call: FamilyCall) -> None:
         JobError: the pipeline draws noise that is not the image's own, or cannot draw at all.
     """
     loaded, family, drawing = call.loaded, call.loaded.family, call.loaded.drawing
-    side = -(-PROBE_SIDE // loaded.size_multiple) * loaded.size_multiple
+    side = PROBE_SIDE // UPSCALE if drawing.has_noise_level else PROBE_SIDE
+    side = -(-side // loaded.size_multiple) * loaded.size_multiple
     texts = {"prompt": "a", "negative_prompt": "b" if family.has_negative else ""}
     steps = _probe_steps(call)
     request = Request(
