@@ -6,20 +6,15 @@ Every part stands between two comments that name it; what stands outside of them
 `test_readmes.py` holds the file to what is made here.
 """
 
-import ast
 import json
 import re
 import textwrap
-from collections.abc import Iterator, Mapping
-from dataclasses import fields, is_dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ldm_batch import config
 from ldm_batch.columns import COLUMNS, By, Column, json_schema
-from ldm_batch.config import JobConfig, S3Config
-from ldm_batch.diffusion.schedulers import NAMES
+from ldm_batch.config.described import class_docstring, job_fields, section_about
+from ldm_batch.config.groups import JOBS, find_groups
 from ldm_batch.generate.choose import TASKS, TASKS_BY_ENGINE
 from ldm_batch.generate.then_upscale import RECORDED
 from ldm_batch.records import Reason
@@ -29,31 +24,12 @@ README = CONF / "README.md"
 WIDTH = 100
 PART = re.compile(r"(<!-- made: (\w+) -->\n).*?(<!-- end -->\n)", re.DOTALL)
 """A part that is made: the comment before it, its name, and the comment after it."""
-GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name != "conf")
-WORDS = {
-    "str": "text",
-    "int": "whole number",
-    "float": "number",
-    "bool": "true or false",
-    "None": "null",
-    "list[str]": "list of texts",
-    "list[int]": "list of whole numbers",
-    "list[float]": "list of numbers",
-}
 BROUGHT = {
     By.ROW: "the row",
     By.CALL: "the row, or `call`",
     By.US: "us",
     By.CHECK: "a check of quality",
 }
-OPEN_TYPES = {
-    "JobConfig.shards": "whole number, range as `3-9`, or list of these",
-    "JobConfig.batch_size": "whole number or auto",
-    "JobConfig.rows_per_shard": "whole number or auto",
-    "SourceConfig.uri": "text or list of texts",
-    "ModelConfig.loras": "list of LoRAs",
-}
-"""What `Any` stands for."""
 
 
 def render(text: str) -> str:
@@ -64,37 +40,35 @@ def render(text: str) -> str:
 def _jobs() -> str:
     """What every file of conf/conf/ is, and the command that it names."""
     told = []
-    for path in sorted((CONF / "conf").glob("*.yaml")):
-        command, *about = _comment(path)[1:]
+    for option in find_groups()[JOBS]:
+        command, *about = option.comment[1:]
         command = command.replace("ldm_batch.run", "ldm_batch run")
-        told.append(f"**`{path.stem}`**: {' '.join(about)}\n\n    {command}\n")
+        told.append(f"**`{option.name}`**: {' '.join(about)}\n\n    {command}\n")
     return "\n".join(told)
 
 
 def _groups() -> str:
     """Every group's options with the comment that begins their file."""
     told = []
-    for group in GROUPS:
-        told.append(f"| `{group}=` | |\n| --- | --- |\n")
-        for path in sorted((CONF / group).glob("*.yaml")):
-            about = " ".join(line for line in _comment(path) if not line.startswith("@"))
-            about = about.removeprefix(f"{group}={path.stem}: ")
-            told.append(f"| `{path.stem}` | {_cell(about)} |\n")
-        told.append("\n")
-    without = ", ".join(f"`{n}`" for n in NAMES if not (CONF / f"scheduler/{n}.yaml").exists())
-    told.append(f"Schedulers without a file are chosen by `scheduler.name=`: {without}.\n")
+    for group, options in find_groups().items():
+        if group != JOBS:
+            told.append(f"| `{group}=` | |\n| --- | --- |\n")
+            for option in options:
+                about = option.about.removeprefix(f"{group}={option.name}: ")
+                told.append(f"| `{option.name}` | {_cell(about)} |\n")
+            told.append("\n")
     return "".join(told)
 
 
 def _fields() -> str:
     """A table of each section's fields: type, default and what they mean."""
-    job = JobConfig()
-    sections = {f.name: getattr(job, f.name) for f in fields(job)}
-    sections = {name: value for name, value in sections.items() if is_dataclass(value)}
-    told = ["### The job itself\n", _table(job, skip=sections)]
-    for name, section in sections.items():
-        told += [f"### `{name}`\n", f"{_docstrings()[type(section).__name__]}\n\n", _table(section)]
-    told += ["### `source.s3`, `sink.s3`\n", f"{_docstrings()['S3Config']}\n\n", _table(S3Config())]
+    job = job_fields().values()
+    told = ["### The job itself\n", _table("")]
+    for section in (field for field in job if field.is_section and not field.section):
+        about = section_about(section.name)
+        told += [f"### `{section.name}`\n", f"{about}\n\n", _table(section.name)]
+    about = class_docstring("S3Config")
+    told += ["### `source.s3`, `sink.s3`\n", f"{about}\n\n", _table("source.s3")]
     return "".join(told)
 
 
@@ -138,71 +112,19 @@ PARTS = {
 }
 
 
-def _table(section: Any, skip: Mapping[str, Any] = {}) -> str:
-    owner, rows = type(section).__name__, ["| field | type | default | |\n", f"|{' --- |' * 4}\n"]
-    for field in fields(section):
-        if field.name not in skip:
-            annotation, about = _declared()[owner, field.name]
-            value = getattr(section, field.name)
-            if is_dataclass(value):
+def _table(section: str) -> str:
+    rows = ["| field | type | default | |\n", f"|{' --- |' * 4}\n"]
+    for field in job_fields().values():
+        if field.section == section and (section or not field.is_section):
+            kind, default, about = field.kind, f"`{field.default}`", _cell(field.about)
+            if field.is_section:
                 kind, default = f"section, see [`{field.name}`](#{_anchor(field.name)})", ""
-            else:
-                kind = OPEN_TYPES.get(f"{owner}.{field.name}") or _in_words(annotation)
-                default = f"`{_yaml(value)}`"
-            rows.append(f"| `{field.name}` | {kind} | {default} | {_cell(about)} |\n")
+            rows.append(f"| `{field.name}` | {kind} | {default} | {about} |\n")
     return "".join([*rows, "\n"])
 
 
 def _anchor(name: str) -> str:
     return "sources3-sinks3" if name == "s3" else name
-
-
-@cache
-def _classes() -> list[ast.ClassDef]:
-    paths = sorted(Path(config.__file__).parent.glob("*.py"))
-    nodes = [node for path in paths for node in ast.parse(path.read_text()).body]
-    return [node for node in nodes if isinstance(node, ast.ClassDef)]
-
-
-@cache
-def _docstrings() -> dict[str, str]:
-    """Class name -> its docstring as Markdown."""
-    return {node.name: ast.get_docstring(node) or "" for node in _classes()}
-
-
-@cache
-def _declared() -> dict[tuple[str, str], tuple[str, str]]:
-    """Class and field -> annotation and the docstring under the field, on one line."""
-    return {key: value for node in _classes() for key, value in _fields_of(node)}
-
-
-def _fields_of(node: ast.ClassDef) -> Iterator[tuple[tuple[str, str], tuple[str, str]]]:
-    for statement, after in zip(node.body, [*node.body[1:], None], strict=True):
-        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
-            about = ""
-            if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
-                about = " ".join(str(after.value.value).split())
-            yield (node.name, statement.target.id), (ast.unparse(statement.annotation), about)
-
-
-def _in_words(annotation: str) -> str:
-    if annotation.startswith("dict["):
-        return "mapping"
-    return " or ".join(WORDS[part] for part in annotation.split(" | "))
-
-
-def _yaml(value: Any) -> str:
-    return value if isinstance(value, str) and value else json.dumps(value)
-
-
-def _comment(path: Path) -> list[str]:
-    """The lines of the comment that begins a file."""
-    lines = []
-    for line in path.read_text().splitlines():
-        if not line.startswith("#"):
-            break
-        lines.append(line.removeprefix("#").strip())
-    return lines
 
 
 def _cell(text: str) -> str:

@@ -16,12 +16,14 @@ from diffusers import LDMTextToImagePipeline
 
 from ldm_batch.config import ModelConfig, SchedulerConfig
 from ldm_batch.config.bounds import refuse
+from ldm_batch.config.groups import find_groups
 from ldm_batch.config.model import check_scheduler
 from ldm_batch.diffusion.load import load
 from ldm_batch.diffusion.models.find import find_model
 from ldm_batch.diffusion.noise import make_generator, make_noise
 from ldm_batch.diffusion.sampler import sample
 from ldm_batch.diffusion.schedulers import (
+    FROM_MODEL,
     NAMES,
     SCHEDULER_CLASSES,
     effective_settings,
@@ -134,6 +136,12 @@ def test_ours_is_right_and_diffusers_is_where_it_says(name: str) -> None:
     print(f"{name}: {ours.mean():.3f}/{ours.std():.3f}, {theirs.mean():.3f}/{theirs.std():.3f}")
     assert is_right(ours)
     assert is_right(theirs) == (name not in BROKEN_IN_DIFFUSERS)
+
+
+def test_every_name_is_an_option_of_its_group() -> None:
+    options = find_groups()["scheduler"]
+    assert {option.name for option in options} == {*NAMES, FROM_MODEL}
+    assert all(option.about.startswith(f"scheduler={option.name}: ") for option in options)
 
 
 @pytest.mark.parametrize("name", NAMES)
