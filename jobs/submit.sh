@@ -17,8 +17,8 @@
 # sink would disturb nobody: a shard's object is created exclusively, the second attempt at it is
 # thrown away.
 #
-# What runs is this checkout: ldm_batch/, conf/ and constraints.txt travel as the job's working
-# directory, named by their content. Nothing else does, secrets least of all: credentials for S3 and
+# What runs is this checkout, or what is installed here: ldm_batch/, conf/ and constraints.txt travel
+# as the job's working directory, named by their content. Nothing else does, secrets least of all: credentials for S3 and
 # the hub belong to the nodes (role, service account, environment).
 #
 # Ray asks for a token wherever one was made (`ray get-auth-token --generate`, KubeRay's authOptions).
@@ -126,6 +126,15 @@ command submits it again and makes what is missing" "$unreachable" ;;
     done
 }
 
+# In a folder that `ldm-batch init` made the code is what is installed here, and conf/ the user's own.
+copy_code() {
+    local package=$root/ldm_batch
+    [[ -d $package ]] || package=$(python -c 'import ldm_batch; print(*ldm_batch.__path__)') || return
+    cp -R "$package" "$root/conf" "$root/constraints.txt" "$stage/" || return
+    [[ $package == "$root/ldm_batch" || -d $package/conf ]] ||
+        cp -R "${package%/*}/conf" "$stage/ldm_batch/"
+}
+
 submission_id='' wait_for_it=true environment=runtime_env.yaml
 while (($#)); do
     case $1 in
@@ -174,8 +183,7 @@ fi
 stage=$(mktemp -d) || fail 'no folder for the copy of the code that is sent, see above'
 trap leave EXIT
 {
-    cp -R "$root/ldm_batch" "$root/conf" "$root/constraints.txt" "$stage/" &&
-        printf '__pycache__/\n*.pyc\n' >"$stage/.gitignore"
+    copy_code && printf '__pycache__/\n*.pyc\n' >"$stage/.gitignore"
 } || fail "cannot copy the code that is sent to $stage, see above"
 
 answer=$(ask free "$submission_id") || exit "$?"

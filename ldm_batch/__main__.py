@@ -1,4 +1,4 @@
-"""The one door: `python -m ldm_batch COMMAND ...`.
+"""The one door: `python -m ldm_batch COMMAND ...`, where it is installed `ldm-batch COMMAND ...`.
 
 A table of names; a command is imported when it is asked for. Must not know what one does.
 """
@@ -8,9 +8,10 @@ from __future__ import annotations
 import difflib
 import importlib
 import sys
-from typing import NoReturn
+from pathlib import Path
+from typing import Any, NoReturn
 
-PROGRAM = "python -m ldm_batch"
+MODULE, SCRIPT = "python -m ldm_batch", "ldm-batch"
 COMMANDS = {
     "run": ("ldm_batch.run:main", "make a dataset, or what is missing of it; FIELD=VALUE ..."),
     "status": ("ldm_batch.commands.status:main", "how far a dataset is"),
@@ -28,26 +29,45 @@ COMMANDS = {
         "ldm_batch.commands.import_model:main",
         "make a model's folder of an original checkpoint",
     ),
+    "init": ("ldm_batch.commands.init:main", "a folder for jobs of your own"),
+    "completion": (
+        "ldm_batch.commands.completion.command:main",
+        "what completes commands and settings in bash, zsh or fish",
+    ),
     "demo": ("ldm_batch.demo.command:main", "256 prompts and the model that ships with ldm_batch"),
 }
 """Name -> `module:function`, which reads the rest of the command line itself, and a line on it."""
+BEFORE = {"run": "ldm_batch.commands.words:before_run"}
+"""Name -> what reads its words first, puts them right or answers by itself, without waiting for
+what the command imports."""
+VERSION = "ldm_batch.versions:version_line"
 EXIT_USAGE = 2
 
 
 def main() -> None:
     """Run the command that the command line names; it exits with that command's code."""
+    program = program_name()
     name, *rest = sys.argv[1:] or [""]
     if name in ("-h", "--help"):
-        print(help_text())
+        print(help_text(program))
+        return
+    if name in ("-V", "--version"):
+        print(_load(VERSION)())
         return
     if name not in COMMANDS:
-        _refuse(name)
-    module, _, function = COMMANDS[name][0].partition(":")
-    sys.argv[:] = [f"{PROGRAM} {name}", *rest]
-    getattr(importlib.import_module(module), function)()
+        _refuse(name, program)
+    sys.argv[:] = [f"{program} {name}", *rest]
+    if name in BEFORE:
+        _load(BEFORE[name])()
+    _load(COMMANDS[name][0])()
 
 
-def help_text() -> str:
+def program_name() -> str:
+    """How this was called, by the word that the system was given."""
+    return SCRIPT if Path(sys.argv[0]).stem == SCRIPT else MODULE
+
+
+def help_text(program: str = MODULE) -> str:
     """What there is to ask for, a line each."""
     width = max(map(len, COMMANDS))
     lines = [f"  {name.ljust(width)}  {line}" for name, (_, line) in COMMANDS.items()]
@@ -55,26 +75,31 @@ def help_text() -> str:
         [
             "Synthetic image datasets with latent diffusion.",
             "",
-            f"usage: {PROGRAM} COMMAND ...",
+            f"usage: {program} COMMAND ...",
             "",
             *lines,
             "",
-            f"{PROGRAM} COMMAND --help explains one.",
+            f"{program} COMMAND --help explains one, --version tells of versions.",
         ]
     )
 
 
-def _refuse(name: str) -> NoReturn:
+def _load(place: str) -> Any:
+    module, _, function = place.partition(":")
+    return getattr(importlib.import_module(module), function)
+
+
+def _refuse(name: str, program: str) -> NoReturn:
     close = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
     if name.startswith("-"):
         message = f"{name}: no such option; options stand behind a command"
     elif "=" in name:
-        message = f"no command; did you mean `{PROGRAM} run {name}`?"
+        message = f"no command; did you mean `{program} run {name}`?"
     elif close:
         message = f"{name}: no such command; did you mean {close[0]!r}?"
     else:
         message = f"{name}: no such command" if name else "no command"
-    print(f"error: {message}\n\n{help_text()}", file=sys.stderr)
+    print(f"error: {message}\n\n{help_text(program)}", file=sys.stderr)
     sys.exit(EXIT_USAGE)
 
 

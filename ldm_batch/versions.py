@@ -25,6 +25,13 @@ def versions() -> dict[str, str]:
     return {"ldm_batch": __version__, "python": platform.python_version(), **installed}
 
 
+def version_line() -> str:
+    """Versions of ldm_batch and of what decides images, on one line; imports none of them."""
+    found = versions()
+    names = ("ldm_batch", "python", *(name for name in DECISIVE if name in found))
+    return ", ".join(f"{name} {found[name]}" for name in names)
+
+
 def differing_versions(here: Mapping[str, str], there: Mapping[str, str]) -> list[str]:
     """Name what differs between two environments, e.g. `torch 2.6.0 (here 2.13.0)`."""
     return [

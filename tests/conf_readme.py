@@ -54,8 +54,7 @@ def _groups() -> str:
         if group != JOBS:
             told.append(f"| `{group}=` | |\n| --- | --- |\n")
             for option in options:
-                about = option.about.removeprefix(f"{group}={option.name}: ")
-                told.append(f"| `{option.name}` | {_cell(about)} |\n")
+                told.append(f"| `{option.name}` | {_cell(option.about)} |\n")
             told.append("\n")
     return "".join(told)
 

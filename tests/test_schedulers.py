@@ -141,7 +141,7 @@ def test_ours_is_right_and_diffusers_is_where_it_says(name: str) -> None:
 def test_every_name_is_an_option_of_its_group() -> None:
     options = find_groups()["scheduler"]
     assert {option.name for option in options} == {*NAMES, FROM_MODEL}
-    assert all(option.about.startswith(f"scheduler={option.name}: ") for option in options)
+    assert all(option.comment[0].startswith(f"scheduler={option.name}: ") for option in options)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ldm_batch.commands.ending import ends
+from ldm_batch.commands.program import program
 from ldm_batch.diffusion.family.table import FAMILIES
 from ldm_batch.errors import JobError
 
@@ -125,7 +126,7 @@ def _report(target: Path, class_name: str, parts: Iterable[str], readme: str) ->
 @ends
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line, import the model, say what was made."""
-    parser = argparse.ArgumentParser(prog="python -m ldm_batch import", description=__doc__)
+    parser = argparse.ArgumentParser(prog=program("import"), description=__doc__)
     parser.add_argument(
         "source",
         metavar="SOURCE",

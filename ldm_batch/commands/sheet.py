@@ -18,6 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 from ldm_batch import identity
 from ldm_batch.commands.dataset_argument import add_sink, named_sink
 from ldm_batch.commands.ending import ends
+from ldm_batch.commands.program import program
 from ldm_batch.dataset import rows_of
 from ldm_batch.errors import JobError
 from ldm_batch.storage import Store
@@ -89,7 +90,7 @@ def write_contact_sheet(sink: Store, path: Path, num_images: int) -> None:
 @ends
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line and write the sheet."""
-    parser = argparse.ArgumentParser(prog="python -m ldm_batch sheet", description=__doc__)
+    parser = argparse.ArgumentParser(prog=program("sheet"), description=__doc__)
     add_sink(parser)
     parser.add_argument("--output", type=Path, default=Path("contact_sheet.png"))
     parser.add_argument("--images", type=int, default=48, help="how many (default: 48)")

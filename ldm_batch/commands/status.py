@@ -17,6 +17,7 @@ from typing import TextIO
 from ldm_batch import identity
 from ldm_batch.commands.dataset_argument import MAX_LISTED, add_sink, named_sink
 from ldm_batch.commands.ending import ends
+from ldm_batch.commands.program import program
 from ldm_batch.dataset import open_dataset
 from ldm_batch.storage import Store
 
@@ -100,7 +101,7 @@ def print_status(status: Status, out: TextIO) -> None:
 @ends
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line, print the status, exit."""
-    parser = argparse.ArgumentParser(prog="python -m ldm_batch status", description=__doc__)
+    parser = argparse.ArgumentParser(prog=program("status"), description=__doc__)
     add_sink(parser)
     parser.add_argument("--json", action="store_true", help="print JSON for scripts")
     options = parser.parse_args(arguments)

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from ldm_batch import identity
 from ldm_batch.commands.dataset_argument import add_sink, named_sink
 from ldm_batch.commands.ending import ends
+from ldm_batch.commands.program import program
 from ldm_batch.dataset import RECEIPT_THREADS, map_in_threads
 from ldm_batch.errors import AccessError, JobError
 from ldm_batch.storage import Leftover, Store
@@ -77,7 +78,7 @@ def parse_age(text: str) -> float:
 @ends
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line, remove leftovers, print them, exit."""
-    parser = argparse.ArgumentParser(prog="python -m ldm_batch sweep", description=__doc__)
+    parser = argparse.ArgumentParser(prog=program("sweep"), description=__doc__)
     add_sink(parser)
     parser.add_argument(
         "--older-than", type=parse_age, default="24h", metavar="AGE", help="default: 24h"

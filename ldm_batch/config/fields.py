@@ -6,7 +6,7 @@ Pure. Must not know what a value may be, which the checks beside the dataclasses
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from numbers import Integral, Real
 from typing import Any
@@ -27,9 +27,19 @@ def field_paths(node: Any = JobConfig, prefix: str = "") -> Iterator[str]:
 
 def no_such_field(path: str) -> str:
     """Say that there is no field of this name, and which was probably meant."""
-    close = difflib.get_close_matches(path, sorted(field_paths()), n=1, cutoff=0.6)
-    hint = f"did you mean {close[0]!r}?" if close else "--cfg job shows all fields"
+    paths = list(field_paths())
+    meant = first_named([known for known in paths if known.endswith(f".{path}")])
+    meant = meant or difflib.get_close_matches(path, sorted(paths), n=1, cutoff=0.6)
+    hint = f"did you mean {' or '.join(map(repr, meant))}?" if meant else "--help lists all fields"
     return f"{path}: no such field; {hint}"
+
+
+def first_named(paths: Sequence[str]) -> list[str]:
+    """Of fields of one name in several sections those that somebody means who says no section: the
+    least deep, and of these not the second stage's."""
+    depth = min((path.count(".") for path in paths), default=0)
+    least = [path for path in paths if path.count(".") == depth]
+    return [path for path in least if not path.startswith("upscale.")] or least
 
 
 def plain_job(job: JobConfig) -> JobConfig:

@@ -32,8 +32,9 @@ class Option:
 
     @property
     def about(self) -> str:
-        """The comment that begins its file, without its command and what is for Hydra alone."""
-        return " ".join(line for line in self.comment if not line.startswith(("@", "python -m ")))
+        """The comment that begins its file, without its name, its command and what is for Hydra."""
+        text = " ".join(line for line in self.comment if not line.startswith(("@", "python -m ")))
+        return text.removeprefix(f"{self.path.parent.name}={self.name}: ")
 
     @property
     def comment(self) -> list[str]:

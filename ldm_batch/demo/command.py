@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ldm_batch.commands.ending import ends
+from ldm_batch.commands.program import program
 from ldm_batch.commands.sheet import write_contact_sheet
 from ldm_batch.dataset import open_dataset
 from ldm_batch.demo.prompts import make_demo_prompts
@@ -45,9 +46,7 @@ def print_rejections(sink: str) -> None:
 @ends
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the demo in the current folder."""
-    argparse.ArgumentParser(prog="python -m ldm_batch demo", description=__doc__).parse_args(
-        arguments
-    )
+    argparse.ArgumentParser(prog=program("demo"), description=__doc__).parse_args(arguments)
     prompts, sink, sheet = OUTPUT / "prompts.parquet", OUTPUT / "dataset", OUTPUT / "sheet.png"
     write_prompts(prompts)
     places = [f"source.uri={prompts}", f"sink.uri={sink}"]

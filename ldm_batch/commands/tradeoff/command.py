@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from ldm_batch.columns import COLUMNS
 from ldm_batch.commands.ending import ends
+from ldm_batch.commands.program import program
 from ldm_batch.commands.tradeoff.measure import Setting, ShareRight, cannot_tell, measure
 from ldm_batch.commands.tradeoff.show import write_results
 from ldm_batch.config import (
@@ -162,7 +163,7 @@ def run(options: argparse.Namespace, share_right: ShareRight) -> Path:
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the command line's parser."""
-    parser = argparse.ArgumentParser(prog="python -m ldm_batch tradeoff", description=__doc__)
+    parser = argparse.ArgumentParser(prog=program("tradeoff"), description=__doc__)
     parser.add_argument("source", help="a planned dataset, or Parquet: file, glob or folder")
     parser.add_argument("--output", type=Path, default=Path("tradeoff"))
     parser.add_argument("--column", default="prompt", help="prompt column of a Parquet source")

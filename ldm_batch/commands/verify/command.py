@@ -18,6 +18,7 @@ from typing import TextIO
 
 from ldm_batch.commands.dataset_argument import MAX_LISTED, add_sink, named_sink
 from ldm_batch.commands.ending import ends
+from ldm_batch.commands.program import program
 from ldm_batch.commands.verify.regenerate import Sample
 from ldm_batch.commands.verify.verification import (
     EXIT_RIGHT,
@@ -63,7 +64,7 @@ def print_verification(found: Verification, out: TextIO) -> None:
 @ends
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line, print what was found, exit."""
-    parser = argparse.ArgumentParser(prog="python -m ldm_batch verify", description=__doc__)
+    parser = argparse.ArgumentParser(prog=program("verify"), description=__doc__)
     add_sink(parser)
     parser.add_argument("--json", action="store_true", help="print JSON for scripts")
     parser.add_argument(

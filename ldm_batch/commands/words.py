@@ -1,0 +1,243 @@
+"""The words that follow `run`, read before anything is composed: what is no setting, and was meant.
+
+Knows names only: of options, groups and fields; must not know what composing makes of a value.
+"""
+
+from __future__ import annotations
+
+import difflib
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import NoReturn
+
+from ldm_batch.commands.ending import ends
+from ldm_batch.commands.program import program
+from ldm_batch.commands.run_help import help_on
+from ldm_batch.config.described import Field, job_fields
+from ldm_batch.config.fields import first_named
+from ldm_batch.config.groups import JOBS, Option, find_groups, shipped
+from ldm_batch.errors import JobError
+
+HELP = ("--help", "-h")
+CONFIG_DIR = ("--config-dir", "-cd")
+FLAGS = (
+    *HELP,
+    *("--hydra-help", "--version", "--resolve", "--run", "-r", "--multirun", "-m"),
+    *("--shell-completion", "-sc"),
+)
+VALUED = (
+    *CONFIG_DIR,
+    *("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn"),
+    "--experimental-rerun",
+)
+"""Options that Hydra has, without and with a value; `--info` may have one."""
+INFO = ("--info", "-i")
+INFO_ON = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
+ALIASES = {
+    "input": "source.uri",
+    "prompts": "source.uri",
+    "output": "sink.uri",
+    "out": "sink.uri",
+    "steps": "call.num_inference_steps",
+    "guidance": "call.guidance_scale",
+    "job": JOBS,
+    "config": JOBS,
+}
+"""What other programs call what this one calls otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """The names there are."""
+
+    groups: Mapping[str, list[Option]]
+    fields: Mapping[str, Field]
+
+    def options(self, group: str) -> list[str]:
+        return [option.name for option in self.groups.get(group, [])]
+
+
+@ends
+def before_run() -> None:
+    """Answer `run --help`, or put the command line's words as composing takes them; see
+    `check_words`."""
+    options, settings = _apart(sys.argv[1:])
+    if set(HELP) & set(options):
+        print(help_on(settings, program("run"), own_folders(options)))
+        sys.exit()
+    sys.argv[1:] = check_words(sys.argv[1:])
+
+
+def check_words(words: Sequence[str]) -> list[str]:
+    """The words of a `run` with the options first, wherever they stood.
+
+    Args:
+        words: settings, and options with their values, as a command line has them.
+
+    Raises:
+        JobError: a word is neither, in a sentence that says what was meant.
+    """
+    options, settings = _apart(words)
+    known = _Known(find_groups(own_folders(options)), job_fields())
+    for place, word in enumerate(settings):
+        name, equals, value = word.partition("=")
+        if not equals and not word.startswith("~"):
+            _refuse_word(settings, place, known)
+        if "," not in value:
+            _check_setting(word, name.lstrip("+"), value, known)
+    return [*options, *settings]
+
+
+def own_folders(options: Sequence[str]) -> list[Path]:
+    """The folders that `--config-dir` names."""
+    found = [after for word, after in pairwise(options) if word in CONFIG_DIR]
+    joined = [word.partition("=")[2] for word in options if word.startswith("--config-dir=")]
+    return [Path(folder) for folder in (*found, *joined)]
+
+
+def _apart(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Options with their values, and the rest."""
+    options: list[str] = []
+    settings: list[str] = []
+    left = list(words)
+    while left:
+        word = left.pop(0)
+        if not word.startswith("-") or word == "-":
+            settings.append(word)
+        elif word in FLAGS or (word.partition("=")[0] in (*VALUED, *INFO) and "=" in word):
+            options.append(word)
+        elif word in VALUED:
+            options += [word, *left[:1]]
+            del left[:1]
+        elif word in INFO:
+            has_value = left[:1] and left[0] in INFO_ON
+            options += [word, left.pop(0)] if has_value else [word]
+        else:
+            _refuse_option(word, left)
+    return options, settings
+
+
+def _refuse_option(word: str, after: Sequence[str]) -> NoReturn:
+    name, equals, value = word.lstrip("-").partition("=")
+    if not equals and after and not after[0].startswith("-") and "=" not in after[0]:
+        value = after[0]
+    known = _Known(find_groups(), job_fields())
+    meant = _meant(name, value, known)
+    if not meant:
+        close = difflib.get_close_matches(word, (*FLAGS, *VALUED, *INFO), n=1, cutoff=0.7)
+        meant = close[0] if close else ""
+    raise JobError(f"{word}: no such option; {_did_you_mean(meant)}")
+
+
+def _refuse_word(settings: Sequence[str], place: int, known: _Known) -> NoReturn:
+    """Refuse a word without `=`, and say what was probably meant."""
+    word, after = settings[place], settings[place + 1 : place + 2]
+    before = settings[place - 1] if place else ""
+    if before.endswith("="):
+        raise JobError(f"{before}: has no value; did you mean {before}{word}, without a space?")
+    value = after[0] if after and "=" not in after[0] else ""
+    if word in known.options(JOBS):
+        meant = f"{JOBS}={word}"
+    else:
+        meant = _meant(word, value, known, is_sure=True) or _as_places(settings, known)
+    raise JobError(f"{word}: is no setting; {_did_you_mean(meant)}")
+
+
+def _as_places(settings: Sequence[str], known: _Known) -> str:
+    """Words without `=` as source and sink, where these are not set otherwise."""
+    words = [word for word in settings if "=" not in word]
+    set_already = {word.partition("=")[0] for word in settings if "=" in word}
+    free = [path for path in ("source.uri", "sink.uri") if path not in set_already]
+    if len(words) == 1 and not _is_place(words[0]):
+        close = difflib.get_close_matches(words[0], known.options(JOBS), n=1, cutoff=0.6)
+        return f"{JOBS}={close[0]}" if close else ""
+    if len(words) > len(free):
+        return ""
+    named = zip(free, words, strict=False)
+    return " ".join(shlex.quote(f"{path}={word}") for path, word in named)
+
+
+def _is_place(word: str) -> bool:
+    return any(sign in word for sign in "/.*~") or Path(word).exists()
+
+
+def _meant(name: str, value: str, known: _Known, *, is_sure: bool = False) -> str:
+    """The setting that a name of somebody's own stands for; empty where there is none.
+
+    Args:
+        is_sure: take no name that only looks alike.
+    """
+    plain = name.replace("-", "_")
+    if value in known.options(plain) or ALIASES.get(plain) == JOBS:
+        return shlex.quote(f"{ALIASES.get(plain, plain)}={value or '...'}")
+    for path in (plain, "" if is_sure else ALIASES.get(plain, "")):
+        if path in known.fields and not known.fields[path].is_section:
+            return _with_value(known.fields[path], value)
+    if plain in ("source", "sink", "model"):
+        return _of_place(plain, value, known) if value else ""
+    leaves = [field for field in known.fields.values() if field.name == plain]
+    leaves = [field for field in leaves if not field.is_section]
+    if not leaves and not is_sure:
+        names = [field.name for field in known.fields.values() if not field.is_section]
+        close = difflib.get_close_matches(plain, names, n=1, cutoff=0.7)
+        leaves = [field for field in known.fields.values() if field.name in close]
+    paths = first_named([field.path for field in leaves])
+    return " or ".join(_with_value(known.fields[path], value) for path in paths)
+
+
+def _with_value(field: Field, value: str) -> str:
+    usual = "true" if field.values[:1] == ("true",) else "..."
+    return shlex.quote(f"{field.path}={value}") if value else f"{field.path}={usual}"
+
+
+def _of_place(section: str, value: str, known: _Known) -> str:
+    """What names a place where an option of a group was expected."""
+    if section != "model":
+        return shlex.quote(f"{section}.uri={value}")
+    is_folder = value.startswith((".", "/", "~")) or Path(value).exists()
+    field = "path" if is_folder or "/" not in value else "repo_id"
+    return f"model=local {shlex.quote(f'model.{field}={value}')}"
+
+
+def _check_setting(word: str, name: str, value: str, known: _Known) -> None:
+    """Refuse a setting of which is certain what was meant instead."""
+    options = known.options(name)
+    is_option = value.removesuffix(".yaml") in (*options, "", "null")
+    if name == JOBS and not is_option and value.endswith((".yaml", ".yml")):
+        raise JobError(f"{word}: names a file; {_of_file(Path(value))}")
+    meant = ""
+    if name == "scheduler" and value.endswith("Scheduler"):
+        meant = f"scheduler.name={value}"
+    elif name in ("source", "sink", "model") and not is_option and _is_place(value):
+        meant = _of_place(name, value, known)
+    elif "-" in name and name.replace("-", "_") in {*known.fields, *known.groups}:
+        meant = f"{name.replace('-', '_')}={value}"
+    if meant:
+        raise JobError(f"{word}: no such setting; {_did_you_mean(meant)}")
+
+
+def _of_file(path: Path) -> str:
+    """How the job in a file is named."""
+    folder, name = path.parent, path.stem
+    if folder.resolve() == (shipped("conf") / JOBS).resolve():
+        return f"did you mean {JOBS}={name}?"
+    if folder.name == JOBS or folder.resolve().name == JOBS:
+        above = shlex.quote(str(folder.parent if folder.name == JOBS else folder.resolve().parent))
+        return f"did you mean --config-dir {above} {shlex.quote(f'{JOBS}={name}')}?"
+    target = folder / JOBS / f"{name}.yaml"
+    return (
+        f"a job of your own stands in a folder `{JOBS}`: move it to {target}, then "
+        f"--config-dir {shlex.quote(str(folder))} {shlex.quote(f'{JOBS}={name}')}"
+    )
+
+
+def _did_you_mean(meant: str) -> str:
+    if meant:
+        return f"did you mean {meant}?"
+    return (
+        "settings are FIELD=VALUE or GROUP=OPTION, such as source.uri=prompts.parquet; see --help"
+    )
