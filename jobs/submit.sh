@@ -18,8 +18,8 @@
 # thrown away.
 #
 # What runs is this checkout, or what is installed here: ldm_batch/, conf/ and constraints.txt travel
-# as the job's working directory, named by their content. Nothing else does, secrets least of all: credentials for S3 and
-# the hub belong to the nodes (role, service account, environment).
+# as the job's working directory, named by their content. Nothing else does, secrets least of all:
+# credentials for S3 and the hub belong to the nodes (role, service account, environment).
 #
 # Ray asks for a token wherever one was made (`ray get-auth-token --generate`, KubeRay's authOptions).
 # Then set RAY_AUTH_MODE=token here, and RAY_AUTH_TOKEN_PATH to a file with the cluster's token, or

@@ -79,7 +79,7 @@ def help_text(program: str = MODULE) -> str:
             "",
             *lines,
             "",
-            f"{program} COMMAND --help explains one, --version tells of versions.",
+            f"{program} COMMAND --help explains one, --version tells versions.",
         ]
     )
 

@@ -1,11 +1,21 @@
-"""The one door to the commands: what there is, what was meant, and each command's own exit code."""
+"""The one door to the commands: what there is, what was meant, each command's own exit code; and the
+script that an installer makes, from a wheel too."""
 
+import importlib.metadata
+import json
+import os
+import subprocess
+import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 from commands import Ended, run, write_prompts
 
+import ldm_batch
 from ldm_batch.__main__ import COMMANDS
+
+ROOT = Path(__file__).parents[1]
 
 
 def door(folder: Path, *arguments: str) -> Ended:
@@ -16,7 +26,7 @@ def test_help_lists_every_command(tmp_path: Path) -> None:
     ended = door(tmp_path, "--help")
     assert ended.code == 0
     for name, (_, line) in COMMANDS.items():
-        assert f"  {name.ljust(8)}  {line}\n" in ended.out
+        assert f"  {name.ljust(10)}  {line}\n" in ended.out
     assert max(map(len, ended.out.splitlines())) <= 80
 
 
@@ -42,6 +52,93 @@ def test_a_command_explains_itself_by_its_name_here(tmp_path: Path, name: str) -
     ended = door(tmp_path, name, "--help")
     assert ended.code == 0
     assert ended.out.startswith(f"usage: python -m ldm_batch {name} ")
+
+
+@pytest.mark.parametrize("option", ["--version", "-V"])
+def test_versions_on_a_line(tmp_path: Path, option: str) -> None:
+    ended = door(tmp_path, option)
+    assert (ended.code, ended.err) == (0, "")
+    told = dict(part.split(" ") for part in ended.out.strip().split(", "))
+    assert told["ldm_batch"] == ldm_batch.__version__
+    assert told["torch"] == importlib.metadata.version("torch")
+    assert {"python", "diffusers", "transformers"} < set(told)
+
+
+def test_versions_wait_for_nothing_that_they_tell_of() -> None:
+    code = (
+        "import sys\nfrom ldm_batch.__main__ import main\n"
+        "sys.argv = ['ldm-batch', '--version']\nmain()\nprint(*sys.modules)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"torch", "diffusers", "transformers"} & set(ended.stdout.split("\n")[1].split())
+
+
+def test_a_command_calls_itself_as_it_was_called(script: Path, tmp_path: Path) -> None:
+    def told(*arguments: str) -> Ended:
+        ended = subprocess.run([script, *arguments], capture_output=True, text=True, cwd=tmp_path)
+        return Ended(ended.returncode, ended.stdout, ended.stderr)
+
+    assert "usage: ldm-batch COMMAND ..." in told("--help").out
+    assert "did you mean `ldm-batch run conf=demo`?" in told("conf=demo").err
+    assert told("run", "--help").out.startswith("usage: ldm-batch run ")
+    assert told("status", "--help").out.startswith("usage: ldm-batch status ")
+    write_prompts(tmp_path, 1, 30)
+    job = ("conf=machinery", "cluster=in_process", "source.uri=in", "sink.uri=out")
+    assert told("run", *job).code == 0
+    assert told("status", "out").code == 0
+    plan = json.loads((tmp_path / "out/.ldm_batch/plan.json").read_text())
+    assert "ldm-batch" not in plan["environment"]["command"]  # it runs where no script is
+
+
+def test_the_wheel_brings_the_command_and_all_that_it_shows(tmp_path: Path) -> None:
+    build = ["wheel", "--quiet", "--no-deps", "--no-build-isolation", str(ROOT), "-w", "dist"]
+    ended = pip(tmp_path, *build)
+    if "hatchling" in ended.stderr:
+        ended = pip(tmp_path, *(word for word in build if word != "--no-build-isolation"))
+    assert ended.returncode == 0, ended.stderr
+    [wheel] = (tmp_path / "dist").glob("*.whl")
+    ended = pip(tmp_path, "install", "--quiet", "--no-deps", "--target", "site", str(wheel))
+    assert ended.returncode == 0, ended.stderr
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site"), "PYTHONSAFEPATH": "1"}
+    script = tmp_path / "site/bin/ldm-batch"
+
+    def told(*arguments: str) -> str:
+        words = [script, *arguments]
+        return subprocess.run(
+            words, capture_output=True, text=True, check=True, cwd=tmp_path, env=environment
+        ).stdout
+
+    assert told("--version").startswith(f"ldm_batch {ldm_batch.__version__}, ")
+    assert "conf=txt2img_1m " in told("completion", "answer", "zsh", "ldm-batch run conf=txt")
+    assert "txt2img_1m" in told("run", "--help", "conf")
+    told("init", "mine")
+    assert (tmp_path / "mine/jobs/run.sh").is_file()
+    shown = told("run", "--config-dir", "mine/conf", "conf=my_job", "--cfg", "job")
+    assert "path: demo:text_to_image\n" in shown
+    assert "plan: 1 files, 4 rows" in told(
+        "run", "conf=machinery", "source.uri=mine/prompts.parquet", "sink.uri=x", "dry_run=true"
+    )
+
+
+def pip(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run pip in a folder, without a network of its own making."""
+    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", *words]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Path:
+    """The script that an installer makes of the entry point of pyproject.toml."""
+    place = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]["ldm-batch"]
+    module, _, function = place.partition(":")
+    path = tmp_path / "bin/ldm-batch"
+    path.parent.mkdir()
+    path.write_text(
+        f"#!{sys.executable}\nimport sys\nfrom {module} import {function}\n"
+        f"if __name__ == '__main__':\n    sys.exit({function}())\n"
+    )
+    path.chmod(0o755)
+    return path
 
 
 def test_a_dataset_by_the_door_alone(tmp_path: Path) -> None:

@@ -78,8 +78,8 @@ rows_per_shard: auto
 """
 README = """\
 # Jobs of your own
-`conf/conf/my_job.yaml` is a job, each line explained; copy it for the next one: `conf/conf/NAME.yaml`
-is `conf=NAME`. `prompts.parquet` holds a few prompts to begin with. In this folder:
+`conf/conf/my_job.yaml` is a job, each line explained; copy it for the next one: `conf=NAME` is the
+file `conf/conf/NAME.yaml`. `prompts.parquet` holds a few prompts to begin with. In this folder:
 
     {command} run --config-dir conf conf=my_job dry_run=true
     {command} run --config-dir conf conf=my_job
@@ -99,14 +99,12 @@ def make_folder(folder: Path, command: str) -> None:
     Raises:
         JobError: something is there already, or it cannot be written; nothing was.
     """
-    target = folder.expanduser().absolute()
+    target, wanted = folder.expanduser().absolute(), "name one that is not there, or an empty one"
     if target.is_symlink() or (target.exists() and not target.is_dir()):
-        raise JobError(f"{folder}: is no folder; name one that is not there, or an empty one")
+        raise JobError(f"{folder}: is no folder; {wanted}")
     try:
         if target.is_dir() and any(target.iterdir()):
-            raise JobError(
-                f"{folder}: is not empty; name a folder that is not there, or an empty one"
-            )
+            raise JobError(f"{folder}: is a folder with something in it; {wanted}")
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".ldm_batch-", dir=target.parent) as above:
             whole = Path(above) / target.name

@@ -152,7 +152,7 @@ def _as_places(settings: Sequence[str], known: _Known) -> str:
     words = [word for word in settings if "=" not in word]
     set_already = {word.partition("=")[0] for word in settings if "=" in word}
     free = [path for path in ("source.uri", "sink.uri") if path not in set_already]
-    if len(words) == 1 and not _is_place(words[0]):
+    if len(words) == 1 and not _is_place(words[0]) and free != ["sink.uri"]:
         close = difflib.get_close_matches(words[0], known.options(JOBS), n=1, cutoff=0.6)
         return f"{JOBS}={close[0]}" if close else ""
     if len(words) > len(free):

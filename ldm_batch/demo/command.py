@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     prompts, sink, sheet = OUTPUT / "prompts.parquet", OUTPUT / "dataset", OUTPUT / "sheet.png"
     write_prompts(prompts)
     places = [f"source.uri={prompts}", f"sink.uri={sink}"]
-    code = subprocess.call([sys.executable, "-m", "ldm_batch", "run", *places])
+    code = subprocess.call([sys.executable, "-m", "ldm_batch", "run", "conf=demo", *places])
     if code:
         sys.exit(code)
     print("rejected rows:")

@@ -19,7 +19,7 @@ from ldm_batch.cluster.attempts import run_in_process, run_once_in_process
 from ldm_batch.config import JobConfig
 from ldm_batch.dataset import find_sink
 from ldm_batch.drive.budget import Budget
-from ldm_batch.drive.report import print_plan, print_report
+from ldm_batch.drive.report import print_model, print_plan, print_report
 from ldm_batch.drive.revisions import with_revisions
 from ldm_batch.drive.settle import Planning, StartAgain, Work
 from ldm_batch.errors import JobError, StorageError
@@ -89,6 +89,7 @@ def drive_job(job: JobConfig, *, overrides: Sequence[str], out: TextIO) -> JobRe
             chosen, partial(_stored_document, chosen, store), partial(tell, out)
         )
         models = chosen.find_models()
+        print_model(chosen.job, overrides, out)
         while True:
             try:
                 return _result(_run(chosen, store, models, command, out), store)

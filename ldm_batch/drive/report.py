@@ -5,9 +5,11 @@ Must not know workers, nor decide anything.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TextIO
 
 from ldm_batch import identity
+from ldm_batch.config import JobConfig
 from ldm_batch.drive.settle import Work
 from ldm_batch.progress import Tally, tell
 from ldm_batch.records import Outcome
@@ -15,6 +17,21 @@ from ldm_batch.storage import Store
 
 MAX_NAMED = 20
 """Failed shards that the command which makes them names; more, and it makes all that is missing."""
+
+DEMO_MODEL = "demo:text_to_image"
+
+
+def print_model(job: JobConfig, overrides: Sequence[str], out: TextIO) -> None:
+    """Say which model draws, and what it knows, where rows were named and no job or model: what
+    nobody chose is the demo's, which knows little."""
+    set_here = {override.lstrip("+").partition("=")[0] for override in overrides}
+    is_chosen = any(name.split(".")[0] in ("conf", "model") for name in set_here)
+    if job.model.path == DEMO_MODEL and "source.uri" in set_here and not is_chosen:
+        tell(
+            out,
+            "model: the demo model draws, which knows coloured shapes on plain backgrounds, 64 x "
+            "64 pixels, and nothing else; conf=... chooses another, such as conf=txt2img_1m",
+        )
 
 
 def print_plan(work: Work, store: Store, out: TextIO) -> None:

@@ -15,7 +15,8 @@ from ldm_batch.columns import TaskColumns
 from ldm_batch.config import JobConfig, SourceConfig, source_uris
 from ldm_batch.errors import JobError
 from ldm_batch.plan.cut import NewFile, cut_files, look_at, settle_rows_per_shard
-from ldm_batch.plan.stored import PLAN_AGAIN, Plan, refuse_other_fingerprint
+from ldm_batch.plan.other_settings import refuse_other_fingerprint
+from ldm_batch.plan.stored import PLAN_AGAIN, Plan
 from ldm_batch.read import footer as footers
 from ldm_batch.read import matching
 from ldm_batch.read.footer import Footer

@@ -234,19 +234,3 @@ def _segment_table(shards: Sequence[Shard]) -> pa.Table:
         "footer_sha256": [s.file.footer_sha256 for s in shards],
     }
     return pa.table(columns, schema=SEGMENT_SCHEMA)
-
-
-def refuse_other_fingerprint(
-    planned: Mapping[str, Any], document: Mapping[str, Any], store: Store
-) -> None:
-    """Refuse to go on with a plan that was made with other settings, naming what differs."""
-    if planned["fingerprint"] == document["fingerprint"]:
-        return
-    differing = identity.differing_fields(planned["images"], document["images"])
-    is_empty = not store.names(identity.DATA_FOLDER)
-    raise JobError(
-        f"sink.uri: {store.root} was planned with other settings, its images would not match:\n  "
-        + "\n  ".join(differing)
-        + "\nUse the planned settings, or write to a new sink."
-        + f" {PLAN_AGAIN}" * is_empty
-    )
