@@ -23,7 +23,7 @@ COMMANDS = {
     "sweep": ("ldm_batch.commands.sweep:main", "remove what crashes left behind"),
     "tradeoff": (
         "ldm_batch.demo.tradeoff:main",
-        "schedulers and steps, time against quality, on a job's own prompts",
+        "schedulers and steps: time against quality on a job's own prompts",
     ),
     "import": (
         "ldm_batch.commands.import_model:main",

@@ -250,12 +250,13 @@ def test_suggestions() -> None:
 def test_every_field_is_documented() -> None:
     """The docstring under each field of a section is the only place that explains it."""
     folder = Path(config.__file__).parent
-    nodes = [node for path in folder.glob("*.py") for node in ast.parse(path.read_text()).body]
-    assert sum(isinstance(node, ast.ClassDef) for node in nodes) == 11
+    parsed = [node for path in folder.glob("*.py") for node in ast.parse(path.read_text()).body]
+    classes = [node for node in parsed if isinstance(node, ast.ClassDef)]
+    nodes = [node for node in classes if node.name.endswith("Config")]
+    assert len(nodes) == 11
     undocumented = [
         f"{node.name}.{statement.target.id}"
         for node in nodes
-        if isinstance(node, ast.ClassDef)
         for statement, after in zip(node.body, [*node.body[1:], None], strict=True)
         if isinstance(statement, ast.AnnAssign)
         and isinstance(statement.target, ast.Name)

@@ -1,5 +1,5 @@
-"""The one door to the commands: what there is, what was meant, each command's own exit code; and the
-script that an installer makes, from a wheel too."""
+"""The one door to the commands: what there is, what was meant, each command's own exit code; and
+the script that an installer makes, from a wheel too."""
 
 import importlib.metadata
 import json
