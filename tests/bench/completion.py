@@ -2,8 +2,8 @@
 
     python tests/bench/completion.py [--rounds 15]
 
-Each line is answered by a process of its own, as a shell asks for it; beside them a Python that does
-nothing. Prints the median and the largest of the rounds, in seconds.
+Each line is answered by a process of its own, as a shell asks for it; beside them a Python that
+does nothing. Prints the median and the largest of the rounds, in seconds.
 """
 
 import argparse
