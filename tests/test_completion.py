@@ -16,6 +16,7 @@ from ldm_batch.commands.completion import answer as answers
 from ldm_batch.commands.completion import command
 from ldm_batch.commands.completion.answer import answer, split
 from ldm_batch.commands.completion.scripts import SCRIPTS
+from ldm_batch.commands.words import FLAGS, INFO, VALUED
 from ldm_batch.config import JobConfig
 from ldm_batch.config.described import job_fields
 from ldm_batch.generate.choose import ENGINES
@@ -34,6 +35,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "prompts").mkdir()
     (tmp_path / "prompts/a.parquet").touch()
     (tmp_path / "two words.parquet").touch()
+    (tmp_path / "b:c.parquet").touch()
     (tmp_path / ".hidden").touch()
     (tmp_path / "mine/conf").mkdir(parents=True)
     (tmp_path / "mine/conf/cats.yaml").write_text("# @package _global_\nname: cats\n")
@@ -80,6 +82,7 @@ def test_how_a_line_goes_on(folder: Path, line: str, expected: list[str]) -> Non
 def test_all_commands_groups_and_fields_are_offered() -> None:
     assert {word.strip() for word in answer("ldm-batch ")} == {*COMMANDS, "--help", "--version"}
     assert set(COMMANDS) == set(answers.OPTIONS) == set(answers.COMMANDS)
+    assert set(answers.OPTIONS["run"]) < {*FLAGS, *VALUED, *INFO}
     first = answer("ldm-batch run ")
     own = [field for field in job_fields().values() if not field.section]
     assert {f"{f.path}{'.' if f.is_section else '='}" for f in own} < set(first)
@@ -128,6 +131,8 @@ def test_words_up_to_the_cursor(line: str, words: list[str]) -> None:
     [
         ("run source.uri=pro", ["prompts/"]),
         ("run source.uri=two", [r"two\ words.parquet "]),
+        ("run source.uri=b", ["b:c.parquet "]),
+        ("run source.uri=b:", ["c.parquet "]),
         ("run 'source.uri=two", ["source.uri=two words.parquet "]),
         ("run conf=txt2img_1", ["txt2img_1m "]),
         ("run so", ["source.", "source="]),
@@ -192,6 +197,7 @@ def bash(folder: Path) -> Iterator[pexpect.spawn]:
         ("ldm-batch run sched", "ldm-batch run scheduler"),
         ("ldm-batch run source.uri=two", r"ldm-batch run source.uri=two\ words.parquet "),
         ("ldm-batch run 'source.uri=two", "ldm-batch run 'source.uri=two words.parquet"),
+        ("ldm-batch run source.uri=b:", "ldm-batch run source.uri=b:c.parquet "),
         ("ldm-batch run model.dtype=b", "ldm-batch run model.dtype=bfloat16 "),
         ("ldm-batch run --config-dir mine conf=c", "ldm-batch run --config-dir mine conf=cats "),
         ("ldm-batch status prom", "ldm-batch status prompts/"),

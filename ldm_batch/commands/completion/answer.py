@@ -11,7 +11,7 @@ import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from ldm_batch.commands.words import CONFIG_DIR, FLAGS, HELP, INFO, INFO_ON, VALUED, own_folders
+from ldm_batch.commands.words import CONFIG_DIR, HELP, INFO, INFO_ON, own_folders
 from ldm_batch.config.described import Field, job_fields
 from ldm_batch.config.groups import find_groups
 
@@ -22,7 +22,7 @@ COMMANDS = (
 OF_STORE = ("--endpoint", "--region", "--anonymous", "--path-style", "--no-path-style")
 OF_DATASET = ("--help", *OF_STORE, "--ca-bundle")
 OPTIONS: dict[str, tuple[str, ...]] = {
-    "run": (*FLAGS, *VALUED, *INFO),
+    "run": ("--help", "--cfg", "--config-dir", "--multirun", "--resolve", "--info", "--hydra-help"),
     "status": (*OF_DATASET, "--json"),
     "verify": (*OF_DATASET, "--json", "--regenerate", "--choice", "--model-path"),
     "sheet": (*OF_DATASET, "--output", "--images"),
@@ -111,7 +111,7 @@ def _of_run(before: Sequence[str], current: str) -> Iterator[str]:
     elif last in INFO and not current.startswith("-") and not equals:
         yield from _finished(INFO_ON)
     elif current.startswith("-"):
-        yield from _finished(option for option in OPTIONS["run"] if option.startswith("--"))
+        yield from _finished(OPTIONS["run"])
     elif equals:
         start = f"{name}="
         yield from (start + more for more in _values(name.lstrip("+"), value, before))
