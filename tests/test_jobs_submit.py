@@ -28,6 +28,8 @@ from commands import (
 )
 from test_jobs import BIN, JOBS, ROOT, SBATCH, environment
 
+from ldm_batch.commands.init import make_folder
+
 MACHINERY = ("conf=machinery", "rows_per_shard=20")
 WAIT_S = 2 * DEADLINE_S
 
@@ -116,9 +118,11 @@ def cluster(short_folder: Path) -> Iterator[Cluster]:
         end(process)
 
 
-def submit(folder: Path, cluster: Cluster, *arguments: str) -> subprocess.Popen[str]:
+def submit(
+    folder: Path, cluster: Cluster, *arguments: str, jobs: Path = JOBS
+) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [str(JOBS / "submit.sh"), *arguments],
+        [str(jobs / "submit.sh"), *arguments],
         cwd=folder,
         env=environment(**cluster.variables),
         stdout=subprocess.PIPE,
@@ -152,6 +156,19 @@ def test_a_submitted_job_ends_with_its_own_exit_code(tmp_path: Path, cluster: Cl
     assert "0 to do" in out
     assert re.search(r"^job out-\d{8}-[0-9a-f]{8}-2$", out, re.M)
     assert digests(tmp_path) == before
+
+
+@pytest.mark.long
+def test_a_folder_that_init_made_submits_its_own_job(tmp_path: Path, cluster: Cluster) -> None:
+    """The code that is installed and the folder's own conf/ travel."""
+    mine = tmp_path / "mine"
+    make_folder(mine, "ldm-batch")
+    uris = (f"source.uri={mine}/prompts.parquet", f"sink.uri={mine}/out")
+    options = ("dry_run=true", "--config-dir", "conf")
+    process = submit(tmp_path, cluster, "conf=my_job", *uris, *options, jobs=mine / "jobs")
+    out, _ = process.communicate(timeout=WAIT_S)
+    assert process.returncode == 0, out
+    assert "plan: 1 files, 4 rows" in out
 
 
 @pytest.mark.long
