@@ -17,7 +17,7 @@ COMMANDS = {
     "status": ("ldm_batch.commands.status:main", "how far a dataset is"),
     "verify": (
         "ldm_batch.commands.verify.command:main",
-        "prove that a dataset is whole and right, or make images of it again",
+        "prove that a dataset is whole and right; make images of it again",
     ),
     "sheet": ("ldm_batch.commands.sheet:main", "the first images and their prompts as one picture"),
     "sweep": ("ldm_batch.commands.sweep:main", "remove what crashes left behind"),
