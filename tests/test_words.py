@@ -17,7 +17,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "in").mkdir()
     (tmp_path / "mine/conf").mkdir(parents=True)
-    for name in ("prompts.parquet", "job.yaml", "mine/conf/cats.yaml"):
+    for name in ("prompts.parquet", "two words.parquet", "job.yaml", "mine/conf/cats.yaml"):
         (tmp_path / name).touch()
     return tmp_path
 
@@ -33,6 +33,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             "source.uri= in",
             "source.uri=: has no value; did you mean source.uri=in, without a space?",
         ),
+        ("source.uri=two words.parquet", "did you mean 'source.uri=two words.parquet', in quotes?"),
         ("demo", "demo: is no setting; did you mean conf=demo?"),
         ("machinry", "machinry: is no setting; did you mean conf=machinery?"),
         ("batch_size 4", "batch_size: is no setting; did you mean batch_size=4?"),

@@ -139,6 +139,8 @@ def _refuse_word(settings: Sequence[str], place: int, known: _Known) -> NoReturn
     before = settings[place - 1] if place else ""
     if before.endswith("="):
         raise JobError(f"{before}: has no value; did you mean {before}{word}, without a space?")
+    if Path(f"{before.partition('=')[2]} {word}").exists():
+        raise JobError(f"{word}: is no setting; did you mean '{before} {word}', in quotes?")
     value = after[0] if after and "=" not in after[0] else ""
     if word in known.options(JOBS):
         meant = f"{JOBS}={word}"
