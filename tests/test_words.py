@@ -39,6 +39,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("batch_size 4", "batch_size: is no setting; did you mean batch_size=4?"),
         ("dry_run", "dry_run: is no setting; did you mean dry_run=true?"),
         ("model demo", "model: is no setting; did you mean model=demo?"),
+        (f"seed=1 {'x' * 5000}", "is no setting; settings are FIELD=VALUE or GROUP=OPTION"),
         ("what is this", "what: is no setting; settings are FIELD=VALUE or GROUP=OPTION"),
         ("--batch-size 4", "--batch-size: no such option; did you mean batch_size=4?"),
         ("--batch-size=4", "--batch-size=4: no such option; did you mean batch_size=4?"),

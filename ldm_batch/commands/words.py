@@ -6,6 +6,7 @@ Knows names only: of options, groups and fields; must not know what composing ma
 from __future__ import annotations
 
 import difflib
+import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -139,7 +140,7 @@ def _refuse_word(settings: Sequence[str], place: int, known: _Known) -> NoReturn
     before = settings[place - 1] if place else ""
     if before.endswith("="):
         raise JobError(f"{before}: has no value; did you mean {before}{word}, without a space?")
-    if Path(f"{before.partition('=')[2]} {word}").exists():
+    if os.path.exists(f"{before.partition('=')[2]} {word}"):
         raise JobError(f"{word}: is no setting; did you mean '{before} {word}', in quotes?")
     value = after[0] if after and "=" not in after[0] else ""
     if word in known.options(JOBS):
@@ -164,7 +165,7 @@ def _as_places(settings: Sequence[str], known: _Known) -> str:
 
 
 def _is_place(word: str) -> bool:
-    return any(sign in word for sign in "/.*~") or Path(word).exists()
+    return any(sign in word for sign in "/.*~") or os.path.exists(word)
 
 
 def _meant(name: str, value: str, known: _Known, *, is_sure: bool = False) -> str:
@@ -200,7 +201,7 @@ def _of_place(section: str, value: str, known: _Known) -> str:
     """What names a place where an option of a group was expected."""
     if section != "model":
         return shlex.quote(f"{section}.uri={value}")
-    is_folder = value.startswith((".", "/", "~")) or Path(value).exists()
+    is_folder = value.startswith((".", "/", "~")) or os.path.exists(value)
     field = "path" if is_folder or "/" not in value else "repo_id"
     return f"model=local {shlex.quote(f'model.{field}={value}')}"
 

@@ -63,7 +63,7 @@ def find_groups(own_folders: Sequence[Path] = ()) -> Mapping[str, list[Option]]:
     """
     found: dict[str, dict[str, Option]] = {}
     for folder in (shipped("conf"), *own_folders):
-        for path in sorted(folder.glob("*/*.yaml")):
+        for path in sorted(path for path in folder.glob("*/*.yaml") if path.is_file()):
             found.setdefault(path.parent.name, {}).setdefault(path.stem, Option(path.stem, path))
     names = sorted(found, key=lambda name: (name != JOBS, name))
     return {name: [found[name][option] for option in sorted(found[name])] for name in names}
