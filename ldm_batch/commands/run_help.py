@@ -149,7 +149,8 @@ def _filled(text: str, indent: str) -> list[str]:
 
 
 def _first_sentence(text: str) -> str:
-    return " ".join(text.split()).split(". ")[0].rstrip(".") + "."
+    first = " ".join(text.split()).split(". ")[0]
+    return first if first.endswith(".") else f"{first}."
 
 
 def _did_you_mean(name: str, known: Sequence[str]) -> str:
