@@ -369,7 +369,8 @@ def test_a_slurm_job_ends_with_the_exit_code_of_the_job(
     """With stand-ins for Ray and the job: only the want of a cluster puts it back, five times."""
     stubs = tmp_path / "stubs"
     (tmp_path / "checkout" / "ldm_batch").mkdir(parents=True)
-    (tmp_path / "checkout" / "ldm_batch" / "__init__.py").touch()
+    for name in ("__init__.py", "__main__.py"):
+        (tmp_path / "checkout" / "ldm_batch" / name).touch()
     (tmp_path / "checkout" / "ldm_batch" / "run.py").write_text(f"raise SystemExit({code})\n")
     stubs.mkdir()
     (stubs / "ray").write_text('#!/bin/sh\n[ "$1" = start ] && exec sleep 1000\nexit 0\n')

@@ -29,7 +29,7 @@ from ldm_batch import JobConfig, LdmBatchError, SuperResolution, TextToImage
 from ldm_batch.commands.status import read_status
 from ldm_batch.config import CallConfig, S3Config, SchedulerConfig, SinkConfig, SourceConfig
 from ldm_batch.errors import JobError
-from ldm_batch.plan.recorded import settings_of
+from ldm_batch.plan.command_line import settings_of
 from ldm_batch.run import compose_job
 from ldm_batch.storage import Store
 
@@ -249,7 +249,7 @@ def test_nothing_of_the_process_changes(folder: Path) -> None:
         (["sorce.uri=x"], "sorce: no such field; did you mean 'source'?"),
         (["+foo=1"], "foo: no such field"),
         (["num_threads=many"], "num_threads: Value 'many' of type 'str'"),
-        (["source.uri=["], "cannot read the override 'source.uri=['"),
+        (["shards=["], "cannot read the override 'shards=['"),
         (["cluster=null"], "cluster: no option 'null'; known: address, auto"),
         (["source.uri=nowhere"], "source.uri: nothing found at"),
         (JobConfig(num_threads="many"), "num_threads: Value 'many' of type 'str'"),  # type: ignore[arg-type]

@@ -33,7 +33,7 @@ def folder(tmp_path: Path) -> Path:
         ("sorce.uri=x", "sorce: no such field; did you mean 'source'?"),
         ("model.pth=x", "model.pth: no such field; did you mean 'model.path'?"),
         ("+foo=1", "foo: no such field"),
-        ("+model._target_=os.system", "model._target_: no such field"),
+        ("+model._target_=os.system", "model._target_: refused, a configuration holds values"),
         ("scheduler.settings._target_=os.system", "scheduler.settings._target_: refused"),
         ("source.columns.promt=caption", "source.columns.promt: unknown field; did you mean"),
         ("source.columns.prompt=captoin", "no column 'captoin' for prompt"),
@@ -45,7 +45,7 @@ def folder(tmp_path: Path) -> Path:
         ("model=dmo", "model: no option 'dmo'; did you mean 'demo'?"),
         ("cluster=null", "cluster: no option 'null'; known: address, auto, in_process, local"),
         ("scheduler=", "scheduler: no option ''; known: "),
-        ("source.uri=[", "cannot read the override 'source.uri=['"),
+        ("shards=[", "cannot read the override 'shards=['"),
         ("source.uri=nowhere", "source.uri: nothing found at"),
         ("image.format=gif", "image.format: unknown value 'gif'"),
         ("shards=[99]", "shards: no shard 99; the plan has 0 to 2"),
@@ -248,10 +248,10 @@ def test_the_wheel_brings_its_configuration(folder: Path, tmp_path: Path) -> Non
 
 def test_an_interruption_that_python_ignores_comes_again() -> None:
     program = (
-        "import signal; from ldm_batch import run\n"
+        "import signal; from ldm_batch.run import command\n"
         "class Late:\n"
         "    def __del__(self): raise KeyboardInterrupt\n"
-        "run._interrupt_again_when_ignored()\n"
+        "command._interrupt_again_when_ignored()\n"
         "try:\n"
         "    Late()\n"
         "    signal.sigtimedwait([], 60)\n"

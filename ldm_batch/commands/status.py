@@ -18,7 +18,8 @@ from ldm_batch import identity
 from ldm_batch.commands.dataset_argument import MAX_LISTED, add_sink, named_sink
 from ldm_batch.commands.ending import ends
 from ldm_batch.commands.program import program
-from ldm_batch.dataset import open_dataset
+from ldm_batch.dataset import Dataset, open_dataset
+from ldm_batch.plan.command_line import resume_at, section_settings
 from ldm_batch.storage import Store
 
 
@@ -68,8 +69,14 @@ def read_status(store: Store) -> Status:
         num_images=num_images,
         rejected=dict(rejected.most_common()),
         num_bytes=num_bytes,
-        resume=str(dataset.plan.document["environment"]["command"]),
+        resume=_resume_command(dataset, store),
     )
+
+
+def _resume_command(dataset: Dataset, store: Store) -> str:
+    """What makes what is missing, where the dataset stands now: it may have been copied."""
+    command = str(dataset.plan.document["environment"]["command"])
+    return resume_at(command, store.root, section_settings("sink.s3", store.access))
 
 
 def print_status(status: Status, out: TextIO) -> None:

@@ -16,6 +16,7 @@ from ldm_batch.config.bounds import fits, one_of, whole_or_auto, within
 from ldm_batch.config.call import CallConfig
 from ldm_batch.config.cluster import ClusterConfig
 from ldm_batch.config.model import ModelConfig, SchedulerConfig
+from ldm_batch.config.places import PLACE
 from ldm_batch.config.s3 import S3Config
 from ldm_batch.config.source import SourceConfig
 from ldm_batch.config.upscale import UpscaleConfig
@@ -30,7 +31,7 @@ IMAGE_FORMATS: tuple[ImageFormat, ...] = get_args(ImageFormat)
 class SinkConfig:
     """Where the dataset is written."""
 
-    uri: str | None = None
+    uri: str | None = field(default=None, metadata=PLACE)
     """The dataset's folder: a path, or `s3://bucket/prefix`."""
     s3: S3Config = field(default_factory=S3Config)
     """How to reach the dataset where it is in S3."""
@@ -128,7 +129,7 @@ def check_own_fields(job: JobConfig) -> Iterator[str]:
     except ValueError as error:
         named = []
         yield f"shards: {error}"
-    if job.sink.uri is None:
+    if not job.sink.uri:
         yield "sink.uri: not set; name the folder of the dataset, e.g. sink.uri=out/cats"
     if job.overwrite and not named:
         yield "overwrite: needs the shards to make again, e.g. shards=[17]"

@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 
 from ldm_batch.config.bounds import one_of, within
 from ldm_batch.config.loras import check_loras
+from ldm_batch.config.places import PLACE
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 Attention = Literal["sdpa", "plain"]
@@ -32,7 +33,7 @@ class ModelConfig:
     diffusers' own pipelines; `random_pixels`: no model, to measure everything around one."""
     pipeline: str | None = None
     """An older name of `task` and `engine` together; not for new jobs."""
-    path: str | None = None
+    path: str | None = field(default=None, metadata=PLACE)
     """Local folder in diffusers' layout; `demo:text_to_image` names a model shipped with us."""
     repo_id: str | None = None
     """Hub repository, used when `path` is not set."""

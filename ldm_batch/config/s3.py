@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ldm_batch.config.bounds import within
+from ldm_batch.config.places import PLACE
 
 
 @dataclass
@@ -21,7 +22,7 @@ class S3Config:
     """Send no credentials: for public buckets."""
     path_style: bool | None = None
     """Bucket in the path, not in the host name; null: where an endpoint is named."""
-    ca_bundle: str | None = None
+    ca_bundle: str | None = field(default=None, metadata=PLACE)
     """File with the certificates to trust; null: the system's, or AWS_CA_BUNDLE."""
     retry_s: float = 60.0
     """Seconds after which no new attempt at a failing request starts."""

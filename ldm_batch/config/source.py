@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 
 from ldm_batch.columns import IMAGE_COLUMNS, TaskColumns
 from ldm_batch.config.bounds import one_of, suggest, within
+from ldm_batch.config.places import PLACE
 from ldm_batch.config.s3 import S3Config
 
 LongPrompts = Literal["truncate", "reject"]
@@ -21,7 +22,7 @@ class SourceConfig:
 
     kind: str | None = None
     """An older name of `task`: `prompts` or `images`; not for new jobs."""
-    uri: Any = None
+    uri: Any = field(default=None, metadata=PLACE)
     """A Parquet file, a glob, a folder (recursive), or a list of these; paths or URLs."""
     s3: S3Config = field(default_factory=S3Config)
     """How to reach the input where it is in S3."""
@@ -34,7 +35,7 @@ class SourceConfig:
     """Longer prompts are rejected before the tokenizer sees them."""
     long_prompts: str = "truncate"
     """Prompts past the text encoder's tokens: `truncate` (recorded) or `reject`."""
-    image_root: str | None = None
+    image_root: str | None = field(default=None, metadata=PLACE)
     """Folder or URL below which the paths of images must stand, and to which relative ones are
     relative, links followed; null: the folder of the Parquet file, if that is not `/`."""
     max_image_bytes: int = 32 * 1024 * 1024

@@ -25,7 +25,8 @@ from ldm_batch.drive.settle import Planning, StartAgain, Work
 from ldm_batch.errors import JobError, StorageError
 from ldm_batch.generate.choose import Choice, choose, measure_batch_size, validate_job
 from ldm_batch.generate.task import FoundModels
-from ldm_batch.plan.recorded import anchor, resume_command
+from ldm_batch.plan.command_line import resume_command
+from ldm_batch.plan.recorded import anchor
 from ldm_batch.plan.runs import show_life
 from ldm_batch.plan.stored import load_document
 from ldm_batch.progress import Progress, Tally, tell
@@ -74,7 +75,8 @@ def drive_job(job: JobConfig, *, overrides: Sequence[str], out: TextIO) -> JobRe
 
     Args:
         job: the configuration; checked here.
-        overrides: the command's own settings, to print the command that resumes.
+        overrides: the command's own words, to print the command that resumes: settings, and before
+            them `--config-dir=FOLDER` where there is one.
         out: where progress and the report go.
 
     Raises:
@@ -83,7 +85,7 @@ def drive_job(job: JobConfig, *, overrides: Sequence[str], out: TextIO) -> JobRe
     """
     chosen = choose(_beside_data(anchor(validate_job(job).job)))
     store = open_sink(chosen.job.sink)
-    command = resume_command(chosen.job, overrides)
+    command = resume_command(job, chosen.job, overrides)
     try:
         chosen = with_revisions(
             chosen, partial(_stored_document, chosen, store), partial(tell, out)

@@ -110,6 +110,7 @@ class Store:
             JobError: a kind of storage that cannot hold a dataset.
         """
         self.root = absolute(root.removeprefix("file://")).rstrip("/") or "/"
+        self.access = access
         self.allow_unconditional = allow_unconditional
         self._place = _open_place(self.root, access)
 

@@ -1,0 +1,62 @@
+"""Which fields of a job are texts, and which name places: found in its dataclasses.
+
+Pure. Must not know how a text is written on a command line, nor what it may be.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from functools import cache
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from ldm_batch.config.job import JobConfig
+
+TextKind = Literal["one", "many", "either"]
+"""What a field takes: a text, a list of texts, or either."""
+
+
+@cache
+def text_fields() -> dict[str, TextKind]:
+    """The fields that are texts, dotted; `NAME.*` stands for the keys that a user gives NAME."""
+    return {path: kind for path, kind, _ in _walk(JobConfig, "") if kind is not None}
+
+
+@cache
+def place_fields() -> tuple[str, ...]:
+    """The fields that name a place, dotted."""
+    return tuple(path for path, _, is_place in _walk(JobConfig, "") if is_place)
+
+
+def text_kind(path: str) -> TextKind | None:
+    """What the field of this name takes, or None where that is no text."""
+    if path in text_fields():
+        return text_fields()[path]
+    open_fields = [name.removesuffix("*") for name in text_fields() if name.endswith(".*")]
+    is_key = any(path.startswith(name) and path != name for name in open_fields)
+    return "one" if is_key else None
+
+
+def _walk(section: type[Any], prefix: str) -> Iterator[tuple[str, TextKind | None, bool]]:
+    hints = get_type_hints(section)
+    for field in fields(section):
+        path, hint = prefix + field.name, hints[field.name]
+        is_place = bool(field.metadata.get("is_place"))
+        if isinstance(hint, type) and is_dataclass(hint):
+            yield from _walk(hint, f"{path}.")
+        elif _is_text(hint):
+            yield path, "one", is_place
+        elif get_origin(hint) is list and _is_text(get_args(hint)[0]):
+            yield path, "many", is_place
+        elif get_origin(hint) is dict and _is_text(get_args(hint)[1]):
+            yield f"{path}.*", "one", is_place
+        else:
+            yield path, "either" if is_place else None, is_place
+
+
+def _is_text(hint: Any) -> bool:
+    """Tell whether a type is `str` or `str | None`."""
+    if get_origin(hint) in (Union, types.UnionType):
+        return {*get_args(hint)} == {str, type(None)}
+    return hint is str
