@@ -8,7 +8,6 @@ refused.
 from __future__ import annotations
 
 import argparse
-import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from ldm_batch.commands.ending import ends
 from ldm_batch.commands.program import program
 from ldm_batch.diffusion.family.table import FAMILIES
 from ldm_batch.errors import JobError
+from ldm_batch.plan.command_line import shell_line, text_word
 
 if TYPE_CHECKING:
     from ldm_batch.diffusion.models.model_folder import ModelFolder
@@ -25,14 +25,13 @@ if TYPE_CHECKING:
 PICKLED = (".ckpt", ".pt", ".pth")
 CHECKPOINTS = (*PICKLED, ".safetensors")
 COMMANDS = {
-    "LDMTextToImagePipeline": "run model=local model.path={} source.uri=PROMPTS sink.uri=DATASET",
+    "LDMTextToImagePipeline": "run model=local {} source.uri=PROMPTS sink.uri=DATASET",
     "LDMSuperResolutionPipeline": (
-        "run task=super_resolution model=local_upscale model.path={} source.uri=IMAGES "
-        "sink.uri=DATASET"
+        "run task=super_resolution model=local_upscale {} source.uri=IMAGES sink.uri=DATASET"
     ),
     **dict.fromkeys(
         FAMILIES,
-        "run model=local model.engine=diffusers model.path={} source.uri=PROMPTS sink.uri=DATASET",
+        "run model=local model.engine=diffusers {} source.uri=PROMPTS sink.uri=DATASET",
     ),
 }
 """How the models are used that jobs draw by."""
@@ -115,7 +114,7 @@ def _import_folder(wanted: Import) -> str:
 
 
 def _report(target: Path, class_name: str, parts: Iterable[str], readme: str) -> str:
-    place = shlex.quote(str(target))
+    place = shell_line([text_word("model.path", str(target.absolute()))])
     used = f"no job of this version draws by {class_name}; its parts can be loaded"
     if command := COMMANDS.get(class_name):
         used = f"to use it:\n  python -m ldm_batch {command.format(place)}"

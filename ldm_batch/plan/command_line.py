@@ -129,7 +129,7 @@ def _in_list(value: Any) -> str:
     if not isinstance(value, str):
         return _as_override(value)
     text = _escaped(value)
-    is_plain = not re.search(r"""[\[\]{},'"]""", text) and text == text.strip()
+    is_plain = not re.search(r"""[][(){},'"]""", text) and text == text.strip()
     return text if text and is_plain and text != "null" else _in_quotes(text)
 
 

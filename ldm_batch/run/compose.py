@@ -30,7 +30,7 @@ from ldm_batch.errors import JobError, LdmBatchError
 from ldm_batch.plan.command_line import CONFIG_DIR
 from ldm_batch.run.explain import explain
 from ldm_batch.run.folder import config_folder
-from ldm_batch.run.no_code import check_interpolations, refuse_code, refuse_folder, refuse_word
+from ldm_batch.run.no_code import check_interpolations, refuse_code, refuse_word
 from ldm_batch.run.texts import as_hydra_reads, is_sweep, refuse_several_values
 
 OPEN_FIELDS = (
@@ -73,12 +73,14 @@ def compose_jobs(
 
     Args:
         settings: as they are typed.
-        folder: of configuration, beside `conf/` and before it.
+        folder: of configuration, for what `conf/` has not; its own `config.yaml` is not read.
         is_sweep: whether a setting may give several values.
 
     Raises:
         JobError: a setting or a file is wrong, in a sentence; whatever would be code is.
     """
+    if folder is not None and not folder.is_dir():
+        raise JobError(f"--config-dir: {folder} is no folder")
     try:
         words = read_settings(settings, is_sweep=is_sweep)
         with _own_hydra(folder):
@@ -146,9 +148,7 @@ def _compose(words: Sequence[str]) -> JobConfig:
     refuse_code(config)
     with open_dict(config):
         del config["hydra"]
-    job = OmegaConf.to_object(config)
-    if not isinstance(job, JobConfig):
-        raise JobError("config.yaml: its defaults do not begin with job_schema, as conf/'s do")
+    job: JobConfig = OmegaConf.to_object(config)  # type: ignore[assignment]
     _refuse_added(config, job)
     return job
 
@@ -166,8 +166,6 @@ def _refuse_added(config: Any, node: Any, prefix: str = "") -> None:
 @contextlib.contextmanager
 def _own_hydra(folder: Path | None = None) -> Iterator[None]:
     """Hydra on our configuration, for one thread at a time: what it keeps is the process's."""
-    if folder is not None:
-        refuse_folder(folder)
     with _hydra_turn:
         before, version = GlobalHydra.instance().hydra, VersionBase.instance().getbase()
         GlobalHydra.instance().clear()

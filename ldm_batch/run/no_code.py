@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -43,24 +42,6 @@ def refuse_word(word: str) -> None:
         raise _code(key)
     if not key.startswith(HARMLESS) or key.startswith("hydra.sweeper.params"):
         raise JobError(f"{key}: refused, a setting of Hydra's own, which a job has no use for")
-
-
-def refuse_folder(folder: Path) -> None:
-    """Refuse a folder of configuration that is none, or that would have modules imported.
-
-    Raises:
-        JobError: says what is wrong with it.
-    """
-    if not folder.is_dir():
-        raise JobError(f"--config-dir: {folder} is no folder")
-    base = folder / "config.yaml"
-    try:
-        held = OmegaConf.to_container(OmegaConf.load(base)) if base.is_file() else {}
-    except Exception as error:  # of YAML, of OmegaConf, of the disk
-        raise JobError(f"{base}: cannot be read: {str(error).splitlines()[0]}") from error
-    hydras = held.get("hydra") if isinstance(held, dict) else None
-    if isinstance(hydras, dict) and "searchpath" in hydras:
-        raise JobError(f"{base}: hydra.searchpath: refused, packages named there would be run")
 
 
 def check_interpolations(word: str) -> None:

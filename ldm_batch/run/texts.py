@@ -142,7 +142,7 @@ def _split(text: str) -> list[str]:
         if character == "," and depth == 0:
             pieces.append(text[start:position].strip())
             start = position + 1
-        depth += (character in OPENING) - (character in CLOSING)
+        depth = max(0, depth + (character in OPENING) - (character in CLOSING))
         begins = character in ",:[{" or (begins and character.isspace())
         position += 1
     return [*pieces, text[start:].strip()]
