@@ -162,6 +162,7 @@ stem=job cluster=(cluster=auto)
 for argument in "$@"; do
     case $argument in
     source.uri=s3://* | sink.uri=s3://*) ;;
+    *=[\'\"]/*) ;;
     source.uri=[!/[]* | sink.uri=[!/]* | model.path=[!/]* | upscale.model.path=[!/]*)
         [[ $argument == *=*://* || $argument == *model.path=demo:* ]] || fail "$argument is relative, \
 but the job runs on another machine; name a path that all nodes share, or s3://bucket/..."

@@ -158,6 +158,8 @@ def test_other_fields_are_hydras() -> None:
         ("sink.uri='a','b'", "several values are several jobs"),
         ("sink.uri=${sede}", "sink.uri: ${sede}: refused, only fields of the job"),
         ("sink.uri=", "sink.uri: not set"),
+        ("sink.uri=\udcff", r"'sink.uri=\udcff': holds what is no text in UTF-8"),
+        ("sink.uri=a\0b", r"'sink.uri=a\x00b': holds what is no text in UTF-8"),
     ],
 )
 def test_what_is_no_text_is_told(word: str, message: str) -> None:
@@ -181,6 +183,8 @@ def test_a_sweep_over_texts_is_in_quotes() -> None:
         (["a", "b"], "x y"), (["a", "b"], None), (["c"], "x y"), (["c"], None),
     ]  # fmt: skip
     assert len(compose_jobs(["scheduler=ddim,euler", "seed=range(0,3)"], is_sweep=True)) == 6
+    basic = ["hydra/launcher=basic", "hydra.sweeper.max_batch_size=2", "seed=1,2"]
+    assert len(compose_jobs(basic, is_sweep=True)) == 2
 
 
 # What is printed
@@ -320,6 +324,23 @@ def test_a_recorded_command_runs_as_printed(tmp_path: Path) -> None:
     assert sorted(path.name for path in data.iterdir()) == ["00000.parquet", "00001.parquet"]
     assert pq.read_table(data / "00001.parquet")["größe, x"].to_pylist() == [3]
     assert not (here / "2026_11_01").exists()
+
+
+@pytest.mark.parametrize("name", ["txt2img_1m", "upscale_1m"])
+def test_a_script_takes_texts_as_the_command_does(tmp_path: Path, name: str) -> None:
+    places = {"SOURCE": "dönn (1)/x, y", "SINK": "~/it's #1 $HOME", "MODEL_PATH": "m\\ a=b"}
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    ended = subprocess.run(
+        [ROOT / "jobs" / f"{name}.sh", "--cfg", "job"],
+        env={**os.environ, **places, "PATH": path},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 0, ended
+    shown = OmegaConf.create(ended.stdout)
+    found = {"SOURCE": shown.source.uri, "SINK": shown.sink.uri, "MODEL_PATH": shown.model.path}
+    assert found == places
 
 
 def test_python_takes_texts_as_the_command_does(

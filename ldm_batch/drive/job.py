@@ -1,7 +1,7 @@
 """Drive a job: plan it, hand its missing shards to workers, count, and report.
 
 Everything that happens between a validated configuration and an exit code; must not know where
-the configuration came from (run.py does).
+the configuration came from (`run/` does).
 """
 
 from __future__ import annotations

@@ -73,6 +73,8 @@ def resume_at(command: str, sink: str, options: Sequence[str] = ()) -> str:
         words = shlex.split(command)
     except ValueError:  # a plan that somebody wrote
         return command
+    if "sink.uri" not in map(_key_of, words):
+        return command
     new = [text_word("sink.uri", sink), *options]
     replaced = {_key_of(word) for word in new}
     return shell_line([*(w for w in words if _key_of(w) not in replaced), *new])

@@ -64,7 +64,7 @@ def _answer(options: argparse.Namespace) -> int:
     try:
         _refuse_options(options)
         is_question = options.help or options.hydra_help or options.cfg or options.info
-        folder = None if options.config_dir is None else Path(options.config_dir)
+        folder = None if options.config_dir is None else Path(options.config_dir).expanduser()
         if options.shell_completion:
             return _let_hydra_answer(sys.argv[1:])
         jobs = compose_jobs(options.overrides, folder=folder, is_sweep=bool(options.multirun))

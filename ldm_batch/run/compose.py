@@ -90,7 +90,7 @@ def compose_jobs(
         raise
     except Exception as error:  # Hydra raises many kinds
         raise JobError(explain(error, settings)) from error
-    option = [] if folder is None else [f"{CONFIG_DIR}{folder.expanduser().absolute()}"]
+    option = [] if folder is None else [f"{CONFIG_DIR}{folder.absolute()}"]
     typed = [settings] if not is_sweep else combinations
     return [Composed(job, (*option, *own)) for job, own in zip(jobs, typed, strict=True)]
 

@@ -19,6 +19,7 @@ from ldm_batch.plan.command_line import WORD
 from ldm_batch.run.no_code import check_interpolation
 
 QUOTED = re.compile(r"""'([^'\\]|\\.)*'|"([^"\\]|\\.)*\"""", re.DOTALL)
+UNPRINTABLE = re.compile(r"[\0\ud800-\udfff]")
 OPENING, CLOSING = "([{", ")]}"
 
 
@@ -29,8 +30,10 @@ def as_hydra_reads(word: str, is_group: Callable[[str], bool]) -> str:
         is_group: tells of a name whether options of a group are chosen by it.
 
     Raises:
-        JobError: `${...}` in a text names no field of the job.
+        JobError: `${...}` in a text names no field of the job, or it cannot be written in UTF-8.
     """
+    if UNPRINTABLE.search(word):
+        raise JobError(f"{word!a}: holds what is no text in UTF-8, which no plan could record")
     match = WORD.fullmatch(word)
     if match is None or match["prefix"] == "~" or is_group(match["key"]):
         return word
