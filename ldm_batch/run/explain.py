@@ -46,6 +46,8 @@ def explain(error: Exception, settings: Sequence[str] | None = None) -> str:
 def _explain_value(error: OmegaConfBaseException) -> str:
     key = str(error.full_key or error.key or "")
     text = str(error.msg or error).splitlines()[0]
+    if "issing mandatory value" in text:
+        return f"{key}: ??? alone stands for a value that is missing; write it otherwise, as ./???"
     if "not in" in text and key:
         return no_such_field(key)
     return f"{key}: {text}" if key else text
