@@ -14,28 +14,33 @@ from typing import NoReturn
 import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
+from ldm_batch.commands.ending import EXIT_INTERRUPTED, EXIT_TERMINATED, complain, ends
+from ldm_batch.commands.words import before_run
 from ldm_batch.config import JobConfig
 from ldm_batch.drive import drive_job
-from ldm_batch.errors import JobError, StorageError, TryLaterError
+from ldm_batch.errors import JobError, LdmBatchError
 from ldm_batch.run.compose import VERSION_BASE, Composed, compose_jobs, read_settings
 from ldm_batch.run.explain import explain
 from ldm_batch.run.folder import config_folder
 
 INTERRUPT_AGAIN_S = 0.05
 """Late enough for what ignored the interruption, such as a fork, to be over; too soon to notice."""
-EXIT_JOB_ERROR, EXIT_TRY_LATER, EXIT_INTERRUPTED, EXIT_TERMINATED = 2, 75, 130, 143
 RESOLVERS = ("oc.env", "oc.decode", "oc.create", "oc.deprecated", "oc.dict.keys", "oc.dict.values")
 """OmegaConf's own functions for `${...}`; one reads the environment."""
 
 
+@ends
 def main() -> None:
     """Run the jobs that the command line names; never returns, but exits.
 
-    Exit codes: 0 done, 1 some shards failed, 2 the job could not run, 75 the cluster cannot
-    be had for now, 130 interrupted, 143 terminated.
+    Exit codes: 0 done, 1 some shards failed, 2 the job could not run, 70 for a reason that nobody
+    foresaw, 75 the cluster cannot be had for now, 130 interrupted, 143 terminated.
     """
+    before_run()
     is_terminated = threading.Event()
 
     def on_terminate(*_: object) -> None:
@@ -54,22 +59,17 @@ def main() -> None:
         how = "terminated" if is_terminated.is_set() else "interrupted"
         print(f"\n{how}; what is committed stays, the same command goes on", file=sys.stderr)
         _leave(EXIT_TERMINATED if is_terminated.is_set() else EXIT_INTERRUPTED)
-    except BrokenPipeError:
-        _fail_silently()
     sys.exit(code)
 
 
 def _answer(options: argparse.Namespace) -> int:
     """Do what the command line asks for; the exit code."""
-    try:
-        _refuse_options(options)
-        is_question = options.help or options.hydra_help or options.cfg or options.info
-        folder = None if options.config_dir is None else Path(options.config_dir).expanduser()
-        if options.shell_completion:
-            return _let_hydra_answer(sys.argv[1:])
-        jobs = compose_jobs(options.overrides, folder=folder, is_sweep=bool(options.multirun))
-    except (JobError, StorageError) as error:
-        return _complain(str(error))
+    _refuse_options(options)
+    is_question = options.help or options.hydra_help or options.cfg or options.info
+    folder = None if options.config_dir is None else Path(options.config_dir).expanduser()
+    if options.shell_completion:
+        return _let_hydra_answer(sys.argv[1:])
+    jobs = compose_jobs(options.overrides, folder=folder, is_sweep=bool(options.multirun))
     if is_question:
         typed = [argument for argument in sys.argv[1:] if argument not in options.overrides]
         return _let_hydra_answer([*typed, *read_settings(options.overrides)])
@@ -103,22 +103,17 @@ def _let_hydra_answer(arguments: list[str]) -> int:
     sys.argv[1:] = arguments
     try:
         answer()
-    except (KeyboardInterrupt, BrokenPipeError):
-        raise
-    except Exception as error:
-        return _complain(explain(error))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise JobError(explain(error)) from error
     return 0
 
 
 def _run(composed: Composed) -> int:
-    """Run one composed job; a mistake of the user's ends in one message and exit code 2."""
+    """Run one composed job; a mistake in one of several holds up no other."""
     try:
         return drive_job(composed.job, overrides=composed.words, out=sys.stdout).exit_code
-    except TryLaterError as error:
-        _complain(str(error))
-        return EXIT_TRY_LATER
-    except (JobError, StorageError) as error:
-        return _complain(str(error))
+    except LdmBatchError as error:
+        return complain(error)
 
 
 def _interrupt_again_when_ignored() -> None:
@@ -138,11 +133,6 @@ def _interrupt_again_when_ignored() -> None:
     sys.unraisablehook = on_ignored
 
 
-def _complain(message: str) -> int:
-    print(f"error: {message}", file=sys.stderr)
-    return EXIT_JOB_ERROR
-
-
 def _leave(code: int) -> NoReturn:
     """End without Python taking itself apart: a Ray that was interrupted may crash in it, and the
     exit code with it. What is to be done at exit is done, such as to end a Ray that was starting.
@@ -154,9 +144,3 @@ def _leave(code: int) -> NoReturn:
         sys.stderr.flush()
     finally:  # also where whoever read the output has gone
         os._exit(code)
-
-
-def _fail_silently() -> NoReturn:
-    """End without a word: whoever read the output has gone."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    sys.exit(EXIT_JOB_ERROR)

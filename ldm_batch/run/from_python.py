@@ -9,6 +9,7 @@ from typing import TextIO
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from ldm_batch.commands.words import check_words
 from ldm_batch.config import JobConfig
 from ldm_batch.config.fields import plain_job
 from ldm_batch.drive import JobResult, drive_job
@@ -64,4 +65,4 @@ def _as_settings(job: object) -> list[str]:
     for word in job:
         if not isinstance(word, str) or word.startswith("-") or "=" not in word:
             raise JobError(f"job: {word!r} is no setting; must be FIELD=VALUE or GROUP=OPTION")
-    return list(job)
+    return check_words(job)
