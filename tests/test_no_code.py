@@ -49,7 +49,7 @@ def check_that_nothing_was_done(folder: Path) -> None:
         ("--config-dir", "mine", *JOB, "conf=callbacks"),
         ("-m", "--config-dir=mine", *JOB, "conf=callbacks,launcher", "dry_run=true"),
         ("--cfg", "job", *JOB, f"+hydra.callbacks.x={MKDIR}"),
-        ("--help", "--config-dir", "mine", "conf=logging"),
+        ("--info", "config", "--config-dir", "mine", "conf=logging"),
     ],
     ids=str,
 )
