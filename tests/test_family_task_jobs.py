@@ -1,8 +1,7 @@
-"""Jobs whose rows bring images, by diffusers' own pipelines: made, verified, resumed, refused."""
+"""Jobs whose rows bring images, by diffusers' own pipelines: made, verified, resumed, enlarged."""
 
 import dataclasses
 import io
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,6 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from commands import digests, finish, kill, run, start, wait_until
-from commands import objects as objects_in
 from PIL import Image
 from test_family import FLUX, NEGATIVE, SD, TEXTS
 from test_family import model as model
@@ -154,28 +151,3 @@ def test_images_are_enlarged_in_the_same_worker(
     }
     found = verify(Store(str(job.sink.uri)), Sample(2))
     assert (found.problems, found.exit_code) == ([], EXIT_RIGHT)
-
-
-def test_a_killed_job_is_resumed_to_the_same_bytes(
-    model: Callable[[str], Path], rows: Callable[..., str], tmp_path: Path
-) -> None:
-    shutil.copytree(model(SD), tmp_path / "model")
-    shutil.copy(rows(SD, CHANGE), tmp_path / "in.parquet")
-    job = ("conf=img2img_sd15", "model=local", "model.engine=diffusers", "model.path=model")
-    job = (*job, "source.uri=in.parquet", "cluster=in_process", "batch_size=2", "rows_per_shard=1")
-    whole = run(tmp_path, *job, "sink.uri=whole", "call.num_inference_steps=8")
-    assert (whole.code, whole.err) == (0, "")
-    driver = start(tmp_path, *job, "sink.uri=out", "call.num_inference_steps=8")
-    wait_until(lambda: len(objects_in(tmp_path)) >= 1, driver)
-    kill(driver.pid)
-    assert finish(driver).code == -9
-    assert 1 <= len(objects_in(tmp_path)) < 6
-    ended = run(tmp_path, *job, "sink.uri=out", "call.num_inference_steps=8")
-    assert (ended.code, ended.err) == (0, "")
-    reference = {
-        path.name: hash_of(path.read_bytes()) for path in (tmp_path / "whole/data").iterdir()
-    }
-    assert digests(tmp_path) == reference
-    checked = run(tmp_path, "verify", "out", "--regenerate", "2", module="ldm_batch")
-    assert checked.code == 0, checked.out + checked.err
-    assert "2 with the same bytes" in checked.out

@@ -184,6 +184,7 @@ def test_a_prompt_to_enlarge_by_may_be_missing(
         (FLUX, INPAINT, {"call__eta": 0.5}, "call.eta: 0.5, but FluxInpaintPipeline takes none"),
         (FLUX, INPAINT, {"call__negative_prompt": "bad"}, "FluxInpaintPipeline takes none"),
         (SD, CHANGE, {"model__engine": "ldm"}, "model.engine: ldm does not draw task=image_to_im"),
+        (SD, INPAINT, {"image__format": "jpeg"}, "image.format: 'jpeg' changes what no mask marks"),
         (SD, INPAINT, {"model__engine": "ldm"}, "model.engine: ldm does not draw task=inpainting"),
         (SD, CHANGE, {"model__engine": "random_pixels"}, "random_pixels makes nothing of images"),
         (
@@ -222,6 +223,18 @@ def test_a_column_that_every_row_needs_is_missing(
     job = make(model(SD), INPAINT, str(path), tmp_path / "out")
     with pytest.raises(JobError, match=f"no column '{missing}' for {missing}"):
         made(job)
+
+
+def test_a_strength_of_which_nothing_is_seen_is_told(
+    model: Callable[[str], Path], rows: Callable[..., str], tmp_path: Path
+) -> None:
+    """Models that flow round 0.8 of 3 steps up to all of them, and begin with noise alone."""
+    source, told = rows(FLUX, CHANGE), []
+    for number, strength in enumerate((None, 0.6, 1.0)):
+        sink = tmp_path / str(number)
+        job = make(model(FLUX), CHANGE, source, sink, call__strength=strength, dry_run=True)
+        told.append("warning: call.strength: 0.8 of 3 steps is rounded up to all" in made(job))
+    assert told == [True, False, False]
 
 
 def test_our_own_model_enlarges_by_no_prompt() -> None:

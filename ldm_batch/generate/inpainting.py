@@ -5,11 +5,12 @@ Must not know who draws.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 from ldm_batch.columns import IMAGE, MASK, TaskColumns
+from ldm_batch.config import JobConfig
 from ldm_batch.generate import from_images, image_to_image
 from ldm_batch.generate.image_to_image import ARGUMENTS, IMAGE_TO_IMAGE
 from ldm_batch.generate.task import LoadImages
@@ -23,6 +24,14 @@ COLUMNS = TaskColumns(
     recorded=from_images.recorded(ARGUMENTS, ("mask_path", "mask_sha256")),
     also_needed=(MASK, "prompt"),
 )
+
+
+def check(job: JobConfig) -> Iterator[str]:
+    """Problems of a job's fields, a line each."""
+    yield from from_images.check(job)
+    second = job.upscale.model
+    if job.image.format == "jpeg" and second.path is None and second.repo_id is None:
+        yield "image.format: 'jpeg' changes what no mask marks; webp and png keep it to the bit"
 
 
 def parse_row(values: Mapping[str, Any], place: RowPlace, context: RowContext) -> Row:
@@ -60,6 +69,7 @@ INPAINTING = replace(
     IMAGE_TO_IMAGE,
     name="inpainting",
     columns=COLUMNS,
+    check=check,
     parse_row=parse_row,
     make_request=make_request,
     record=record,
