@@ -48,6 +48,15 @@ def test_objects_of_a_shard_have_fixed_places() -> None:
     assert rejected_path("00017", "ab12") == ".ldm_batch/rejected/00017-ab12.parquet"
 
 
+@pytest.mark.parametrize("form", FORMS.values())
+@pytest.mark.parametrize("number", [0, 1])
+def test_what_is_made_of_an_image_shares_no_noise_with_it(form: Form, number: int) -> None:
+    ways = (form.image_seed, form.upscale_seed, form.edit_seed)
+    assert len({seed_of(7, "a", number) for seed_of in ways}) == 3
+    assert form.edit_seed(7, "a", number, 5) == numbered_seed(5, number)
+    assert form.edit_seed(7, "a", number) < 2**63
+
+
 @given(st.integers(0, 10**7))
 def test_an_object_name_tells_its_shard(index: int) -> None:
     assert shard_index(data_path(f"{index:05d}").removeprefix("data/")) == index

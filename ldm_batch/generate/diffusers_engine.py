@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ldm_batch.columns import MASK
 from ldm_batch.config import UPSCALE, JobConfig
 from ldm_batch.errors import JobError
 from ldm_batch.generate import ldm
@@ -123,7 +124,9 @@ def _check_image_numbers(job: JobConfig, task: Task, family: Family, folder: Pat
     level, limit = job.call.noise_level, max_noise_level(folder, family)
     if level is not None and limit is not None and level > limit:
         raise JobError(f"call.noise_level: {level}, but this model takes {limit} at most")
-    if strength is not None and strength < 1 and num_steps(family, steps, strength) == steps:
+    if strength is None or strength == 1 or MASK in task.columns.fields:
+        return []
+    if num_steps(family, steps, strength) == steps:
         return [
             f"warning: call.strength: {strength} of {steps} steps is rounded up to all of them by "
             "models of this kind: they begin with noise alone, and nothing of the images is seen; "

@@ -43,7 +43,8 @@ class Stage:
     model: ModelConfig
     scheduler: SchedulerConfig
     model_class: str
-    """diffusers' class of the pipelines that it may be, in `model_index.json`."""
+    """diffusers' class of the pipelines that it may be, in `model_index.json`; empty where our own
+    loop does not draw the task."""
 
 
 @dataclass(frozen=True, slots=True)
