@@ -98,8 +98,8 @@ _ALL = (
         "mask",
         "image",
         By.ROW,
-        "Where to repaint it: an image of its size, given as it is; from half grey (128 of 255) to "
-        "white is repainted, the rest stays as it is, to the bit.",
+        "Where to repaint it: an image of its size, brought in the same ways; from half grey (128 "
+        "of 255) to white is repainted, the rest stays, to the bit.",
     ),
     Column(
         "image_index",
