@@ -231,10 +231,11 @@ def fetched(hub: Hub, home: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
 
 
+@pytest.mark.parametrize("kind", [SDXL, "StableDiffusionUpscalePipeline"])
 def test_of_a_hub_only_what_is_read_is_fetched(
-    copied: Callable[[str], Path], tmp_path: Path
+    kind: str, copied: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    folder = copied(SDXL)
+    folder = copied(kind)
     for path in ("safety_checker/model.safetensors", "unet/code.py", "other.safetensors"):
         (folder / path).parent.mkdir(exist_ok=True)
         (folder / path).write_bytes(b"x")
