@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from ldm_batch.errors import JobError
 from ldm_batch.identity import NEWEST_FORM
 from ldm_batch.plan.cut import cut_file, rows_per_shard
 from ldm_batch.plan.make import select_shards
+from ldm_batch.plan.own import refuse_own_sink
 from ldm_batch.plan.stored import Plan, load_plan, plan_document, save_plan
 from ldm_batch.records import InputFile, Shard
 from ldm_batch.storage import Store
@@ -168,6 +170,36 @@ def test_files_that_give_no_rows_are_told(
         "columns used: prompt",
         f"skipped {source}/none.parquet: no rows",
     )
+
+
+@pytest.mark.parametrize(
+    ("source", "sink", "is_refused"),
+    [
+        ("in", "in/out", True),
+        ("in", "in", True),
+        (".", "out/x", True),
+        ("in/", "in/../in/a b", True),
+        ("in/**/*.parquet", "in/deep/out", True),
+        ("link", "in/out", True),
+        (["x.parquet", "in"], "in/out", True),
+        ("s3://bucket/in", "s3://bucket/in/out", True),
+        ("in/*.parquet", "in/out", False),
+        ("in", "inn", False),
+        ("in", "in/_out", False),
+        ("in", "in/.out", False),
+        ("in/out", "in", False),
+        ("s3://bucket/in", "in/out", False),
+    ],
+)
+def test_a_job_does_not_feed_on_its_own_images(
+    source: Any, sink: str, is_refused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "link").symlink_to("in")
+    monkeypatch.chdir(tmp_path)
+    refused = pytest.raises(JobError, match="where the images of this job go")
+    with refused if is_refused else nullcontext():
+        refuse_own_sink(source if isinstance(source, list) else [source], Store(sink))
 
 
 def test_a_source_without_rows_tells_why(tmp_path: Path, make_job: Make, plan_job: Make) -> None:

@@ -16,7 +16,7 @@ from typing import Any, TextIO
 
 from ldm_batch.cluster import run_on_ray, run_once_on_ray
 from ldm_batch.cluster.attempts import run_in_process, run_once_in_process
-from ldm_batch.config import JobConfig
+from ldm_batch.config import JobConfig, source_uris
 from ldm_batch.dataset import find_sink
 from ldm_batch.drive.budget import Budget
 from ldm_batch.drive.report import print_model, print_plan, print_report
@@ -26,6 +26,7 @@ from ldm_batch.errors import JobError, StorageError
 from ldm_batch.generate.choose import Choice, choose, measure_batch_size, validate_job
 from ldm_batch.generate.task import FoundModels
 from ldm_batch.plan.command_line import resume_command
+from ldm_batch.plan.own import refuse_own_sink
 from ldm_batch.plan.recorded import anchor
 from ldm_batch.plan.runs import show_life
 from ldm_batch.plan.stored import load_document
@@ -85,6 +86,7 @@ def drive_job(job: JobConfig, *, overrides: Sequence[str], out: TextIO) -> JobRe
     """
     chosen = choose(_beside_data(anchor(validate_job(job).job)))
     store = open_sink(chosen.job.sink)
+    refuse_own_sink(source_uris(chosen.job.source), store)
     command = resume_command(job, chosen.job, overrides)
     try:
         chosen = with_revisions(

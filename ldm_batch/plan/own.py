@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import NoReturn
 
 from ldm_batch import identity
@@ -17,7 +17,22 @@ from ldm_batch.plan.stored import Plan
 from ldm_batch.read import footer as footers
 from ldm_batch.read.footer import Footer
 from ldm_batch.records import Shard
-from ldm_batch.storage import Access, SourceFile, Store
+from ldm_batch.storage import Access, SourceFile, Store, would_list
+
+
+def refuse_own_sink(uris: Iterable[str], store: Store) -> None:
+    """Refuse a source that would take in what the job itself makes of it.
+
+    Raises:
+        JobError: a source names the folder of the dataset, or one above it.
+    """
+    for uri in uris:
+        if would_list(uri, store.uri(identity.data_path("00000"))):
+            raise JobError(
+                f"source.uri: {uri} takes in {store.root}, where the images of this job go, and so "
+                "would feed on them; name a sink.uri outside of it, or the source's files by a "
+                "glob such as *.parquet"
+            )
 
 
 def visible_names(store: Store) -> set[str]:

@@ -3,7 +3,7 @@
 The seam to storage: what the rest of the program uses of it stands here, but for lease.py.
 """
 
-from ldm_batch.storage.files import absolute
+from ldm_batch.storage.files import absolute, would_list
 from ldm_batch.storage.place import COPY_BYTES, Access, Creation, Leftover, SourceFile
 from ldm_batch.storage.store import Store, list_source, open_file, open_sink, read_file
 
@@ -19,4 +19,5 @@ __all__ = [
     "open_file",
     "open_sink",
     "read_file",
+    "would_list",
 ]

@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 from ldm_batch.config import SinkConfig
 from ldm_batch.errors import JobError, LdmBatchError, StorageError
-from ldm_batch.storage.files import FILES, absolute, protocol_of
+from ldm_batch.storage.files import FILES, absolute, is_hidden, protocol_of
 from ldm_batch.storage.local import LOCAL, SCRATCH_FOLDER
 from ldm_batch.storage.place import Access, Creation, Kind, Leftover, Place, SourceFile
 from ldm_batch.storage.s3 import S3
@@ -53,7 +53,7 @@ def list_source(uris: Sequence[str], access: Access = None) -> tuple[list[Source
         if not files:
             raise JobError(f"source.uri: nothing found at {uri}")
         for file in files:
-            if any(part.startswith((".", "_")) for part in file.name.split("/")):
+            if is_hidden(file.name):
                 skipped.append(f"{file.uri}: hidden (a name starts with '.' or '_')")
             elif file.size_bytes == 0:
                 skipped.append(f"{file.uri}: empty")
