@@ -273,7 +273,7 @@ def test_a_file_is_judged_before_anything_is_built(
     def built(*_: object) -> None:
         raise AssertionError("a part was built")
 
-    monkeypatch.setattr(family_load, "_load_part", built)
+    monkeypatch.setattr(family_load, "load_part", built)
     make, told = DAMAGED[name]
     path = tmp_path / "lora.safetensors"
     given = make(path, lora(SD))

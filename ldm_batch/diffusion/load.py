@@ -16,10 +16,19 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 
 from ldm_batch.config.model import DEVICES
+from ldm_batch.diffusion.models.blueprint import refuse_larger
 from ldm_batch.diffusion.models.conversion import read_conversion
-from ldm_batch.diffusion.models.files import find_weights, read_index, read_json, verify_lock
+from ldm_batch.diffusion.models.files import (
+    Weights,
+    find_weights,
+    read_index,
+    read_json,
+    verify_lock,
+)
+from ldm_batch.diffusion.models.headers import read_headers
 from ldm_batch.diffusion.models.side_file import set_num_heads
-from ldm_batch.errors import JobError
+from ldm_batch.diffusion.models.untrusted import refuse_endless, refuse_foreign_code
+from ldm_batch.errors import JobError, LdmBatchError, one_line
 
 if TYPE_CHECKING:
     from diffusers import ModelMixin
@@ -40,8 +49,6 @@ PIPELINE_COMPONENTS = {
     "LDMTextToImagePipeline": ("bert", "tokenizer", "unet", "vqvae", "scheduler"),
     "LDMSuperResolutionPipeline": ("unet", "vqvae", "scheduler"),
 }
-FORBIDDEN_SETTINGS = ("auto_map", "quantization_config")
-"""Keys of a component's config.json that would bring in code from elsewhere."""
 TORCH_DTYPES = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
@@ -108,7 +115,7 @@ def load(
     for name in PIPELINE_COMPONENTS[pipeline]:
         if name != "scheduler" and name not in modules:
             as_dtype = decode_dtype or dtype if name == "vqvae" else dtype
-            one = weights[name].variant if name in weights else None
+            one = weights.get(name)
             modules[name] = _load_component(folder, name, index[name], as_dtype, device, one)
     settings = read_json(folder / "scheduler" / "scheduler_config.json")
     return Components(folder, pipeline, modules, settings, variant)
@@ -126,59 +133,54 @@ def _load_component(
     class_name: str,
     dtype: torch.dtype,
     device: torch.device | str,
-    variant: str | None,
+    weights: Weights | None,
 ) -> Component:
     supported = COMPONENT_CLASSES[name]
     if class_name not in supported:
         raise JobError(f"{folder}: {name} is a {class_name}; supported are {', '.join(supported)}")
     try:
-        if name == "tokenizer":
+        if weights is None:
             return _load_tokenizer(folder / name)
         with quiet_libraries():
-            module = _load_module(folder / name, class_name, variant)
+            module = _load_module(folder / name, class_name, weights)
             set_num_heads(folder, name, module)
             module = module.to(device=device, dtype=dtype)
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError) as error:
-        raise JobError(f"{folder}: {name} does not load: {error}") from error
+    except LdmBatchError:
+        raise
+    except Exception as error:  # of many kinds, from two libraries and what they read
+        told = f"{type(error).__name__}: {one_line(error)}"
+        raise JobError(f"{folder}: {name} does not load: {told}") from error
     return module.eval().requires_grad_(False)
 
 
 def _load_tokenizer(folder: Path) -> BertTokenizer:
     from transformers import BertTokenizer
 
+    if (folder / "tokenizer_config.json").is_file():
+        refuse_foreign_code(folder / "tokenizer_config.json")
+
     return BertTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
 
-def _load_module(folder: Path, class_name: str, variant: str | None) -> torch.nn.Module:
+def _load_module(folder: Path, class_name: str, weights: Weights) -> torch.nn.Module:
     """Load one torch module in float32 and check that its weights are whole."""
+    module_class, header = _module_class(class_name), read_headers(folder.parent, weights)
     refuse_foreign_code(folder / "config.json")
+    refuse_endless(folder / "config.json", len(header))
+    refuse_larger(module_class, header, folder)
     options: dict[str, Any] = {
         "use_safetensors": True,
         "local_files_only": True,
         "output_loading_info": True,
-        "variant": variant,
+        "ignore_mismatched_sizes": True,  # `check_whole` names them
+        "variant": weights.variant,
     }
     if class_name != "LDMBertModel":
         options["low_cpu_mem_usage"] = False  # the other way needs the package accelerate
     with torch.random.fork_rng(devices=[]):
-        module, info = _module_class(class_name).from_pretrained(folder, **options)
+        module, info = module_class.from_pretrained(folder, **options)
     check_whole(module, info, folder)
     return module  # type: ignore[no-any-return]
-
-
-def refuse_foreign_code(path: Path) -> None:
-    """Refuse a configuration that would bring in code from elsewhere, at any depth."""
-
-    def check(settings: Any) -> None:
-        if isinstance(settings, dict):
-            for key in FORBIDDEN_SETTINGS:
-                if key in settings:
-                    raise JobError(f"{path}: {key} is not supported")
-        if isinstance(settings, dict | list):
-            for value in settings.values() if isinstance(settings, dict) else settings:
-                check(value)
-
-    check(read_json(path))
 
 
 def check_whole(
@@ -197,11 +199,20 @@ def check_whole(
     info["missing_keys"] = _fill_tied(module, info["missing_keys"], folder)
     for kind in kinds:
         if info[kind]:
-            names = ", ".join(sorted(map(str, info[kind]))[:3])
+            names = ", ".join(sorted(map(_named, info[kind]))[:3])
             raise JobError(f"{folder}: {len(info[kind])} {kind.replace('_', ' ')}: {names}")
     for key, value in module.state_dict().items():
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             raise JobError(f"{folder}: weight {key} is not finite")
+
+
+def _named(key: Any) -> str:
+    """A weight that loading told of; of another shape, with the one that is stored and the one that
+    the configuration makes it."""
+    if isinstance(key, str):
+        return key
+    name, *shapes = key
+    return f"{name} {' in place of '.join(str(tuple(shape)) for shape in shapes)}"
 
 
 def _fill_tied(module: torch.nn.Module, missing: Iterable[str], folder: Path) -> list[str]:

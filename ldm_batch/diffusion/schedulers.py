@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import inspect
 import logging
+import math
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -64,6 +65,11 @@ PAPER_SETTINGS = {"beta_schedule": "scaled_linear", "steps_offset": 1, "set_alph
 """What their code means, in the words of a scheduler_config.json."""
 
 
+FIELD = "scheduler.settings"
+MAY_BE_INFINITE = ("lambda_min_clipped",)
+MAX_TRAIN_TIMESTEPS = 100_000
+
+
 def make_scheduler(
     model_settings: Mapping[str, Any], name: str = FROM_MODEL, settings: Mapping[str, Any] = {}
 ) -> SchedulerMixin:
@@ -81,6 +87,7 @@ def make_scheduler(
     class_name, fixed = _find_class(model_settings, name)
     scheduler_class = _load_class(class_name)
     model_own = _own_settings(model_settings, scheduler_class)
+    refuse_odd_numbers(model_settings, settings)
     check_settings(scheduler_class, settings, model_settings)
     _check_model_fits(scheduler_class, model_own, model_settings)
     try:
@@ -97,6 +104,31 @@ def make_scheduler(
             "within 0 and 1 (beta_start, beta_end, trained_betas)"
         )
     return scheduler
+
+
+def refuse_odd_numbers(model_settings: Mapping[str, Any], settings: Mapping[str, Any] = {}) -> None:
+    """Refuse numbers that are none, and a training without steps or without end.
+
+    Args:
+        model_settings: the model's `scheduler_config.json`.
+        settings: the user's overrides.
+
+    Raises:
+        JobError: names the setting.
+    """
+    for where, given in (("scheduler_config.json of the model", model_settings), (FIELD, settings)):
+        for name, value in given.items():
+            numbers = value if isinstance(value, list) else [value]
+            is_odd = name not in MAY_BE_INFINITE and any(
+                isinstance(one, float) and not math.isfinite(one) for one in numbers
+            )
+            if is_odd or any(one != one for one in numbers):
+                raise JobError(f"{where}: {name}={value!r:.100} is not a finite number")
+        steps = given.get("num_train_timesteps", 1)
+        if type(steps) is int and not 1 <= steps <= MAX_TRAIN_TIMESTEPS:
+            raise JobError(
+                f"{where}: num_train_timesteps={steps}; must be 1 to {MAX_TRAIN_TIMESTEPS}"
+            )
 
 
 def check_steps(scheduler: SchedulerMixin, num_inference_steps: int) -> None:

@@ -57,3 +57,8 @@ class ShardError(LdmBatchError):
 
 class StorageError(LdmBatchError):
     """A file could not be listed, read or written: permissions, a full disk, an outage."""
+
+
+def one_line(error: object, max_chars: int = 500) -> str:
+    """What a library says of an error, on one line and cut."""
+    return " ".join(str(error).split())[:max_chars]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ldm_batch.columns import MASK
 from ldm_batch.config import UPSCALE, JobConfig
@@ -77,21 +77,21 @@ def check_models(job: JobConfig, task: Task) -> list[str]:
 
 def _check_first(job: JobConfig, task: Task, stage: Stage, folder: Path) -> list[str]:
     from ldm_batch.diffusion.family.extras import check_extras
-    from ldm_batch.diffusion.family.files import read_drawing, read_family, size_multiple
-    from ldm_batch.diffusion.family.load import check_parts
+    from ldm_batch.diffusion.family.files import read_drawing, read_family
+    from ldm_batch.diffusion.family.parts import check_parts
     from ldm_batch.diffusion.family.scheduler import find_config_trouble, make_family_scheduler
     from ldm_batch.diffusion.models import files
 
     family, drawing = read_family(folder), read_drawing(folder, task.name)
     kind = drawing.pipeline
-    check_parts(folder)
+    check_parts(folder, stage.model.variant)
     check_extras(stage.model)
     if stage.model.loras and not family.loras:
         raise JobError(f"model.loras: diffusers fuses none into a {kind}; leave them out")
     if trouble := find_config_trouble(family, stage.model.scheduler_config):
         raise JobError(f"model.scheduler_config.{trouble}")
     own = files.read_json(folder / "scheduler" / "scheduler_config.json")
-    make_family_scheduler(kind, family, own | stage.model.scheduler_config, stage.scheduler)
+    made = make_family_scheduler(kind, family, own | stage.model.scheduler_config, stage.scheduler)
     refused = {
         "call.eta": (job.call.eta, family.has_eta),
         "call.negative_prompt": (job.call.negative_prompt, family.has_negative),
@@ -103,13 +103,30 @@ def _check_first(job: JobConfig, task: Task, stage: Stage, folder: Path) -> list
             raise JobError(f"{field}: {value!r}, but {kind} takes none; leave it out")
     if job.model.attention == "plain" and family.denoiser != "unet":
         raise JobError(f"model.attention: plain is for UNets; {kind} has none; leave it at sdpa")
-    multiple = size_multiple(folder, family)
-    for name in ("height", "width"):
-        if (side := getattr(job.call, name)) is not None and side % multiple:
-            raise JobError(
-                f"call.{name}: {side} is not a multiple of {multiple}, which {kind} needs"
-            )
-    return _check_image_numbers(job, task, family, folder)
+    return _check_call(job, task, family, folder, made)
+
+
+def _check_call(
+    job: JobConfig, task: Task, family: Family, folder: Path, scheduler: Any
+) -> list[str]:
+    """Check the numbers of the job's call; what the user should know of them."""
+    from ldm_batch.diffusion.family.files import size_multiple
+    from ldm_batch.diffusion.family.limits import size_limit, size_trouble, step_trouble
+    from ldm_batch.diffusion.family.pictures import num_steps
+
+    multiple, limit = size_multiple(folder, family), size_limit(folder, family)
+    if trouble := size_trouble(job.call, multiple, limit):
+        raise JobError(f"call.{trouble}")
+    notes = _check_image_numbers(job, task, family, folder)
+    steps, strength = job.call.num_inference_steps, _strength(job, task)
+    taken = steps if strength is None else num_steps(family, steps, strength)
+    if trouble := step_trouble(scheduler, family, steps, taken):
+        raise JobError(f"call.{trouble}")
+    return notes
+
+
+def _strength(job: JobConfig, task: Task) -> float | None:
+    return task.strength if job.call.strength is None else job.call.strength
 
 
 def _check_image_numbers(job: JobConfig, task: Task, family: Family, folder: Path) -> list[str]:
@@ -117,7 +134,7 @@ def _check_image_numbers(job: JobConfig, task: Task, family: Family, folder: Pat
     from ldm_batch.diffusion.family.files import max_noise_level
     from ldm_batch.diffusion.family.pictures import num_steps, strength_trouble
 
-    strength = task.strength if job.call.strength is None else job.call.strength
+    strength = _strength(job, task)
     steps = job.call.num_inference_steps
     if strength is not None and (trouble := strength_trouble(family, steps, strength)):
         raise JobError(f"call.{trouble}")

@@ -94,10 +94,14 @@ def check_stage(job: JobConfig, stage: Stage, task: Task) -> list[str]:
     """The same for one model."""
     from ldm_batch.diffusion import schedulers
     from ldm_batch.diffusion.models import files
+    from ldm_batch.diffusion.models.conversion import read_conversion
     from ldm_batch.diffusion.models.find import find_model
+    from ldm_batch.diffusion.models.headers import check_headers
 
     folder, given = find_model(stage.model), stage.model.scheduler_config
     _check_kind(task, stage, files.read_kind(folder))
+    made = read_conversion(folder)
+    check_headers(folder, stage.model.variant if made is None else None)
     if trouble := schedulers.find_config_trouble(given):
         raise JobError(f"{stage.section}model.scheduler_config.{trouble}")
     own = files.read_json(folder / "scheduler" / "scheduler_config.json") | given
@@ -107,9 +111,9 @@ def check_stage(job: JobConfig, stage: Stage, task: Task) -> list[str]:
         remedy = f"set '{stage.section}model.scheduler_config={right}'"
         notes.append(f"warning: {stage.section}model: {trouble}; {remedy}")
     try:
-        made = schedulers.make_scheduler(own, stage.scheduler.name, stage.scheduler.settings)
+        scheduler = schedulers.make_scheduler(own, stage.scheduler.name, stage.scheduler.settings)
         steps = job.upscale if stage.section else job.call
-        schedulers.check_steps(made, steps.num_inference_steps)
+        schedulers.check_steps(scheduler, steps.num_inference_steps)
     except JobError as error:
         raise JobError(f"{stage.section}{error}") from error
     return notes

@@ -6,23 +6,28 @@ Must not know batches of other shapes, shards or files.
 
 from __future__ import annotations
 
+import copy
+import inspect
 from collections.abc import Hashable, Iterator, Sequence
+from threading import Lock
 from typing import Any
 
 import torch
 
 from ldm_batch.columns import IMAGE
 from ldm_batch.diffusion.family.guard import untouched_generators
+from ldm_batch.diffusion.family.limits import size_trouble, step_trouble
 from ldm_batch.diffusion.family.load import LoadedFamily
 from ldm_batch.diffusion.family.pictures import (
     bridge_encoder,
+    num_steps,
     picture_arguments,
     picture_numbers,
     strength_trouble,
 )
 from ldm_batch.diffusion.load import quiet_libraries
 from ldm_batch.diffusion.noise import make_generator
-from ldm_batch.records import Call, PromptCount, Request
+from ldm_batch.records import PromptCount, Request
 
 
 class FamilyCall:
@@ -33,6 +38,10 @@ class FamilyCall:
         self.loaded = loaded
         self._pipe, self._family = loaded.pipe, loaded.family
         self._rescale = guidance_rescale
+        self._counter = copy.deepcopy(getattr(self._pipe, loaded.counted_by))
+        self._counting = Lock()
+        self._lost: Exception | None = None
+        self._known_steps: dict[tuple[int, int], str | None] = {}
         self._bridge_dtypes()
 
     @property
@@ -41,23 +50,42 @@ class FamilyCall:
         return self.loaded.device
 
     @property
+    def is_float32(self) -> bool:
+        """Whether every part computes in float32."""
+        parts = [getattr(self._pipe, name) for name in self._family.parts]
+        return all(part.dtype == torch.float32 for part in parts if hasattr(part, "dtype"))
+
+    @property
     def who(self) -> str:
         """The pipeline and its scheduler, for messages."""
         return f"{self.loaded.kind} with {type(self._pipe.scheduler).__name__}"
 
     def count(self, prompts: Sequence[str]) -> list[PromptCount]:
-        """Count each prompt's tokens, special ones included."""
+        """Count each prompt's tokens, special ones included; safe from any thread.
+
+        By a tokenizer of its own: what it is set to while it counts must not meet the pipeline's.
+        """
         if not prompts:
             return []
-        tokenizer = getattr(self._pipe, self.loaded.counted_by)
-        ids = tokenizer([self._templated(prompt) for prompt in prompts], verbose=False).input_ids
-        limit = self.loaded.max_tokens
+        limit, counter = self.loaded.max_tokens, self._counter
+        with self._counting:
+            texts = [self._templated(prompt) for prompt in prompts]
+            lengths = [len(row) for row in counter(texts, verbose=False).input_ids]
+            if self._family.template == "instructed":  # the call adds two to a prompt's own
+                before = len(counter(self._instruction, verbose=False).input_ids) - 2
+                lengths = [length - before for length in lengths]
         if self._family.padding == "embeddings":
             start = self._pipe.prompt_template_encode_start_idx
-            return [PromptCount(len(row) - start, len(row) - start > limit - 1) for row in ids]
+            lengths, limit = [length - start for length in lengths], limit - 1
         if self.loaded.counted_by != self._family.counted_by:  # the one that takes more is absent
-            limit = int(tokenizer.model_max_length)
-        return [PromptCount(len(row), len(row) > limit) for row in ids]
+            limit = int(counter.model_max_length)
+        return [PromptCount(length, length > limit) for length in lengths]
+
+    @property
+    def _instruction(self) -> str:
+        """What the pipeline puts before a prompt."""
+        given = inspect.signature(self._pipe.__call__).parameters["complex_human_instruction"]
+        return "\n".join(given.default)
 
     def draw(self, requests: Sequence[Request]) -> torch.Tensor:
         """Make one image per request, all of an equal call and of one `group`.
@@ -69,6 +97,7 @@ class FamilyCall:
             JobError: the pipeline drew noise that is not the images' own.
         """
         generators = [make_generator(request.seed) for request in requests]
+        self._lost = None
         with quiet_libraries(), untouched_generators(self.device, self.who):
             try:
                 drawn: torch.Tensor = self._pipe(
@@ -76,6 +105,8 @@ class FamilyCall:
                 ).images
             except Exception:  # what was brought to the device must not stay there
                 self._pipe.maybe_free_model_hooks()
+                if self._lost is not None:
+                    raise self._lost from None
                 raise
         return drawn
 
@@ -92,6 +123,35 @@ class FamilyCall:
             counts = [min(count.num_tokens, self.loaded.max_tokens) for count in self.count(texts)]
             return tuple(-(-count // self._family.text_step) for count in counts)
         return None
+
+    def troubles(self, request: Request) -> Iterator[str]:
+        """What of a request the pipeline cannot do, a line each, beginning with the field."""
+        loaded, call = self.loaded, request.call
+        family, drawing = loaded.family, loaded.drawing
+        if trouble := size_trouble(call, loaded.size_multiple, loaded.size_limit):
+            yield f"{trouble}{'; give an image of another size' * (IMAGE in request.inputs)}"
+        if call.eta and not family.has_eta:
+            yield f"eta: {call.eta}, but {loaded.kind} has none"
+        if call.guidance_rescale is not None and not drawing.has_rescale:
+            yield f"guidance_rescale: {call.guidance_rescale}, but {loaded.kind} has none"
+        if request.inputs["negative_prompt"] and not family.has_negative:
+            yield f"negative_prompt: {loaded.kind} takes none"
+        taken = steps = call.num_inference_steps
+        if call.strength is not None and drawing.has_strength:
+            taken = num_steps(family, steps, call.strength)
+            if trouble := strength_trouble(family, steps, call.strength):
+                yield trouble
+        if trouble := self._step_trouble(steps, taken):
+            yield trouble
+        if (level := call.noise_level) is not None and level > (loaded.max_noise_level or level):
+            yield f"noise_level: {level}, but this model takes {loaded.max_noise_level} at most"
+
+    def _step_trouble(self, num_inference_steps: int, num_taken: int) -> str | None:
+        """What is wrong with a number of steps; each is tried once."""
+        key = num_inference_steps, num_taken
+        if key not in self._known_steps:
+            self._known_steps[key] = step_trouble(self._pipe.scheduler, self._family, *key)
+        return self._known_steps[key]
 
     def _arguments(self, requests: Sequence[Request]) -> dict[str, Any]:
         """All but the generators; texts in lists of their own, which a call may change."""
@@ -149,12 +209,14 @@ class FamilyCall:
         """A prompt as it is told to the text encoder."""
         if self._family.template == "lower":
             return prompt.lower().strip()
+        if self._family.template == "instructed":
+            return self._instruction + prompt.lower().strip()
         if self._family.template == "qwen":
             return str(self._pipe.prompt_template_encode.format(prompt))
         if self._family.template == "chat":
             message = [{"role": "user", "content": prompt}]
             options = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": True}
-            return str(self._pipe.tokenizer.apply_chat_template(message, **options))
+            return str(self._counter.apply_chat_template(message, **options))
         return prompt
 
     def _bridge_dtypes(self) -> None:
@@ -171,37 +233,14 @@ class FamilyCall:
         def decode_latents(latents: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
             if drawing.is_unshifted:
                 latents = latents + vae.config.shift_factor
-            return decode(latents.to(vae.dtype), *args, **kwargs)
+            try:
+                return decode(latents.to(vae.dtype), *args, **kwargs)
+            except torch.OutOfMemoryError as error:  # which Sana's pipeline takes for a warning
+                self._lost = error
+                raise
 
         pipe.encode_prompt, vae.decode = encode_prompt, decode_latents
         pipe.image_processor.postprocess = lambda image, **_options: image
-
-
-def size_trouble(call: Call, multiple: int) -> str | None:
-    """What is wrong with the size of a call, if anything."""
-    for name in ("height", "width"):
-        if (value := getattr(call, name)) % multiple:
-            return f"{name}: {value} is not a multiple of {multiple}, which this model needs"
-    return None
-
-
-def call_troubles(loaded: LoadedFamily, request: Request) -> Iterator[str]:
-    """What of a request its pipeline cannot do, a line each, beginning with the field."""
-    family, drawing, call = loaded.family, loaded.drawing, request.call
-    if trouble := size_trouble(call, loaded.size_multiple):
-        yield f"{trouble}{'; give an image of another size' * (IMAGE in request.inputs)}"
-    if call.eta and not family.has_eta:
-        yield f"eta: {call.eta}, but {loaded.kind} has none"
-    if call.guidance_rescale is not None and not drawing.has_rescale:
-        yield f"guidance_rescale: {call.guidance_rescale}, but {loaded.kind} has none"
-    if request.inputs["negative_prompt"] and not family.has_negative:
-        yield f"negative_prompt: {loaded.kind} takes none"
-    if call.strength is not None and drawing.has_strength:
-        steps = call.num_inference_steps
-        if trouble := strength_trouble(family, steps, call.strength):
-            yield trouble
-    if (level := call.noise_level) is not None and level > (loaded.max_noise_level or level):
-        yield f"noise_level: {level}, but this model takes {loaded.max_noise_level} at most"
 
 
 def _cast(value: Any, dtype: torch.dtype) -> Any:

@@ -8,7 +8,13 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from ldm_batch.diffusion.family.table import FAMILIES, NOT_LOADED, Drawing, Family
+from ldm_batch.diffusion.family.table import (
+    FAMILIES,
+    LOW_RES_SCHEDULER,
+    NOT_LOADED,
+    Drawing,
+    Family,
+)
 from ldm_batch.diffusion.models.files import MODEL_INDEX, read_json, read_kind, vae_factor
 from ldm_batch.errors import JobError
 
@@ -59,7 +65,12 @@ def max_noise_level(folder: Path, family: Family) -> int | None:
     level = read_json(folder / MODEL_INDEX).get(name, family.settings.get(name))
     if level is not None and (not isinstance(level, int) or isinstance(level, bool)):
         raise JobError(f"{folder / MODEL_INDEX}: {name} is {level!r}, not a whole number")
-    return level
+    if level is None:
+        return None
+    steps = read_json(folder / LOW_RES_SCHEDULER / "scheduler_config.json")
+    classes = read_json(folder / family.denoiser / "config.json")
+    tables = (steps.get("num_train_timesteps", 1000), classes.get("num_class_embeds"))
+    return min(level, *(size - 1 for size in tables if type(size) is int))
 
 
 def size_multiple(folder: Path, family: Family) -> int:

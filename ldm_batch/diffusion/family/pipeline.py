@@ -7,7 +7,6 @@ know rows, shards or files of the dataset.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 from threading import Lock
@@ -17,25 +16,20 @@ import numpy as np
 import torch
 
 from ldm_batch.columns import IMAGE, MASK
-from ldm_batch.config import UPSCALE, ModelConfig, SchedulerConfig
-from ldm_batch.diffusion.family.call import FamilyCall, call_troubles
+from ldm_batch.config import ModelConfig, SchedulerConfig
+from ldm_batch.diffusion.family.call import FamilyCall
 from ldm_batch.diffusion.family.load import load_family
-from ldm_batch.diffusion.family.pictures import made_up_pictures
-from ldm_batch.diffusion.fixed_shape import FixedShape
+from ldm_batch.diffusion.family.probe import probe
+from ldm_batch.diffusion.fixed_shape import FixedShape, is_out_of_memory
 from ldm_batch.diffusion.paste import paste
 from ldm_batch.diffusion.pixels import to_uint8, to_unit_range
 from ldm_batch.diffusion.quality import judge
 from ldm_batch.diffusion.schedulers import effective_settings, find_step_trouble
 from ldm_batch.diffusion.threads import limit_threads
-from ldm_batch.errors import JobError, LdmBatchError
+from ldm_batch.errors import LdmBatchError, one_line
 from ldm_batch.made_as import MadeAs, in_fewer_rows, tried_in_float32
 from ldm_batch.records import Call, Fault, Made, PromptCount, Reason, Request
 
-PROBE_SIDE = 64
-"""Pixels of height and width of the image that is drawn when a pipeline is loaded, at least; of
-one that enlarges, after it."""
-PROBE_STEPS = (2, 10)
-"""How many steps that image is drawn in: the first number that its scheduler takes."""
 Result = np.ndarray | Made | Fault
 
 
@@ -51,6 +45,7 @@ class FamilyPipeline:
         batch_size: int,
         num_threads: int | None = None,
         turn: Lock | None = None,
+        lock: Mapping[str, str] | None = None,
     ) -> None:
         """Draw by a pipeline that is loaded.
 
@@ -60,12 +55,12 @@ class FamilyPipeline:
             batch_size: images per model call; part of what last bits depend on.
             num_threads: of torch, while it computes; None: as many as the process has.
             turn: taken while the pipeline computes, where others draw by it, too.
+            lock: what its files were when it was loaded.
         """
         self.batch_size, self.num_threads = batch_size, num_threads
         self._call, self._model, self._sampling = call, model, scheduler
         self._shape = FixedShape(batch_size)
-        self._turn = turn or Lock()
-        self._counting = Lock()
+        self._turn, self._lock = turn or Lock(), lock
         self._notes: list[str] = []
         self._known_steps: set[int] = set()
         self._float32: FamilyPipeline | None = None
@@ -94,7 +89,9 @@ class FamilyPipeline:
             loaded = load_family(model, scheduler, task=task, lock=lock)
             call = FamilyCall(loaded, guidance_rescale=scheduler.guidance_rescale)
             probe(call)
-        return cls(call, model, scheduler, batch_size=batch_size, num_threads=num_threads)
+        return cls(
+            call, model, scheduler, batch_size=batch_size, num_threads=num_threads, lock=lock
+        )
 
     @property
     def device(self) -> torch.device:
@@ -104,14 +101,11 @@ class FamilyPipeline:
     @property
     def is_float32(self) -> bool:
         """Whether every part computes in float32."""
-        pipe, family = self._call.loaded.pipe, self._call.loaded.family
-        names = [name for name in family.parts if hasattr(getattr(pipe, name), "dtype")]
-        return all(getattr(pipe, name).dtype == torch.float32 for name in names)
+        return self._call.is_float32
 
     def count_tokens(self, prompts: Sequence[str]) -> list[PromptCount]:
         """Count the tokens of prompts, special ones included; safe from any thread."""
-        with self._counting:
-            return self._call.count(prompts)
+        return self._call.count(prompts)
 
     def batch_key(self, call: Call) -> tuple[Call, int]:
         """Images of one batch have all of the call in common: it is one number a call of theirs."""
@@ -141,12 +135,10 @@ class FamilyPipeline:
         groups: dict[Hashable, list[int]] = {}
         with self._turn, limit_threads(self.num_threads):
             for number, request in enumerate(requests):
-                if trouble := next(call_troubles(self._call.loaded, request), None):
+                if trouble := next(self._call.troubles(request), None):
                     results[number] = Fault(Reason.OUT_OF_RANGE, trouble)
                     continue
-                with self._counting:
-                    group = self._call.group(request)
-                groups.setdefault(group, []).append(number)
+                groups.setdefault(self._call.group(request), []).append(number)
             for numbers in groups.values():
                 self._note_steps(requests[numbers[0]].call.num_inference_steps)
                 made = self._shape.run([requests[number] for number in numbers], self._make)
@@ -163,6 +155,7 @@ class FamilyPipeline:
             batch_size=batch_size,
             num_threads=self.num_threads,
             turn=self._turn,
+            lock=self._lock,
         )
 
     def as_made(self, how: MadeAs) -> FamilyPipeline:
@@ -214,14 +207,37 @@ class FamilyPipeline:
         return [*notes, *self._shape.pop_notes()]
 
     def _make(self, requests: Sequence[Request]) -> list[Result]:
-        results = self._make_once(requests)
+        try:
+            results = self._make_once(requests)
+        except Exception as error:
+            if self._float32 is None or not is_out_of_memory(error):
+                raise
+            self._float32 = None  # the copy of the weights takes what is lacking
+            results = self._make_once(requests)
         if self.is_float32 or not any(isinstance(result, Fault) for result in results):
             return results
-        again = self._in_float32()._make_once(requests)
+        try:
+            again = self._in_float32()._make_once(requests)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            self._float32 = None
+            return [_without_float32(result) for result in results]
         return tried_in_float32(results, again)
 
     def _make_once(self, requests: Sequence[Request]) -> list[Result]:
-        decoded = self._call.draw(requests)
+        """One image per request; where the pipeline refuses all together, each by itself, so that
+        what one row asks is no other's trouble."""
+        try:
+            decoded = self._call.draw(requests)
+        except Exception as error:
+            if not _is_of_a_row(error):
+                raise
+            if len({id(request) for request in requests}) > 1:
+                return [self._make_once([one] * len(requests))[0] for one in requests]
+            told = f"{type(error).__name__}: {one_line(error)}"
+            fault = Fault(Reason.OUT_OF_RANGE, f"{self._call.who} does not draw it: {told}")
+            return [fault] * len(requests)
         pixels = to_uint8(to_unit_range(decoded).nan_to_num())
         judged = [judge(*one) for one in zip(decoded, pixels, requests, strict=True)]
         return [_pasted(one, request) for one, request in zip(judged, requests, strict=True)]
@@ -238,6 +254,7 @@ class FamilyPipeline:
                 task=self._call.loaded.task,
                 batch_size=self.batch_size,
                 num_threads=self.num_threads,
+                lock=self._lock,
             )
         return self._float32
 
@@ -251,39 +268,6 @@ class FamilyPipeline:
             self._notes.append(trouble)
 
 
-def probe(call: FamilyCall) -> None:
-    """Draw one small image in a few steps, guided and with all the noise that a row may ask for.
-
-    Raises:
-        JobError: the pipeline draws noise that is not the image's own, or cannot draw at all.
-    """
-    loaded, family, drawing = call.loaded, call.loaded.family, call.loaded.drawing
-    side = PROBE_SIDE // UPSCALE if drawing.has_noise_level else PROBE_SIDE
-    side = -(-side // loaded.size_multiple) * loaded.size_multiple
-    texts = {"prompt": "a", "negative_prompt": "b" if family.has_negative else ""}
-    steps = _probe_steps(call)
-    request = Request(
-        inputs={**texts, **made_up_pictures(loaded.task, side)},
-        seed=0,
-        call=Call(
-            num_inference_steps=2 * steps if drawing.has_strength else steps,
-            guidance_scale=2.0,
-            eta=1.0 if family.has_eta else 0.0,
-            height=side,
-            width=side,
-            strength=0.5 if drawing.has_strength else None,
-            noise_level=1 if drawing.has_noise_level else None,
-        ),
-    )
-    try:
-        call.draw([request])
-    except LdmBatchError:
-        raise
-    except Exception as error:  # of many kinds, where parts do not fit each other
-        told = f"{type(error).__name__}: {error}"
-        raise JobError(f"model: {call.who} does not draw: {told}") from error
-
-
 def _pasted(made: Result, request: Request) -> Result:
     """What was painted, over the image that it belongs to where the request has a mask."""
     if MASK not in request.inputs or isinstance(made, Fault):
@@ -294,12 +278,14 @@ def _pasted(made: Result, request: Request) -> Result:
     return paste(made, image, mask)
 
 
-def _probe_steps(call: FamilyCall) -> int:
-    """PNDM with Runge-Kutta steps, for one, cannot do with two."""
-    few, more = PROBE_STEPS
-    if not call.loaded.family.is_flow:
-        try:
-            copy.deepcopy(call.loaded.pipe.scheduler).set_timesteps(few)
-        except ValueError:
-            return more
-    return few
+def _is_of_a_row(error: Exception) -> bool:
+    """Whether an exception may come of what a request asks, not of the machine or the job."""
+    is_device = isinstance(error, torch.AcceleratorError) or "CUDA error" in str(error)
+    return not (is_device or isinstance(error, LdmBatchError | OSError) or is_out_of_memory(error))
+
+
+def _without_float32(result: Result) -> Result:
+    """What half precision made, where memory does not suffice for another try."""
+    if not isinstance(result, Fault):
+        return result
+    return replace(result, message=f"{result.message}; no memory to try it in float32")

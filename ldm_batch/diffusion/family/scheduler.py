@@ -14,8 +14,13 @@ from typing import TYPE_CHECKING, Any
 from ldm_batch.config import SchedulerConfig
 from ldm_batch.diffusion import schedulers
 from ldm_batch.diffusion.family.table import Family
-from ldm_batch.diffusion.schedulers import FROM_MODEL, check_settings, make_scheduler
-from ldm_batch.errors import JobError
+from ldm_batch.diffusion.schedulers import (
+    FROM_MODEL,
+    check_settings,
+    make_scheduler,
+    refuse_odd_numbers,
+)
+from ldm_batch.errors import JobError, one_line
 
 if TYPE_CHECKING:
     from diffusers import SchedulerMixin
@@ -82,6 +87,7 @@ def _make_own(
             "at from_model"
         )
     scheduler_class = getattr(diffusers, own)
+    refuse_odd_numbers(model_settings, scheduler.settings)
     check_settings(scheduler_class, scheduler.settings, model_settings)
     known_settings = inspect.signature(scheduler_class.__init__).parameters
     written = {name: v for name, v in model_settings.items() if name in known_settings}
@@ -89,7 +95,9 @@ def _make_own(
         made: SchedulerMixin = scheduler_class(**{**written, **scheduler.settings})
         shift = {"mu": 0.5} if made.config.get("use_dynamic_shifting") else {}
         copy.deepcopy(made).set_timesteps(min(10, made.config.num_train_timesteps), **shift)
-    except (ValueError, TypeError, NotImplementedError, ImportError) as error:
-        settings = dict(scheduler.settings)
-        raise JobError(f"scheduler.settings={settings}: {own}: {error}") from error
+    except Exception as error:  # of many kinds: numbers that are none of a scheduler reach numpy
+        told = f"{type(error).__name__}: {one_line(error)}"
+        raise JobError(
+            f"scheduler.settings={dict(scheduler.settings)} over the model's own: {own}: {told}"
+        ) from error
     return made

@@ -58,7 +58,7 @@ class Family:
     """The same where the denoiser was not trained for guidance as an input."""
     is_limit_given: bool = True
     """Whether the call is told `max_tokens`, as `max_sequence_length`."""
-    template: Literal["none", "lower", "chat", "qwen"] = "none"
+    template: Literal["none", "lower", "instructed", "chat", "qwen"] = "none"
     """What is made of a prompt before its tokens are counted."""
     guidance: str = "guidance_scale"
     """The call's name of it."""
@@ -80,13 +80,15 @@ class Family:
     has_own_noise: bool = False
     """Whether the noise of every step comes from the images' generators."""
     padding: Literal["whole", "embeddings", "grouped"] = "whole"
-    """How texts of all lengths come to one shape, on which last bits depend: `whole`: the call pads
-    each to the most it takes. Where it pads to the longest of a batch, `embeddings`: we encode
-    texts one by one and pad what comes out. Where it has no one length, `grouped`: texts of one
-    call have one length in steps of `text_step`, so that a batch of several takes several calls."""
+    """How texts come to one shape, on which last bits depend: `whole`: the call pads each to the
+    most it takes. Where it pads to the longest of a batch, `embeddings`: we encode texts one by one
+    and pad what comes out. Where it has no one length, `grouped`: texts of one call have one."""
     text_step: int = 32
+    """Of the lengths of `grouped` texts."""
     native_latent: int | None = None
     """Side of the latents that the model was trained for; None: the denoiser's `sample_size`."""
+    positions: str | None = None
+    """The denoiser's setting of how many positions its images may have, if it has one."""
     vae_levels: str = "block_out_channels"
     """The list in the VAE's configuration whose length tells its downsampling."""
     vae_halvings: int = -1
@@ -139,11 +141,7 @@ _SD = Family(
     is_limit_given=False,
     has_eta=True,
     settings={"requires_safety_checker": False},
-    always={
-        "safety_checker": None,
-        "feature_extractor": None,
-        "requires_safety_checker": False,
-    },
+    always={**dict.fromkeys(NOT_LOADED[:2]), "requires_safety_checker": False},
     is_flow=False,
     has_own_noise=True,
     patch=1,
@@ -211,7 +209,7 @@ FAMILIES: Mapping[str, Family] = {
         },
         parts={**_SD.parts, "vae": _VAE, LOW_RES_SCHEDULER: ("DDPMScheduler",)},
         settings={"max_noise_level": 350, "watermarker": None},
-        always={"safety_checker": None, "feature_extractor": None, "watermarker": None},
+        always=dict.fromkeys((*NOT_LOADED[:2], "watermarker")),
         pixels=1,
     ),
     "StableDiffusionXLPipeline": _SDXL,
@@ -241,6 +239,7 @@ FAMILIES: Mapping[str, Family] = {
         optional=("text_encoder_3", "tokenizer_3"),
         counted_by="tokenizer_3",
         max_tokens=256,
+        positions="pos_embed_max_size",
     ),
     "FluxPipeline": _FLUX,
     "FluxFillPipeline": replace(
@@ -271,7 +270,7 @@ FAMILIES: Mapping[str, Family] = {
             "vae": ("AutoencoderDC",),
         },
         max_tokens=300,
-        template="lower",
+        template="instructed",
         has_eta=True,
         fixed={"use_resolution_binning": False, "clean_caption": False},
         schedulers=(FLOW_SCHEDULER, "DPMSolverMultistepScheduler"),
@@ -292,6 +291,7 @@ FAMILIES: Mapping[str, Family] = {
         template="chat",
         padding="grouped",
         native_latent=128,
+        positions="axes_lens",
     ),
     "QwenImagePipeline": Family(
         tasks=_drawn("QwenImagePipeline", "QwenImageImg2ImgPipeline", "QwenImageInpaintPipeline"),
@@ -310,9 +310,8 @@ FAMILIES: Mapping[str, Family] = {
         vae_halvings=0,
     ),
 }
-"""Class of a pipeline in `model_index.json` -> what is known of it. `tests/test_family.py` and
-`tests/test_family_tasks.py` run each row and task with a tiny model of random weights: again, in
-reverse, beside other prompts, with noise in every step."""
+"""Class of a pipeline in `model_index.json` -> what is known of it. `tests/test_family*.py` run
+each row and task with a tiny model of random weights."""
 
 SUCCESSORS = {"Transformer2DModel": "PixArtTransformer2DModel"}
 """What became of a class since models were published by its name."""

@@ -7,13 +7,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from ldm_batch.errors import JobError
+from ldm_batch.diffusion.models.files import read_json
+from ldm_batch.diffusion.models.headers import Header
+from ldm_batch.errors import JobError, one_line
 
 MAX_NAMED = 3
+MAX_GROWTH, SLACK = 2, 2**24
+"""What a network may have beside its stored weights: tables that it computes, one tied twice."""
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -46,6 +51,38 @@ def complete(
             raise JobError(f"{place}: {name} is {shapes}")
         check_values(value, f"{place}: {name}")
     return config
+
+
+def refuse_larger(module_class: Any, stored: Header, folder: Path) -> None:
+    """Refuse a component whose configuration makes a network much larger than its weights, before
+    any memory is taken.
+
+    Args:
+        stored: what its files hold.
+        folder: the component's own.
+
+    Raises:
+        JobError: names both sizes; or the configuration makes no network.
+    """
+    settings = read_json(folder / "config.json")
+    try:
+        with torch.device("meta"), torch.random.fork_rng(devices=[]):
+            if hasattr(module_class, "config_class"):
+                module = module_class(module_class.config_class.from_dict(settings))
+            else:
+                module = module_class.from_config(settings)
+    except Exception as error:  # of many kinds: any number may stand anywhere
+        told = f"{type(error).__name__}: {one_line(error)}"
+        raise JobError(
+            f"{folder / 'config.json'}: makes no {module_class.__name__}: {told}"
+        ) from error
+    wanted = sum(one.numel() for one in (*module.parameters(), *module.buffers()))
+    found = sum(one.size for one in stored.values())
+    if wanted > MAX_GROWTH * found + SLACK:
+        raise JobError(
+            f"{folder / 'config.json'}: makes a {module_class.__name__} of {wanted} numbers, but "
+            f"its weights are {found}"
+        )
 
 
 def check_values(weight: torch.Tensor, place: str) -> None:

@@ -61,7 +61,9 @@ FAMILY_TOKENIZER_NAMES = (
 )
 VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "tokenizer.model")
 MAX_JSON_BYTES = 64 * 1024 * 1024
-"""A model's largest JSON, its vocabulary, has a few MB; a hostile one must not fill memory."""
+"""A model's largest JSON, its vocabulary, has up to 34 MB; a hostile one must not fill memory."""
+MAX_LEVELS = 16
+"""Levels of a VAE, which halves sides between two of them; the deepest of today has 6."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,14 +130,18 @@ def _compare(folder: Path, found: Mapping[str, str], lock: Mapping[str, str]) ->
 def read_json(path: Path) -> dict[str, Any]:
     """Read one JSON object of a model; anything else is a JobError that names the file."""
     try:
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise JobError(f"model file {path} is larger than {MAX_JSON_BYTES} bytes")
+        _refuse_huge(path)
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise JobError(f"model file {path} cannot be read: {error}") from error
     if not isinstance(value, dict):
         raise JobError(f"model file {path} is not a JSON object")
     return value
+
+
+def _refuse_huge(path: Path) -> None:
+    if path.stat().st_size > MAX_JSON_BYTES:
+        raise JobError(f"model file {path} is larger than {MAX_JSON_BYTES} bytes")
 
 
 def read_index(folder: Path) -> dict[str, str]:
@@ -188,10 +194,17 @@ def vae_factor(folder: Path, family: Family | None) -> int:
     """Return how many pixels a latent pixel stands for; KeyError or TypeError where the
     configuration does not say."""
     if family is None:
-        levels = read_json(folder / "vqvae" / "config.json")["block_out_channels"]
-        return int(2 ** (len(levels) - 1))
-    levels = read_json(folder / "vae" / "config.json")[family.vae_levels]
-    return int(2 ** (len(levels) + family.vae_halvings))
+        path, name, halvings = folder / "vqvae" / "config.json", "block_out_channels", -1
+    else:
+        path, name, halvings = (
+            folder / "vae" / "config.json",
+            family.vae_levels,
+            family.vae_halvings,
+        )
+    levels = read_json(path)[name]
+    if not isinstance(levels, list) or not 1 <= len(levels) <= MAX_LEVELS:
+        raise JobError(f"{path}: {name} is no list of 1 to {MAX_LEVELS} levels")
+    return int(2 ** (len(levels) + halvings))
 
 
 def needed_files(folder: Path, variant: str | None = None) -> list[str]:
@@ -214,6 +227,8 @@ def needed_files(folder: Path, variant: str | None = None) -> list[str]:
     for path in paths:
         if not (folder / path).is_file():
             raise JobError(f"model file {path} is missing in {folder}")
+        if not path.endswith(ENDINGS):
+            _refuse_huge(folder / path)
     return paths
 
 

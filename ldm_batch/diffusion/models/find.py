@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ldm_batch.config import ModelConfig
 from ldm_batch.config.model import is_commit_sha
+from ldm_batch.diffusion.family.extras import check_vocabulary
 from ldm_batch.diffusion.family.files import read_family
 from ldm_batch.diffusion.family.table import TOKENIZERS
 from ldm_batch.diffusion.models.convert import converted
@@ -134,7 +135,10 @@ def _fetch(model: ModelConfig) -> Path:
     if model.engine == DIFFUSERS:  # another pipeline is refused before its weights are fetched
         folder = fetch_snapshot(repo_id, revision, patterns=patterns)
         read_family(_check_folder(folder, f"model.repo_id={repo_id}"))
-        named = [name for name in WEIGHT_NAMES if name in read_index(folder)]
+        index = read_index(folder)
+        named = [name for name in WEIGHT_NAMES if name in index]
+        for name in index.keys() & {*TOKENIZERS}:
+            check_vocabulary(folder / name)
     missing = named
     for variant, ending in weight_forms(model.variant):
         if variant is None and model.variant is not None and missing == named:
