@@ -5,7 +5,6 @@ What a pipeline would say of it by an exception in the middle of a batch. Must n
 
 from __future__ import annotations
 
-import copy
 import inspect
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,9 +83,9 @@ def step_trouble(
     Args:
         num_taken: the last of them that are taken, see `num_steps`.
     """
-    scheduler = copy.deepcopy(scheduler)
     try:
         with quiet_libraries(), torch.random.fork_rng(devices=[]):
+            scheduler = type(scheduler).from_config(scheduler.config)
             _set_timesteps(scheduler, family, num_inference_steps)
             _take_steps(scheduler, (num_inference_steps - num_taken) * scheduler.order)
     except Exception as error:  # of many kinds: an index that is none, a number that torch refuses
