@@ -253,6 +253,13 @@ def test_a_schedule_without_end_or_number_is_refused_when_planned(
     assert len(str(error.value).splitlines()) == 1
 
 
+def test_the_noise_of_an_image_to_enlarge_ends_too(copied: Callable[[str], Path]) -> None:
+    folder = copied("StableDiffusionUpscalePipeline")
+    path = folder / "low_res_scheduler" / "scheduler_config.json"
+    rewrite(path, num_train_timesteps=10**10)
+    refused(folder, "num_train_timesteps=10000000000; must be 1 to 100000")
+
+
 def test_a_setting_that_is_no_number_is_called_so(
     model: Callable[[str], Path], prompts: Callable[..., str], tmp_path: Path
 ) -> None:

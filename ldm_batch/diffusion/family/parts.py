@@ -25,6 +25,7 @@ from ldm_batch.diffusion.models.files import (
 )
 from ldm_batch.diffusion.models.headers import check_headers
 from ldm_batch.diffusion.models.untrusted import refuse_foreign_code
+from ldm_batch.diffusion.schedulers import refuse_odd_numbers
 from ldm_batch.errors import JobError
 
 NEVER_READ = ("adapter_config.json", "additional_chat_templates")
@@ -54,7 +55,9 @@ def check_parts(folder: Path, variant: str | None = None) -> None:
                 raise JobError(f"model file {folder / name / file} is never read; take it away")
         if name in TOKENIZERS:
             _check_tokenizer(folder, name, family)
-        elif name != LOW_RES_SCHEDULER:
+        elif name == LOW_RES_SCHEDULER:
+            refuse_odd_numbers(read_json(folder / name / "scheduler_config.json"))
+        else:
             refuse_foreign_code(folder / name / "config.json")
     if "scheduler" not in index:
         raise JobError(f"{folder}: {kind} lacks the component scheduler")
