@@ -338,7 +338,7 @@ def test_the_noise_of_an_image_to_enlarge_has_a_scheduler_of_its_own(
     rewrite(folder / "low_res_scheduler" / "scheduler_config.json", beta_end=0.9)
     assert draw(load(folder, ENLARGE), UPSCALE, ENLARGE, 0) != before
     rewrite(folder / "low_res_scheduler" / "scheduler_config.json", beta_schedule="none such")
-    with pytest.raises(JobError, match="low_res_scheduler does not load as a DDPM.*none such"):
+    with pytest.raises(JobError, match=r"low_res_scheduler does not load as a DDPM.*none such"):
         load(folder, ENLARGE)
     rewrite(folder / "model_index.json", low_res_scheduler=["mine", "MyScheduler"])
     with pytest.raises(JobError, match="low_res_scheduler is a MyScheduler; supported are DDPM"):
