@@ -116,18 +116,20 @@ def refuse_odd_numbers(model_settings: Mapping[str, Any], settings: Mapping[str,
     Raises:
         JobError: names the setting.
     """
-    for where, given in (("scheduler_config.json of the model", model_settings), (FIELD, settings)):
+    own = "scheduler_config.json of the model"
+    for where, given in ((own, model_settings), (FIELD, settings)):
+        remedy = "; model.scheduler_config corrects it" * (where == own)
         for name, value in given.items():
             numbers = value if isinstance(value, list) else [value]
             is_odd = name not in MAY_BE_INFINITE and any(
                 isinstance(one, float) and not math.isfinite(one) for one in numbers
             )
             if is_odd or any(one != one for one in numbers):
-                raise JobError(f"{where}: {name}={value!r:.100} is not a finite number")
+                raise JobError(f"{where}: {name}={value!r:.100} is not a finite number{remedy}")
         steps = given.get("num_train_timesteps", 1)
         if type(steps) is int and not 1 <= steps <= MAX_TRAIN_TIMESTEPS:
             raise JobError(
-                f"{where}: num_train_timesteps={steps}; must be 1 to {MAX_TRAIN_TIMESTEPS}"
+                f"{where}: num_train_timesteps={steps}; must be 1 to {MAX_TRAIN_TIMESTEPS}{remedy}"
             )
 
 
