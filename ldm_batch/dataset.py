@@ -128,7 +128,7 @@ class Dataset:
         raw = self.store.read(identity.failure_path(f"{index:05d}"))
         try:
             return str(json.loads(raw or b"{}")["message"])
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             return "unknown (its record is damaged)"
 
 

@@ -259,7 +259,15 @@ def test_a_store_that_creates_twice_is_refused(tmp_path: Path) -> None:
 
 def test_a_sink_that_is_a_file(tmp_path: Path) -> None:
     touch(tmp_path, "sink")
+    with pytest.raises(
+        JobError, match=r"sink: .*sink is no folder; a dataset is one, name another"
+    ):
+        Store(str(tmp_path / "sink"))
+    with pytest.raises(JobError, match=r"sink/below: .*sink is no folder"):
+        Store(str(tmp_path / "sink/below"))
+    (tmp_path / "sink").unlink()
     store = Store(str(tmp_path / "sink"))
+    touch(tmp_path, "sink")  # meanwhile
     with pytest.raises(StorageError, match=r"sink/data/a: .*(Not a directory|File exists)"):
         store.publish("data/a", b"x", exclusive=True)
     with pytest.raises(StorageError, match="Not a directory"):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 
 from ldm_batch.config import S3Config
+from ldm_batch.config.bounds import refuse
+from ldm_batch.config.s3 import check_s3
 from ldm_batch.dataset import find_sink
 from ldm_batch.storage import Store
 
@@ -24,14 +26,20 @@ def add_sink(parser: argparse.ArgumentParser) -> None:
 
 
 def named_s3(options: argparse.Namespace) -> S3Config:
-    """How the parsed command line wants S3 to be reached."""
-    return S3Config(
+    """How the parsed command line wants S3 to be reached.
+
+    Raises:
+        JobError: an option's value is none, or holds a secret.
+    """
+    s3 = S3Config(
         endpoint=options.endpoint,
         region=options.region,
         anonymous=options.anonymous,
         path_style=options.path_style,
         ca_bundle=options.ca_bundle,
     )
+    refuse(f"--{problem.replace('_', '-', 1)}" for problem in check_s3("", s3))
+    return s3
 
 
 def named_sink(options: argparse.Namespace) -> Store:

@@ -206,7 +206,7 @@ def open_dataset(
         path_style=path_style,
         ca_bundle=ca_bundle,
     )
-    refuse(problem.removeprefix("s3.") for problem in check_s3("s3", s3))
+    refuse(check_s3("", s3))
     return DatasetView(find_sink(os.fspath(sink), s3))
 
 

@@ -100,9 +100,9 @@ def make_folder(folder: Path, command: str) -> None:
         JobError: something is there already, or it cannot be written; nothing was.
     """
     target, wanted = folder.expanduser().absolute(), "name one that is not there, or an empty one"
-    if target.is_symlink() or (target.exists() and not target.is_dir()):
-        raise JobError(f"{folder}: is no folder; {wanted}")
     try:
+        if target.is_symlink() or (target.exists() and not target.is_dir()):
+            raise JobError(f"{folder}: is no folder; {wanted}")
         if target.is_dir() and any(target.iterdir()):
             raise JobError(f"{folder}: is a folder with something in it; {wanted}")
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -111,7 +111,9 @@ def make_folder(folder: Path, command: str) -> None:
             _fill(whole, command)
             os.rename(whole, target)  # of an empty folder there it takes the place
     except OSError as error:
-        raise JobError(f"{folder}: cannot be written: {error.strerror or error}") from error
+        raise JobError(
+            f"{folder}: cannot be written: {error.strerror or error}; {wanted}"
+        ) from error
 
 
 def _fill(folder: Path, command: str) -> None:

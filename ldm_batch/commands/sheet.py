@@ -19,6 +19,7 @@ from ldm_batch import identity
 from ldm_batch.commands.dataset_argument import add_sink, named_sink
 from ldm_batch.commands.ending import ends
 from ldm_batch.commands.program import program
+from ldm_batch.config.job import IMAGE_FORMATS
 from ldm_batch.dataset import rows_of
 from ldm_batch.errors import JobError
 from ldm_batch.storage import Store
@@ -28,6 +29,12 @@ COLUMNS_PER_SHEET = 8
 TILE_PIXELS = 128
 CAPTION_LINES, LINE_PIXELS, CHARS_PER_LINE = 4, 13, 22
 GAP_PIXELS = 8
+FORMATS = [name.upper() for name in IMAGE_FORMATS]
+DAMAGE = (
+    *(pa.ArrowException, OSError, SyntaxError, ValueError, KeyError, TypeError),
+    Image.DecompressionBombError,
+)
+"""What reading an object raises that is damaged, or none of ours."""
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
@@ -43,10 +50,13 @@ def first_images(store: Store, num_images: int) -> Iterator[tuple[Image.Image, s
             for row in islice(rows_of(store, index, ["image", "prompt", "key"]), left):
                 left -= 1
                 caption = row.get("prompt") or row["key"]  # not every task has prompts
-                yield Image.open(io.BytesIO(row["image"]["bytes"])), caption
-        except (pa.ArrowException, OSError) as error:
+                image = Image.open(io.BytesIO(row["image"]["bytes"]), formats=FORMATS)
+                image.load()
+                yield image, caption
+        except DAMAGE as error:
+            why = "it has no images of ours" if isinstance(error, KeyError | TypeError) else error
             path = identity.data_path(f"{index:05d}")
-            raise JobError(f"{store.uri(path)}: cannot be read: {error}") from error
+            raise JobError(f"{store.uri(path)}: cannot be read: {why}; see `verify`") from error
         if left <= 0:
             return
 
@@ -79,12 +89,18 @@ def write_contact_sheet(sink: Store, path: Path, num_images: int) -> None:
     if path.suffix.lower() not in SUFFIXES:
         raise JobError(f"--output: {path} ends with none of {', '.join(SUFFIXES)}")
     images = list(first_images(sink, num_images))
+    if not images and not sink.has(identity.PLAN_PATH):
+        raise JobError(f"{sink.root}: no dataset here (no {identity.PLAN_PATH})")
     if not images:
-        raise JobError(f"{sink.root}: no images to show yet")
+        raise JobError(f"{sink.root}: no images to show yet; `status` tells how far it is")
+    sheet = draw_sheet(images)
     try:
-        draw_sheet(images).save(path)
+        sheet.save(path)
     except OSError as error:
-        raise JobError(f"{path}: {error.strerror or error}") from error
+        raise JobError(
+            f"--output: {path} cannot be written: {error.strerror or error}; name a file in a "
+            "folder that is there"
+        ) from error
 
 
 @ends

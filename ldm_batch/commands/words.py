@@ -217,6 +217,8 @@ def _check_setting(word: str, name: str, value: str, known: _Known) -> None:
         meant = f"scheduler.name={value}"
     elif name in ("source", "sink", "model") and not is_option and _is_place(value):
         meant = _of_place(name, value, known)
+    elif name in ALIASES and name not in {*known.fields, *known.groups}:
+        meant = shlex.quote(f"{ALIASES[name]}={value}")
     elif "-" in name and name.replace("-", "_") in {*known.fields, *known.groups}:
         meant = f"{name.replace('-', '_')}={value}"
     if meant:

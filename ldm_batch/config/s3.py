@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from ldm_batch.config.bounds import within
 from ldm_batch.config.places import PLACE
@@ -29,7 +30,10 @@ class S3Config:
 
 
 def check_s3(path: str, s3: S3Config) -> Iterator[str]:
-    """Problems of the section at `path`, a line each."""
+    """Problems of the section at `path`, a line each; of a section without one, of its fields."""
+    path = f"{path}." if path else ""
     if s3.endpoint is not None and not s3.endpoint.startswith(("http://", "https://")):
-        yield f"{path}.endpoint: {s3.endpoint!r} is not a URL like https://host:port"
-    yield from within(f"{path}.retry_s", s3.retry_s, 0, 3600)
+        yield f"{path}endpoint: {s3.endpoint!r} is not a URL like https://host:port"
+    if s3.ca_bundle is not None and not Path(s3.ca_bundle).expanduser().is_file():
+        yield f"{path}ca_bundle: there is no file {s3.ca_bundle}; name one with certificates (PEM)"
+    yield from within(f"{path}retry_s", s3.retry_s, 0, 3600)

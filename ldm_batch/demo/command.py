@@ -16,6 +16,7 @@ from ldm_batch.commands.program import program
 from ldm_batch.commands.sheet import write_contact_sheet
 from ldm_batch.dataset import open_dataset
 from ldm_batch.demo.prompts import make_demo_prompts
+from ldm_batch.errors import JobError
 from ldm_batch.storage import Store
 
 OUTPUT = Path("demo_output")
@@ -48,7 +49,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the demo in the current folder."""
     argparse.ArgumentParser(prog=program("demo"), description=__doc__).parse_args(arguments)
     prompts, sink, sheet = OUTPUT / "prompts.parquet", OUTPUT / "dataset", OUTPUT / "sheet.png"
-    write_prompts(prompts)
+    try:
+        write_prompts(prompts)
+    except (OSError, pa.ArrowException) as error:
+        raise JobError(
+            f"{prompts.absolute()}: cannot be written ({str(error).partition(chr(10))[0]}); remove "
+            f"{OUTPUT}, or run the demo in another folder"
+        ) from error
     places = [f"source.uri={prompts}", f"sink.uri={sink}"]
     code = subprocess.call([sys.executable, "-m", "ldm_batch", "run", "conf=demo", *places])
     if code:

@@ -22,6 +22,8 @@ from ldm_batch.storage import Store
 
 PLAN_FORMAT = 1
 PLAN_AGAIN = "Nothing is made by that plan yet: plan_again=true replaces it."
+NUMBERS = ("seed", "num_images_per_prompt", "batch_size")
+"""Of the document's images."""
 SHARDS_PER_ROW_GROUP = 16_384
 """Of a segment, and read at once: Python values of all shards never stand beside the plan."""
 _SEGMENT_FIELDS: dict[str, pa.DataType] = {
@@ -78,11 +80,33 @@ def load_document(store: Store) -> Mapping[str, Any] | None:
     try:
         document: Mapping[str, Any] = json.loads(raw)
         known = document["format"] == PLAN_FORMAT and _form_number(document) in identity.FORMS
-    except (ValueError, KeyError, TypeError) as error:
-        raise JobError(f"{store.uri(identity.PLAN_PATH)}: damaged plan: {error}") from error
+        is_whole = not known or _is_whole(document)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise _damaged(store, identity.PLAN_PATH, error) from error
     if not known:
-        raise JobError(f"{store.uri(identity.PLAN_PATH)}: made by another version of ldm_batch")
+        raise JobError(
+            f"{store.uri(identity.PLAN_PATH)}: made by another version of ldm_batch; use that one, "
+            "or a new sink"
+        )
+    if not is_whole:
+        raise _damaged(store, identity.PLAN_PATH, "something of it is missing")
     return document
+
+
+def _is_whole(document: Mapping[str, Any]) -> bool:
+    """Tell whether a document has what every plan has had, of the right kinds."""
+    sections = [document[name] for name in ("images", "config", "environment")]
+    return (
+        all(isinstance(section, Mapping) for section in sections)
+        and isinstance(document["fingerprint"], str)
+        and isinstance(document["environment"]["command"], str)
+        and all(type(document["images"][name]) is int for name in NUMBERS)
+    )
+
+
+def _damaged(store: Store, path: str, error: Exception | str) -> JobError:
+    why = f"no {error}" if isinstance(error, KeyError) else str(error).partition("\n")[0]
+    return JobError(f"{store.uri(path)}: damaged plan: {why}; put it back, or use a new sink")
 
 
 def _form_number(document: Mapping[str, Any]) -> int:
@@ -125,7 +149,7 @@ def _read_segment(store: Store, name: str) -> Iterator[Shard]:
         for batch in parquet.iter_batches(SHARDS_PER_ROW_GROUP, columns=SEGMENT_SCHEMA.names):
             yield from _shards_of(batch.to_pydict(), files)
     except (pa.ArrowException, KeyError, OSError) as error:
-        raise JobError(f"{store.uri(path)}: damaged plan: {error}") from error
+        raise _damaged(store, path, error) from error
 
 
 def _shards_of(

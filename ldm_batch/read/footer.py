@@ -120,7 +120,10 @@ def _footer_bytes(file: BinaryIO, uri: str, size_bytes: int) -> bytes:
     tail = file.read(TAIL_BYTES)
     length = int.from_bytes(tail[-8:-4], "little")
     if tail[-4:] != PARQUET_MAGIC or length + 8 > size_bytes:
-        raise JobError(f"{uri}: not a Parquet file, or cut off: it does not end in a footer")
+        raise JobError(
+            f"{uri}: not a Parquet file, or cut off: it does not end in a footer; write it anew, "
+            "as Parquet"
+        )
     if length > MAX_FOOTER_BYTES:
         raise JobError(f"{uri}: a footer of {length} bytes, at most {MAX_FOOTER_BYTES}")
     if length + 8 > len(tail):

@@ -26,9 +26,10 @@ from omegaconf import OmegaConf, open_dict
 
 from ldm_batch.config import JobConfig
 from ldm_batch.config.fields import no_such_field
+from ldm_batch.config.groups import JOBS
 from ldm_batch.errors import JobError, LdmBatchError
 from ldm_batch.plan.command_line import CONFIG_DIR
-from ldm_batch.run.explain import explain
+from ldm_batch.run.explain import OF_USERS, explain
 from ldm_batch.run.folder import config_folder
 from ldm_batch.run.no_code import check_interpolations, refuse_code, refuse_word
 from ldm_batch.run.texts import as_hydra_reads, is_sweep, refuse_several_values
@@ -80,7 +81,7 @@ def compose_jobs(
         JobError: a setting or a file is wrong, in a sentence; whatever would be code is.
     """
     if folder is not None and not folder.is_dir():
-        raise JobError(f"--config-dir: {folder} is no folder")
+        raise JobError(f"--config-dir: {folder} is no folder; name one that has {JOBS}/NAME.yaml")
     try:
         words = read_settings(settings, is_sweep=is_sweep)
         with _own_hydra(folder):
@@ -88,11 +89,25 @@ def compose_jobs(
             jobs = [_compose(combination) for combination in combinations]
     except LdmBatchError:
         raise
-    except Exception as error:  # Hydra raises many kinds
+    except UnicodeDecodeError as error:
+        raise JobError(f"{_not_utf8(folder)}: is no text in UTF-8; save it as UTF-8") from error
+    except OF_USERS as error:
         raise JobError(explain(error, settings)) from error
     option = [] if folder is None else [f"{CONFIG_DIR}{folder.absolute()}"]
     typed = [settings] if not is_sweep else combinations
     return [Composed(job, (*option, *own)) for job, own in zip(jobs, typed, strict=True)]
+
+
+def _not_utf8(folder: Path | None) -> str:
+    """The first file of a user's own configuration that is no text."""
+    for path in sorted(folder.rglob("*.yaml")) if folder is not None else ():
+        try:
+            path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            return str(path)
+        except OSError:
+            continue
+    return "a file of configuration"
 
 
 def read_settings(settings: Sequence[str], *, is_sweep: bool = False) -> list[str]:

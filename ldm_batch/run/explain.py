@@ -8,10 +8,17 @@ from collections.abc import Sequence
 
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
+from yaml import MarkedYAMLError, YAMLError
 
 from ldm_batch.config.bounds import suggest
 from ldm_batch.config.fields import no_such_field
 from ldm_batch.run.folder import config_folder
+
+OF_USERS = (HydraException, OmegaConfBaseException, YAMLError, ValueError, RecursionError, OSError)
+"""What reading settings and files of configuration raises for a mistake in them."""
+FIRST_LINE = "# @package _global_"
+SIZE = re.compile(r"([0-9.]+) ?([kKMGT])(i?)[bB]?")
+FACTORS = {"k": 1, "K": 1, "M": 2, "G": 3, "T": 4}
 
 
 def explain(error: Exception, settings: Sequence[str] | None = None) -> str:
@@ -26,10 +33,19 @@ def explain(error: Exception, settings: Sequence[str] | None = None) -> str:
         error = cause
     if isinstance(error, OmegaConfBaseException):
         return _explain_value(error)
+    if isinstance(error, YAMLError | RecursionError):
+        return _explain_file(error)
     text = str(error)
+    file = re.match(r"In '(conf/[^']+)'", text)
+    if file and "Key 'conf' not in" in text:
+        return (
+            f"{file[1]}.yaml: its first line must be {FIRST_LINE!r}, and then FIELD: VALUE follow"
+        )
     unknown = re.search(r"Could not override '([^']+)'|Key '([^']+)' (?:is )?not in", text)
     if unknown:
-        return no_such_field(unknown[1] or unknown[2])
+        whole = re.search(r"^ +full_key: (\S+)$", text, re.MULTILINE)
+        where = f"{file[1]}.yaml: " if file else ""
+        return where + no_such_field(unknown[1] or (whole[1] if whole else unknown[2]))
     if "Config group override must be" in text:  # and Hydra does not say which
         empty = [a.removesuffix("=null") for a in (settings or sys.argv) if a.endswith("=null")]
         nameless = [name for name in empty if (config_folder() / name).is_dir()]
@@ -39,7 +55,10 @@ def explain(error: Exception, settings: Sequence[str] | None = None) -> str:
         known = sorted(path.stem for path in (config_folder() / group[1]).glob("*.yaml"))
         return f"{group[1]}: no option {group[2]!r}{suggest(group[2], known)}"
     if isinstance(error, OverrideParseException):
-        return f"cannot read the override {error.override!r}: {text.splitlines()[0]}"
+        return (
+            f"cannot read the override {error.override!r}: {text.splitlines()[0]}; brackets and "
+            "quotes need their other half, and quotes of the shell around them"
+        )
     return text.splitlines()[0] if text else type(error).__name__
 
 
@@ -50,4 +69,42 @@ def _explain_value(error: OmegaConfBaseException) -> str:
         return f"{key}: ??? alone stands for a value that is missing; write it otherwise, as ./???"
     if "not in" in text and key:
         return no_such_field(key)
+    text = _explain_type(key, text) or text
     return f"{key}: {text}" if key else text
+
+
+def _explain_type(key: str, text: str) -> str:
+    """What a value of another type should be; empty where that is not the trouble."""
+    number = re.fullmatch(r"Value '(.*)' of type '\w+' could not be converted to (\w+)", text)
+    if number and number[2] in ("Integer", "Float"):
+        value, wanted = number[1], "whole number" if number[2] == "Integer" else "number"
+        meant = _as_number(value, is_whole=number[2] == "Integer")
+        return f"{value!r} is no {wanted}{f'; did you mean {key}={meant}?' if meant else ''}"
+    if flag := re.match(r"Value '(.*)' is not a valid bool", text):
+        return f"{flag[1]!r} is neither true nor false"
+    if re.match(r"Cannot assign \w+ to Dict", text):
+        return f"must be names and values, as {key}.NAME=VALUE or {key}={{NAME: VALUE}}"
+    return ""
+
+
+def _as_number(value: str, *, is_whole: bool) -> str:
+    """The number that a value with a unit stands for; empty where it is not certain."""
+    if is_whole and (size := SIZE.fullmatch(value)) and size[1].count(".") < 2:
+        base = 1024 if size[3] else 1000
+        return str(int(float(size[1]) * base ** FACTORS[size[2]]))
+    if is_whole and re.fullmatch(r"[0-9]+\.0|[0-9.]+e\+?[0-9]+", value):
+        number = float(value)
+        return str(int(number)) if number == int(number) else ""
+    if not is_whole and re.fullmatch(r"[0-9]+(\.[0-9]+)?%", value):
+        return f"{float(value[:-1]) / 100:g}"
+    return ""
+
+
+def _explain_file(error: YAMLError | RecursionError) -> str:
+    """What is wrong with a file of configuration, and in which line."""
+    if isinstance(error, RecursionError):
+        return "a file of configuration is nested too deep, or names itself"
+    if isinstance(error, MarkedYAMLError) and (mark := error.problem_mark) is not None:
+        return f"{mark.name}: line {mark.line + 1} is no YAML of values: {error.problem}"
+    name = getattr(error, "name", "a file of configuration")
+    return f"{name}: is no YAML of values: {str(error).splitlines()[0]}"

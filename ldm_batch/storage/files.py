@@ -38,7 +38,17 @@ def list_files(uri: str, _access: Access = None) -> list[SourceFile]:
         if root != path and fs.isdir(root):
             infos = _files_among(fs, fs.glob(path, detail=True).values())
             return [_source_file(fs, info, root) for info in infos]
+        if protocol_of(uri) != "file":
+            _tell_why_not(fs, path)
     return []
+
+
+def _tell_why_not(fs: AbstractFileSystem, path: str) -> None:
+    """Raise what keeps a place from being looked at: `isfile` of fsspec calls that no file."""
+    try:
+        fs.info(path)
+    except (FileNotFoundError, IsADirectoryError):
+        return
 
 
 def open_for_reading(uri: str, _access: Access = None) -> BinaryIO:
@@ -68,7 +78,7 @@ def absolute(uri: str) -> str:
     try:
         return str(Path(uri).expanduser().absolute())
     except RuntimeError as error:  # `~name` of a user that is not known here
-        raise JobError(f"{uri}: {brief(error)}") from error
+        raise JobError(f"{uri}: no such user is known here; write the path out") from error
 
 
 def would_list(uri: str, path: str) -> bool:
@@ -185,7 +195,10 @@ def _filesystem(uri: str) -> tuple[AbstractFileSystem, str]:
         try:
             fs, path = url_to_fs(absolute(uri), **options)
         except (ValueError, ImportError) as error:
-            raise JobError(f"{uri}: {protocol}:// is not supported here: {error}") from error
+            raise JobError(
+                f"{uri}: {protocol}:// is not supported here: {error}; use a path "
+                "or s3://, or install what fsspec needs for it"
+            ) from error
     return fs, path
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import suppress
@@ -14,8 +15,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
+from ldm_batch.errors import JobError
 from ldm_batch.storage.files import FILES
-from ldm_batch.storage.place import COPY_BYTES, Creation, Leftover, content_digest, translated
+from ldm_batch.storage.place import (
+    COPY_BYTES,
+    Access,
+    Creation,
+    Leftover,
+    content_digest,
+    translated,
+)
 
 SCRATCH_FOLDER = ".ldm_batch/tmp"
 
@@ -138,9 +147,8 @@ class LocalFolder:
     def _make_folder(self, folder: Path) -> None:
         if folder.is_dir():
             return
-        missing = [path for path in (folder, *folder.parents) if not path.exists()]
+        self._made += [path for path in (*reversed(folder.parents), folder) if not path.exists()]
         folder.mkdir(parents=True, exist_ok=True)
-        self._made += reversed(missing)
 
 
 def _write_durably(path: Path, source: BinaryIO) -> None:
@@ -169,4 +177,21 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-LOCAL = replace(FILES, open_place=lambda root, _access: LocalFolder(root))
+def open_folder(root: str, _access: Access) -> LocalFolder:
+    """The folder of a path; it need not be there, but nothing else may be.
+
+    Raises:
+        JobError: a file stands in its place, or in that of a folder above it.
+    """
+    for path in (Path(root), *Path(root).parents):
+        try:
+            mode = path.stat().st_mode
+        except OSError:
+            continue
+        if not stat.S_ISDIR(mode):
+            raise JobError(f"{root}: {path} is no folder; a dataset is one, name another")
+        break
+    return LocalFolder(root)
+
+
+LOCAL = replace(FILES, open_place=open_folder)

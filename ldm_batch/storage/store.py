@@ -17,7 +17,15 @@ from ldm_batch.config import SinkConfig
 from ldm_batch.errors import JobError, LdmBatchError, StorageError
 from ldm_batch.storage.files import FILES, absolute, is_hidden, protocol_of
 from ldm_batch.storage.local import LOCAL, SCRATCH_FOLDER
-from ldm_batch.storage.place import Access, Creation, Kind, Leftover, Place, SourceFile
+from ldm_batch.storage.place import (
+    PARQUET_SUFFIXES,
+    Access,
+    Creation,
+    Kind,
+    Leftover,
+    Place,
+    SourceFile,
+)
 from ldm_batch.storage.s3 import S3
 
 LEFTOVER_AGE_S = 24 * 3600
@@ -51,7 +59,10 @@ def list_source(uris: Sequence[str], access: Access = None) -> tuple[list[Source
     for uri in uris:
         files = kind_of(uri).list_files(uri, access)
         if not files:
-            raise JobError(f"source.uri: nothing found at {uri}")
+            raise JobError(
+                f"source.uri: nothing found at {uri}; name a Parquet file, a glob, or a folder "
+                f"of files that end with {', '.join(PARQUET_SUFFIXES)}"
+            )
         for file in files:
             if is_hidden(file.name):
                 skipped.append(f"{file.uri}: hidden (a name starts with '.' or '_')")
@@ -98,7 +109,7 @@ class Store:
     def __init__(
         self, root: str, access: Access = None, *, allow_unconditional: bool = False
     ) -> None:
-        """Name a folder; nothing is read or written yet.
+        """Name a folder; nothing of it is read or written yet.
 
         Args:
             root: a local path, or `s3://bucket/prefix`.
@@ -107,7 +118,7 @@ class Store:
                 created; see `prove_exclusive`.
 
         Raises:
-            JobError: a kind of storage that cannot hold a dataset.
+            JobError: a kind of storage that cannot hold a dataset, or a path that is no folder.
         """
         self.root = absolute(root.removeprefix("file://")).rstrip("/") or "/"
         self.access = access
@@ -193,8 +204,13 @@ class Store:
         probe = f"{SCRATCH_FOLDER}/probe-{uuid.uuid4().hex}"
         try:
             outcome = [self.publish(probe, bytes([i]), exclusive=True) for i in range(2)]
+        except StorageError as error:
+            raise StorageError(
+                f"sink.uri: {self.root} cannot be written; name another sink, or mend this: {error}"
+            ) from error
         finally:
-            self.remove(probe)
+            with suppress(StorageError):  # what could not be written says more
+                self.remove(probe)
         if outcome == [True, False]:
             return True
         if self.allow_unconditional:

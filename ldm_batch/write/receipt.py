@@ -105,7 +105,7 @@ def read_receipt(store: Store, index: int, fingerprint: str) -> Receipt:
             fields = json.loads(raw)
             fields |= {"outcome": Outcome(fields["outcome"]), "notes": tuple(fields["notes"])}
             return Receipt(**fields)
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         pass  # a damaged receipt is as good as none: the object knows all that counts
     return _rebuild_receipt(store, index, fingerprint)
 

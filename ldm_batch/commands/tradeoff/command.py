@@ -7,6 +7,7 @@ a contact sheet side by side, so that a user chooses for their own model. Writes
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -24,11 +25,11 @@ from ldm_batch.config import (
     SourceConfig,
     with_size,
 )
-from ldm_batch.config.bounds import fits, refuse
+from ldm_batch.config.bounds import fits, one_of, refuse, within
 from ldm_batch.dataset import Dataset, find_sink
 from ldm_batch.errors import JobError
 from ldm_batch.generate.choose import choose
-from ldm_batch.generate.diffusers_engine import DIFFUSERS
+from ldm_batch.generate.ldm import LDM
 from ldm_batch.identity import NEWEST_FORM, Form
 from ldm_batch.plan.make import carry_schema, make_plan
 from ldm_batch.plan.stored import load_plan
@@ -39,7 +40,7 @@ from ldm_batch.storage import Store
 
 SCHEDULERS = ("ddim", "dpmpp_2m", "unipc")
 STEPS = (5, 10, 20, 50)
-MAX_SHARDS_READ = 8
+MAX_SHARDS_READ, MAX_PROMPTS = 8, 100_000
 Item = TypeVar("Item")
 
 
@@ -66,9 +67,10 @@ def _job_of_plan(dataset: Dataset) -> JobConfig:
         raise JobError(
             "the trade-off is measured on prompts; the rows of this dataset's task have none"
         )
-    if job.model.engine == DIFFUSERS.name:
+    if job.model.engine != LDM.name:
         raise JobError(
-            f"the trade-off is measured of our own loop; this dataset's engine is {DIFFUSERS.name}"
+            "the trade-off is measured of our own loop, engine ldm; this dataset's engine is "
+            f"{job.model.engine}"
         )
     return job
 
@@ -152,6 +154,7 @@ def run(options: argparse.Namespace, share_right: ShareRight) -> Path:
     Raises:
         JobError: the input, the model or a setting is wrong.
     """
+    _check(options)
     job, form = job_of(options.source, options)
     rows = sample_rows(job, form, options.num_prompts)
     settings = settings_of(options, job)
@@ -159,6 +162,37 @@ def run(options: argparse.Namespace, share_right: ShareRight) -> Path:
     results = measure(job, requests_of(rows, job, form), settings, share_right)
     write_results(results, [row.inputs["prompt"] for row in rows], options.output)
     return Path(options.output)
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Refuse what could not work, before anything is measured.
+
+    Raises:
+        JobError: names the options.
+    """
+    from ldm_batch.diffusion.schedulers import NAMES, SCHEDULER_CLASSES
+
+    known = ("from_model", *NAMES, *SCHEDULER_CLASSES)
+    refuse(
+        [
+            *within("--num-prompts", options.num_prompts, 1, MAX_PROMPTS),
+            *fits("--guidance-scale", options.guidance_scale, COLUMNS["guidance_scale"]),
+            *(
+                p
+                for name in options.schedulers.split(",")
+                for p in one_of("--schedulers", name, known)
+            ),
+            *one_of("--reference", options.reference.partition(":")[0], known),
+        ]
+    )
+    for path in (options.output, *options.output.absolute().parents):
+        if path.is_symlink() or path.exists():
+            if not path.is_dir() or not os.access(path, os.W_OK):
+                raise JobError(
+                    f"--output: {options.output}: {path} is no folder that can be written to; name "
+                    "another"
+                )
+            return
 
 
 def make_parser() -> argparse.ArgumentParser:

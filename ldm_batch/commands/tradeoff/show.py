@@ -26,14 +26,23 @@ def write_results(results: Sequence[Result], prompts: Sequence[str], folder: Pat
 
     Args:
         results: the reference first; all have one image per prompt.
+
+    Raises:
+        JobError: they cannot be written; the table is printed.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     rows = [table_row(result, results[0]) for result in results]
-    (folder / "tradeoff.md").write_text(format_table(rows))
-    with (folder / "tradeoff.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([HEADER, *rows])
-    draw_sheet(results, prompts).save(folder / "tradeoff_sheet.png")
-    draw_plot(results, folder / "tradeoff.png")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "tradeoff.md").write_text(format_table(rows))
+        with (folder / "tradeoff.csv").open("w", newline="") as file:
+            csv.writer(file).writerows([HEADER, *rows])
+        draw_sheet(results, prompts).save(folder / "tradeoff_sheet.png")
+        draw_plot(results, folder / "tradeoff.png")
+    except OSError as error:
+        print(format_table(rows))  # it took long to measure
+        raise JobError(
+            f"--output: {folder}: cannot be written: {error.strerror or error}"
+        ) from error
 
 
 def table_row(result: Result, reference: Result) -> tuple[str, ...]:
