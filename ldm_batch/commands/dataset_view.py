@@ -233,6 +233,7 @@ def _rows_of(store: Store, shard: Shard, columns: Sequence[str] | None) -> Itera
     path = identity.data_path(shard.id)
     with _reading(store, path), store.open(path) as file:
         parquet = open_object(file)
+        _check_ours(store.uri(path), parquet.schema_arrow.names)
         _check_columns(columns or (), parquet.schema_arrow.names)
         yield from map(dict, object_rows(parquet, columns))
 
@@ -241,7 +242,9 @@ def _check_first(store: Store, shard: Shard, columns: Sequence[str]) -> None:
     """Refuse columns that a shard's object has not; no row is read."""
     path = identity.data_path(shard.id)
     with _reading(store, path), store.open(path) as file:
-        _check_columns(columns, open_object(file).schema_arrow.names)
+        names = open_object(file).schema_arrow.names
+        _check_ours(store.uri(path), names)
+        _check_columns(columns, names)
 
 
 @contextmanager
@@ -281,6 +284,11 @@ def _folder_of(model_path: object) -> str | None:
     if isinstance(folder, str | None):
         return folder
     raise JobError(f"model_path: {type(model_path).__name__}; must be a folder, or None")
+
+
+def _check_ours(uri: str, names: Sequence[str]) -> None:
+    if IMAGE not in names:
+        raise JobError(f"{uri}: cannot be read: it has no images of ours; see `verify`")
 
 
 def _check_columns(columns: Sequence[str], known: Sequence[str]) -> None:

@@ -58,12 +58,14 @@ def import_model(wanted: Import) -> str:
     Raises:
         JobError: the source is no model that can be imported; nothing is left in `target` then.
     """
-    from ldm_batch.diffusion.models.model_folder import check_target, new_folder, write_model
+    from ldm_batch.diffusion.models.new_folder import check_target, new_folder
 
     check_target(wanted.target)
     source = Path(wanted.source)
     if source.suffix in CHECKPOINTS and not source.is_dir():
         model = _read_checkpoint(source, wanted)
+        from ldm_batch.diffusion.models.model_folder import write_model
+
         with new_folder(wanted.target) as folder:
             write_model(model, folder)
         parts = [*model.parts, *model.conditions]
@@ -77,14 +79,15 @@ def _read_checkpoint(source: Path, wanted: Import) -> ModelFolder:
     for option, value in (("--revision", wanted.revision), ("--variant", wanted.variant)):
         if value is not None:
             raise JobError(f"{option} {value}: is for a repository or a folder, not for a file")
-    from ldm_batch.diffusion.models.original.model import Sources, read_model
-    from ldm_batch.diffusion.models.single_file import read_single_file
-
     if wanted.config is not None and wanted.config.is_dir():
         if wanted.tokenizer is not None:
             raise JobError(f"--tokenizer {wanted.tokenizer}: the folder of --config has its own")
+        from ldm_batch.diffusion.models.single_file import read_single_file
+
         return read_single_file(source, wanted.config)
     settings = wanted.config or _only_yaml(source)
+    from ldm_batch.diffusion.models.original.model import Sources, read_model
+
     return read_model(Sources(source, settings, wanted.tokenizer))
 
 

@@ -149,7 +149,10 @@ def _load_component(
         raise
     except Exception as error:  # of many kinds, from two libraries and what they read
         told = f"{type(error).__name__}: {one_line(error)}"
-        raise JobError(f"{folder}: {name} does not load: {told}") from error
+        raise JobError(
+            f"{folder}: {name} does not load: {told}; where a file is damaged or cut off, take it "
+            "anew from where the model came from"
+        ) from error
     return module.eval().requires_grad_(False)
 
 

@@ -57,7 +57,10 @@ def load_part(folder: Path, name: str, model: ModelConfig, device: torch.device)
         raise
     except Exception as error:  # of many kinds, from two libraries and what they read
         told = f"{type(error).__name__}: {one_line(error)}"
-        raise JobError(f"{folder}: {name} does not load as a {class_name}: {told}") from error
+        raise JobError(
+            f"{folder}: {name} does not load as a {class_name}: {told}; where a file is damaged or "
+            "cut off, take it anew from where the model came from"
+        ) from error
     return module.eval().requires_grad_(False)
 
 

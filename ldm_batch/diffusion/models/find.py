@@ -106,6 +106,11 @@ def _demo_folder(path: str) -> Path:
 
 
 def _check_folder(folder: Path, field: str) -> Path:
+    if folder.is_file():
+        raise JobError(
+            f"{field}: {folder} is a file; `python -m ldm_batch import` makes a folder of it, as "
+            "jobs take it"
+        )
     if not folder.is_dir():
         raise JobError(
             f"{field}: no such folder on {socket.gethostname()}: {folder}; every node needs it, "

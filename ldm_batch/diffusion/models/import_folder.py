@@ -15,7 +15,8 @@ from ldm_batch.diffusion.load import load
 from ldm_batch.diffusion.models.convert import convert_folder
 from ldm_batch.diffusion.models.files import find_weights, read_index, read_json, read_kind
 from ldm_batch.diffusion.models.find import find_source, is_hub_id, todays_main
-from ldm_batch.diffusion.models.model_folder import describe_sources, new_folder, write_json
+from ldm_batch.diffusion.models.model_folder import describe_sources, write_json
+from ldm_batch.diffusion.models.new_folder import new_folder
 from ldm_batch.diffusion.schedulers import PAPER_SETTINGS, find_beta_trouble
 from ldm_batch.errors import JobError
 

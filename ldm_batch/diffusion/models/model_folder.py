@@ -7,21 +7,17 @@ the model came from.
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from ldm_batch.diffusion.models.cache import sha256
 from ldm_batch.diffusion.models.files import MODEL_INDEX
+from ldm_batch.diffusion.models.new_folder import umask
 from ldm_batch.diffusion.models.side_file import (
     CONDITION_WEIGHTS,
     CONVERTER,
@@ -87,42 +83,6 @@ def _sha256(path: Path) -> str:
         raise JobError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
-def check_target(target: Path) -> None:
-    """Raise JobError unless a folder can be made in this place: nothing there, or nothing in it."""
-    try:
-        if target.is_symlink() or (target.exists() and not target.is_dir()):
-            raise JobError(f"{target}: is there already, and no folder; name another TARGET")
-        if target.is_dir() and any(target.iterdir()):
-            raise JobError(f"{target}: is not empty; name another TARGET, or remove it first")
-        if not target.parent.is_dir():
-            raise JobError(f"{target}: there is no folder {target.parent} to make it in")
-    except OSError as error:
-        raise JobError(f"{target}: {error.strerror or error}") from error
-
-
-@contextmanager
-def new_folder(target: Path) -> Iterator[Path]:
-    """A folder beside `target` that takes its place when all went well, and else is gone.
-
-    Raises:
-        JobError: `target` is in use, or its disk does not take it.
-    """
-    check_target(target)
-    try:
-        made = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    except OSError as error:
-        raise JobError(f"{target}: cannot be made: {error.strerror or error}") from error
-    try:
-        yield made
-        made.chmod(0o777 & ~_umask())
-        os.replace(made, target)  # an empty folder makes way
-    except (OSError, SafetensorError) as error:
-        said = getattr(error, "strerror", None) or error
-        raise JobError(f"{target}: cannot be written: {said}") from error
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
-
-
 def write_model(model: ModelFolder, folder: Path) -> None:
     """Write a model into an empty folder."""
     index: dict[str, Any] = {"_class_name": model.class_name, "_diffusers_version": _version()}
@@ -150,7 +110,7 @@ def write_weights(weights: Mapping[str, torch.Tensor], path: Path) -> None:
         seen.add(value.data_ptr())
         separate[name] = value
     save_file(separate, path, metadata={"format": "pt"})
-    path.chmod(0o666 & ~_umask())  # safetensors lets nobody else read it
+    path.chmod(0o666 & ~umask())  # safetensors lets nobody else read it
 
 
 def _write_part(part: Part, folder: Path) -> None:
@@ -173,9 +133,3 @@ def _version() -> str:
     import diffusers
 
     return str(diffusers.__version__)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
