@@ -41,6 +41,7 @@ BEFORE = {"run": "ldm_batch.commands.words:before_run"}
 """Name -> what reads its words first, puts them right or answers by itself, without waiting for
 what the command imports."""
 VERSION = "ldm_batch.versions:version_line"
+ENDS = "ldm_batch.commands.ending:ends"
 EXIT_USAGE = 2
 
 
@@ -49,10 +50,10 @@ def main() -> None:
     program = program_name()
     name, *rest = sys.argv[1:] or [""]
     if name in ("-h", "--help"):
-        print(help_text(program))
+        _tell(help_text(program))
         return
     if name in ("-V", "--version"):
-        print(_load(VERSION)())
+        _tell(_load(VERSION)())
         return
     if name not in COMMANDS:
         _refuse(name, program)
@@ -82,6 +83,10 @@ def help_text(program: str = MODULE) -> str:
             f"{program} COMMAND --help explains one, --version tells versions.",
         ]
     )
+
+
+def _tell(text: str) -> None:
+    _load(ENDS)(print)(text)
 
 
 def _load(place: str) -> Any:

@@ -167,7 +167,6 @@ COMMANDS = [
     Mistake(
         "import a.ckpt in", ("in: is not empty", "another TARGET"), (file("a.ckpt"), prompts())
     ),
-    Mistake("import a.txt x", ("a.txt: is no checkpoint", ".safetensors"), (file("a.txt"),)),
     Mistake(
         "import a.ckpt x --revision main", ("--revision main: is for a repo",), (file("a.ckpt"),)
     ),
@@ -195,7 +194,12 @@ MODEL_FOLDERS = [
     drawn("model.path=nowhere", "/nowhere: no such folder", "set model.repo_id"),
     drawn("", "model.path: not set; name a local folder, or set model.repo_id"),
     drawn("model.path=in", "in has no model_index.json", "is it a diffusers pipeline?"),
-    drawn("model.path=m.ckpt", "m.ckpt is a file", "`import`", give=(file("m.ckpt"),)),
+    drawn(
+        "model.path=m.ckpt",
+        "m.ckpt is a file",
+        "ldm_batch import` makes a folder",
+        give=(file("m.ckpt"),),
+    ),
     drawn("model.path=demo:text", "demo:text: no such demo model", "there are: super_resolution"),
     drawn("model.path=demo:super_resolution", "task=text_to_image needs a LDMTextToImagePipeline"),
     drawn("model.path=m model.engine=diffusers", "LDMTextToImagePipeline", "draws by Stable"),
@@ -231,6 +235,12 @@ MODEL_FOLDERS = [
     ),
 ]
 WITH_TORCH = [
+    Mistake(
+        "import a.txt x",
+        ("a.txt: is no checkpoint", ".safetensors"),
+        (file("a.txt"),),
+        imports=MODELS,
+    ),
     Mistake(
         "import a.ckpt x --config b", ("b: cannot be read",), (file("a.ckpt"),), imports=MODELS
     ),

@@ -85,7 +85,10 @@ def test_a_number_of_images_that_is_none(
 def test_a_place_that_cannot_be_written(sink: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         sheet.main([sink, "--output", "/gone/sheet.png"])
-    assert "error: /gone/sheet.png: No such file or directory" in capsys.readouterr().err
+    assert (
+        "error: --output: /gone/sheet.png cannot be written: No such file or directory"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_damaged_object_is_told(sink: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -30,6 +30,7 @@ from ldm_batch.plan.command_line import (
     settings_of,
     shell_line,
     text_word,
+    variables_to_set,
 )
 from ldm_batch.plan.recorded import anchor
 from ldm_batch.run.compose import compose_job, compose_jobs, is_group
@@ -273,12 +274,19 @@ def test_what_a_command_leaves_out_and_keeps(tmp_path: Path) -> None:
         "++scheduler.settings.x=1",
         "~source.columns",
         "source.columns.prompt=x y",
-        "cluster.runtime_env.env_vars.A=...",
         "model.path=null",
         f"source.uri=[{here}/a b,{here}/c]",
         f"sink.uri={here}/o_3",
     ]
     assert resume_at(command, "/there") == command.replace(f"{here}/o_3", "/there")
+    assert variables_to_set(given_job.cluster.runtime_env).endswith(
+        "their values are not recorded: cluster.runtime_env.env_vars.A=VALUE"
+    )
+    words = ["cluster.runtime_env={env_vars:{A:b},pip:[x]}", "source.uri=a", "sink.uri=b"]
+    given_job = compose_job(words)
+    command = resume_command(given_job, anchor(given_job), words)
+    assert shlex.split(command)[3] == "cluster.runtime_env={pip:[x]}"
+    assert variables_to_set({}) == ""
     assert resume_at("an 'open quote", "/there") == "an 'open quote"
 
 

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import NoReturn, ParamSpec, TypeVar
 
-from ldm_batch.errors import LdmBatchError, TryLaterError, UnforeseenError
+from ldm_batch.errors import JobError, LdmBatchError, TryLaterError, UnforeseenError
 from ldm_batch.errors.redact import without_secret_value, without_secrets
 from ldm_batch.versions import versions
 
@@ -40,7 +40,7 @@ def ends(main: Callable[Given, Out]) -> Callable[Given, Out]:
             try:
                 result = main(*given, **named)
             finally:
-                sys.stdout.flush()
+                _flush()
         except BrokenPipeError:
             leave_unread()
         except LdmBatchError as error:
@@ -76,6 +76,17 @@ def leave_unread() -> NoReturn:
     sys.exit(EXIT_UNREAD)
 
 
+def _flush() -> None:
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        with contextlib.suppress(OSError, ValueError):  # Python would try again at its end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise JobError(f"standard output: cannot be written: {error.strerror or error}") from error
+
+
 def _told(error: Exception) -> str:
     """An error in one line, its kind first."""
     text = str(error) if isinstance(error, UnforeseenError) else f"{type(error).__name__}: {error}"
@@ -94,14 +105,23 @@ def _report(error: Exception) -> str:
 def _write_report(report: str) -> str:
     began = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     with tempfile.NamedTemporaryFile(
-        "w", encoding="utf-8", prefix=f"ldm_batch-{began}-", suffix=".txt", delete=False
+        "w",
+        encoding="utf-8",
+        errors="backslashreplace",
+        prefix=f"ldm_batch-{began}-",
+        suffix=".txt",
+        delete=False,
     ) as file:
         file.write(report)
     return file.name
 
 
 def _print_in_any_encoding() -> None:
-    """What a terminal cannot show is printed as an escape; nothing is lost for want of a letter."""
+    """What a terminal cannot show is printed as an escape; nothing is lost for want of a letter.
+    What is said where nobody listens, as behind `>&-`, is said to nobody."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure") and getattr(stream, "errors", "") == "strict":
             stream.reconfigure(errors="backslashreplace")

@@ -121,7 +121,8 @@ def _fill(folder: Path, command: str) -> None:
     job.parent.mkdir(parents=True)
     job.write_text(MY_JOB.format(command=command), encoding="utf-8")
     (folder / "README.md").write_text(README.format(command=command), encoding="utf-8")
-    pq.write_table(pa.table({"prompt": list(PROMPTS)}), folder / "prompts.parquet")
+    with (folder / "prompts.parquet").open("wb") as file:  # a path of any letters
+        pq.write_table(pa.table({"prompt": list(PROMPTS)}), file)
     ignored = shutil.ignore_patterns(*OF_CHECKOUT)
     shutil.copytree(shipped("jobs"), folder / "jobs", ignore=ignored)
     for script in folder.glob("jobs/*.sh"):

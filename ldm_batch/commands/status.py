@@ -19,7 +19,7 @@ from ldm_batch.commands.dataset_argument import MAX_LISTED, add_sink, named_sink
 from ldm_batch.commands.ending import ends
 from ldm_batch.commands.program import program
 from ldm_batch.dataset import Dataset, open_dataset
-from ldm_batch.plan.command_line import resume_at, section_settings
+from ldm_batch.plan.command_line import resume_at, section_settings, variables_to_set
 from ldm_batch.storage import Store
 
 
@@ -42,6 +42,8 @@ class Status:
     rejected: dict[str, int]
     num_bytes: int
     resume: str
+    to_add: str = ""
+    """What the command leaves out and may need."""
 
 
 def read_status(store: Store) -> Status:
@@ -70,6 +72,7 @@ def read_status(store: Store) -> Status:
         rejected=dict(rejected.most_common()),
         num_bytes=num_bytes,
         resume=_resume_command(dataset, store),
+        to_add=variables_to_set(dataset.job.cluster.runtime_env),
     )
 
 
@@ -103,6 +106,8 @@ def print_status(status: Status, out: TextIO) -> None:
         print("its plan was not stored to the end; the job's command goes on with it", file=out)
     if status.failed or status.missing or status.num_shards == 0:
         print(f"to make what is missing:\n  {status.resume}", file=out)
+        if status.to_add:
+            print(f"  {status.to_add}", file=out)
 
 
 @ends

@@ -54,7 +54,7 @@ class ClusterConfig:
     """Custom Ray resources of one worker, e.g. `{spot: 1}`."""
     labels: dict[str, str] = field(default_factory=dict)
     """Only nodes with these Ray labels, e.g. `{ray.io/accelerator-type: H100}`; `!a`,
-    `in(a,b)` and `!in(a,b)` are understood, and need quotes on a command line."""
+    `in(a,b)` and `!in(a,b)` are understood; in a shell quotes stand around such a setting."""
     placement: str = "pack"
     """`pack` fills nodes one by one, `spread` puts workers on as many nodes as possible."""
     runtime_env: dict[str, Any] = field(default_factory=dict)

@@ -45,7 +45,7 @@ class UpscaleConfig:
     alpha: str = "flatten"
     """Transparent images: `flatten` on `background`, or `keep`: alpha is enlarged by itself."""
     background: str = "#ffffff"
-    """Colour behind transparent images, `rrggbb`; with a `#` it needs quotes on a command line."""
+    """Colour behind transparent images, with or without a `#` before `rrggbb`."""
 
 
 def check_upscale(upscale: UpscaleConfig) -> Iterator[str]:

@@ -25,7 +25,7 @@ from ldm_batch.drive.settle import Planning, StartAgain, Work
 from ldm_batch.errors import JobError, StorageError
 from ldm_batch.generate.choose import Choice, choose, measure_batch_size, validate_job
 from ldm_batch.generate.task import FoundModels
-from ldm_batch.plan.command_line import resume_command
+from ldm_batch.plan.command_line import resume_command, variables_to_set
 from ldm_batch.plan.own import refuse_own_sink
 from ldm_batch.plan.recorded import anchor
 from ldm_batch.plan.runs import show_life
@@ -143,7 +143,8 @@ def _run(
     spec = WorkerSpec(chosen.job, models.lock, models.native_size)
     with _claim(store, out):
         tally = _make_shards(spec, store, planning, work, budget, out)
-    print_report(tally, store, command, out)
+    to_add = variables_to_set(chosen.job.cluster.runtime_env)
+    print_report(tally, store, command, out, to_add=to_add)
     return tally
 
 

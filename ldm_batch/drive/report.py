@@ -50,8 +50,14 @@ def print_plan(work: Work, store: Store, out: TextIO) -> None:
     )
 
 
-def print_report(tally: Tally, store: Store, command: str, out: TextIO) -> None:
-    """Print what became of a run, and the command that makes what failed."""
+def print_report(
+    tally: Tally, store: Store, command: str, out: TextIO, *, to_add: str = ""
+) -> None:
+    """Print what became of a run, and the command that makes what failed.
+
+    Args:
+        to_add: what the command leaves out and may need.
+    """
     tell(
         out,
         f"{tally.num_images:,} images from {tally.num_rows - tally.num_rejected:,} rows in "
@@ -75,4 +81,6 @@ def print_report(tally: Tally, store: Store, command: str, out: TextIO) -> None:
         tell(out, f"{len(indices)} shards failed; to make them:")
         rest = "" if len(indices) > MAX_NAMED else f" 'shards=[{listed}]'"
         tell(out, f"  {command}{rest}")
+        if to_add:
+            tell(out, f"  {to_add}")
     tell(out, f"dataset: {store.uri(identity.DATA_FOLDER)}")

@@ -55,7 +55,8 @@ def _clean(url: re.Match[str]) -> str:
     place, question, query = rest.partition("?")
     is_web = url["scheme"].lower().endswith(("http", "https"))
     if question and (is_web or _is_signed(url)):
-        rest = f"{place}?***" if query else place
+        end = query[len(query.rstrip(":,;.)")) :]  # of the sentence that the URL stands in
+        rest = f"{place}?***{end}" if query else place
     return f"{url['scheme']}://{rest}"
 
 

@@ -23,11 +23,13 @@ WORD = re.compile(r"(?P<prefix>\+\+|\+|~)?(?P<key>[^=\s]*)=(?P<value>.*)", re.DO
 OF_ONE_RUN = ("shards", "overwrite", "dry_run", "plan_again")
 """Fields that the command which resumes leaves out."""
 OUR_SHELL_WORD = re.compile(r"[\w@%+=:,./-]+", re.ASCII)
+RUNTIME_ENV, VARIABLES = "cluster.runtime_env", "env_vars"
 IN_DOUBLE_QUOTES = re.compile(r"[^\"$`\\!]*")
 
 
 def resume_command(given: JobConfig, job: JobConfig, words: Sequence[str]) -> str:
-    """The command that goes on with a job from any folder, without the choice of shards.
+    """The command that goes on with a job from any folder, without the choice of shards and without
+    environment variables of workers, whose values are nobody's to read; see `variables_to_set`.
 
     Args:
         given: as it was composed.
@@ -41,14 +43,17 @@ def resume_command(given: JobConfig, job: JobConfig, words: Sequence[str]) -> st
             kept[word] = word
             continue
         prefix, key = match["prefix"] or "", match["key"]
-        if key.startswith("hydra") or key in OF_ONE_RUN:
+        if key.startswith("hydra") or key in OF_ONE_RUN or _is_variable(key):
             continue
         kind = text_kind(key)
         if prefix == "~" or not _has(given, key):
-            kept[prefix + key] = _without_values(word)
+            kept[prefix + key] = word
+        elif key == RUNTIME_ENV and VARIABLES in given.cluster.runtime_env:
+            rest = {k: v for k, v in given.cluster.runtime_env.items() if k != VARIABLES}
+            kept[prefix + key] = prefix + _setting(key, rest)
         elif kind is None:
             was, now = _value_at(given, key), _value_at(job, key)
-            kept[prefix + key] = _without_values(word) if was == now else _setting(key, now)
+            kept[prefix + key] = word if was == now else _setting(key, now)
         elif key not in place_fields():
             kept[prefix + key] = prefix + text_word(key, _value_at(given, key))
     places = [(key, _value_at(job, key), _value_at(given, key)) for key in place_fields()]
@@ -59,6 +64,16 @@ def resume_command(given: JobConfig, job: JobConfig, words: Sequence[str]) -> st
         kept.pop(key, None)
         kept[key] = text_word(key, value)
     return shell_line([*PROGRAM, *kept.values()])
+
+
+def variables_to_set(runtime_env: Any) -> str:
+    """What to add to a command that resumes: it leaves out the values of environment variables;
+    empty where a job has none."""
+    names = runtime_env.get(VARIABLES) if isinstance(runtime_env, Mapping) else None
+    if not isinstance(names, Mapping) or not names:
+        return ""
+    fields = " ".join(f"{RUNTIME_ENV}.{VARIABLES}.{name}=VALUE" for name in names)
+    return f"where the command line set these, add them, their values are not recorded: {fields}"
 
 
 def resume_at(command: str, sink: str, options: Sequence[str] = ()) -> str:
@@ -212,8 +227,6 @@ def _is_local(value: Any) -> bool:
     return isinstance(value, str) and "://" not in value and not value.startswith("demo:")
 
 
-def _without_values(word: str) -> str:
-    """A setting as it may be recorded: environment variables by their names."""
-    name, _, value = word.partition("=")
-    has_variables = "cluster.runtime_env" in name and "env_vars" in word
-    return f"{name}=..." if has_variables and value else word
+def _is_variable(key: str) -> bool:
+    """Tell whether a field is a variable of the workers' environment, or all of them."""
+    return f"{key}.".startswith(f"{RUNTIME_ENV}.{VARIABLES}.")

@@ -14,13 +14,22 @@ from typing import Any
 
 from ldm_batch.config import JobConfig, ModelConfig, S3Config, parse_loras, source_uris
 from ldm_batch.errors import JobError
-from ldm_batch.storage import absolute
+from ldm_batch.storage import absolute, is_text
 from ldm_batch.versions import decisive_differences
 
 
 def anchor(job: JobConfig) -> JobConfig:
-    """The job with all its local paths independent of the working directory."""
+    """The job with all its local paths independent of the working directory.
+
+    Raises:
+        JobError: the path of the working directory cannot be written in UTF-8.
+    """
     root = job.source.image_root
+    if not is_text(absolute("")):
+        raise JobError(
+            f"the path of this folder is no text in UTF-8, {absolute('')!a}, which no plan "
+            "could record; work in another, or rename it"
+        )
     return dataclasses.replace(
         job,
         source=dataclasses.replace(

@@ -5,7 +5,7 @@ The seam to storage: what the rest of the program uses of it stands here, but fo
 
 from ldm_batch.storage.files import absolute, would_list
 from ldm_batch.storage.place import COPY_BYTES, Access, Creation, Leftover, SourceFile
-from ldm_batch.storage.store import Store, list_source, open_file, open_sink, read_file
+from ldm_batch.storage.store import Store, is_text, list_source, open_file, open_sink, read_file
 
 __all__ = [
     "COPY_BYTES",
@@ -15,6 +15,7 @@ __all__ = [
     "SourceFile",
     "Store",
     "absolute",
+    "is_text",
     "list_source",
     "open_file",
     "open_sink",

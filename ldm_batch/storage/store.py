@@ -64,6 +64,11 @@ def list_source(uris: Sequence[str], access: Access = None) -> tuple[list[Source
                 f"of files that end with {', '.join(PARQUET_SUFFIXES)}"
             )
         for file in files:
+            if not is_text(file.uri):
+                raise JobError(
+                    f"source.uri: {file.uri!a}: its name is no text in UTF-8, which no plan "
+                    "could record; rename it"
+                )
             if is_hidden(file.name):
                 skipped.append(f"{file.uri}: hidden (a name starts with '.' or '_')")
             elif file.size_bytes == 0:
@@ -97,6 +102,15 @@ def read_file(uri: str, max_bytes: int, access: Access = None) -> bytes | None:
 def open_sink(sink: SinkConfig) -> Store:
     """The store that a job's configuration names."""
     return Store(str(sink.uri), sink.access, allow_unconditional=sink.allow_unconditional)
+
+
+def is_text(place: str) -> bool:
+    """Tell whether a place can be written in UTF-8; the name of a file may hold any bytes."""
+    try:
+        place.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 class Store:
