@@ -1,7 +1,10 @@
 """Joining a Ray, and what one worker is to it."""
 
+import shutil
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import ray
@@ -26,7 +29,7 @@ from ldm_batch.errors import JobError, TryLaterError
             ClusterConfig(address="127.0.0.1:1"),
             r"cluster\.address: nothing answers at 127\.0\.0\.1:1 \(.*Connection refused\); it is",
         ),
-        (ClusterConfig(address="127.0.0.1:99999"), r"cluster\.address: nothing answers at "),
+        (ClusterConfig(address="127.0.0.1:99999"), r"127.0.0.1:99999 has no port, which is 1 to"),
         (
             ClusterConfig(runtime_env={"working_dir": "/nowhere"}),
             r"cluster\.runtime_env: .*/nowhere must be an existing directory",
@@ -40,6 +43,24 @@ from ldm_batch.errors import JobError, TryLaterError
 def test_what_cannot_be_joined_is_one_message(cluster: ClusterConfig, message: str) -> None:
     with pytest.raises(JobError, match=message) as caught, ray_session(cluster):
         pass
+    assert "\n" not in str(caught.value)
+    assert not ray.is_initialized()
+
+
+@pytest.mark.parametrize("kind", ["gone", "long", "full"])
+def test_a_folder_where_no_local_ray_can_start(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path("/proc") if kind == "gone" else tmp_path / ("long" * 30)
+    if kind == "full":
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2**20))
+    elif kind == "long":
+        folder.mkdir()
+    monkeypatch.setenv("RAY_TMPDIR", str(folder))
+    with pytest.raises(JobError, match=r"below RAY_TMPDIR, else TMPDIR, else /tmp") as caught:
+        with ray_session(ClusterConfig(num_workers=1)):
+            pass
+    assert not isinstance(caught.value, TryLaterError)
     assert "\n" not in str(caught.value)
     assert not ray.is_initialized()
 

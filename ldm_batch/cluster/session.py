@@ -9,6 +9,7 @@ import logging
 import math
 import os
 import re
+import shutil
 import signal
 import socket
 import threading
@@ -19,7 +20,7 @@ from typing import Any
 
 from ldm_batch.cluster.view import quieten
 from ldm_batch.config.bounds import suggest
-from ldm_batch.config.cluster import ClusterConfig
+from ldm_batch.config.cluster import LAST_PORT, ClusterConfig
 from ldm_batch.errors import JobError, TryLaterError
 
 OBJECT_STORE_BYTES = 128 * 1024 * 1024
@@ -45,6 +46,12 @@ HTTP2_SETTINGS = b"\x04"
 HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + HTTP2_SETTINGS + bytes(5)
 """What a client of gRPC, which Ray speaks, says first: the preface and an empty SETTINGS frame (RFC
 9113, 3.4 and 6.5). The server answers with a frame of that type; its fourth byte says so."""
+RAYS_FILES_BYTES = 16 * 2**20
+"""Logs and sockets of a local Ray; a job of an hour leaves a few MiB."""
+RAYS_FOLDER = (
+    "it keeps its files below RAY_TMPDIR, else TMPDIR, else /tmp: name a folder there with a short "
+    "path, room, and the right to write; cluster=in_process needs no Ray"
+)
 RAY_STRATEGIES = {"pack": "DEFAULT", "spread": "SPREAD"}
 
 
@@ -53,7 +60,8 @@ def ray_session(cluster: ClusterConfig) -> Iterator[ModuleType]:
     """Join the named cluster, or start a local one of our own; a session that is there stays.
 
     Raises:
-        JobError: what the job says of the cluster is wrong, or a token is missing.
+        JobError: what the job says of the cluster is wrong, a token is missing, or a local Ray has
+            no folder for its files.
         TryLaterError: Ray does not start, or the cluster does not answer or is another job's own.
     """
     os.environ.update({k: v for k, v in QUIET_RAY.items() if k not in os.environ})
@@ -64,6 +72,8 @@ def ray_session(cluster: ClusterConfig) -> Iterator[ModuleType]:
         return
     _check_runtime_env(ray, cluster.runtime_env)
     _check_answers(cluster)
+    if cluster.address is None:
+        _check_folder()
     try:
         with _own_sigterm(ray):
             _join(ray, cluster)
@@ -127,13 +137,35 @@ def _why_not_joined(ray: ModuleType, cluster: ClusterConfig, error: Exception) -
     if cluster.runtime_env and isinstance(error, (ValueError, TypeError)):
         return JobError(f"cluster.runtime_env: {reason}")
     if address is None:
-        return TryLaterError(f"cluster: a local Ray does not start: {reason}")
+        message = f"cluster: a local Ray does not start: {reason}"
+        return (
+            JobError(f"{message}; {RAYS_FOLDER}") if _is_folders(error) else TryLaterError(message)
+        )
     named = "the cluster that cluster=auto finds" if address == "auto" else address
     message = (
         f"cluster.address: cannot join {named}: {reason} (where a cluster asks for a token: "
         "RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token)"
     )
     return JobError(message) if _is_unauthorized(ray, error) else TryLaterError(message)
+
+
+def _is_folders(error: Exception) -> bool:
+    """Tell whether it is the folder where a local Ray keeps its files that cannot be used."""
+    return isinstance(error, OSError) and not isinstance(error, ConnectionError | TimeoutError)
+
+
+def _check_folder() -> None:
+    """Refuse a folder without room at once: in it a local Ray waits for what cannot come."""
+    folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
+    try:
+        free_bytes = shutil.disk_usage(folder).free
+    except OSError:  # it is not there yet; Ray makes it or says what is wrong
+        return
+    if free_bytes < RAYS_FILES_BYTES:
+        raise JobError(
+            f"cluster: a local Ray needs {RAYS_FILES_BYTES // 2**20} MiB for its files, {folder} has "
+            f"{free_bytes // 2**20}; {RAYS_FOLDER}"
+        )
 
 
 def _is_unauthorized(ray: ModuleType, error: BaseException | None) -> bool:
@@ -169,12 +201,12 @@ def _check_answers(cluster: ClusterConfig) -> None:
     if not host or not port.isdigit():
         return
     wanted = "it is the head's host and its port for Ray (6379 if not set), not the dashboard's"
+    if not 0 < int(port) <= LAST_PORT:
+        raise JobError(f"{field}: {address} has no port, which is 1 to {LAST_PORT}; {wanted}")
     try:
         with socket.create_connection((host.strip("[]"), int(port)), CONNECT_S) as connection:
             connection.sendall(HTTP2_HELLO)
             answer = connection.recv(9)
-    except OverflowError as error:
-        raise JobError(f"{field}: {address} has no port ({error}); {wanted}") from error
     except OSError as error:
         raise TryLaterError(f"{field}: nothing answers at {address} ({error}); {wanted}") from error
     if answer[3:4] != HTTP2_SETTINGS and os.environ.get("RAY_USE_TLS", "0") == "0":

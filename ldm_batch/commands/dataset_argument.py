@@ -7,6 +7,7 @@ import argparse
 from ldm_batch.config import S3Config
 from ldm_batch.config.bounds import refuse
 from ldm_batch.config.s3 import check_s3
+from ldm_batch.config.validate import find_forbidden
 from ldm_batch.dataset import find_sink
 from ldm_batch.storage import Store
 
@@ -38,7 +39,8 @@ def named_s3(options: argparse.Namespace) -> S3Config:
         path_style=options.path_style,
         ca_bundle=options.ca_bundle,
     )
-    refuse(f"--{problem.replace('_', '-', 1)}" for problem in check_s3("", s3))
+    problems = [*check_s3("", s3), *(f"{path}: refused, {why}" for path, why in find_forbidden(s3))]
+    refuse(f"--{problem.replace('_', '-', 1)}" for problem in problems)
     return s3
 
 

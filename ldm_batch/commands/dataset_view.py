@@ -25,6 +25,7 @@ from ldm_batch.config import JobConfig, S3Config
 from ldm_batch.config.bounds import refuse, suggest
 from ldm_batch.config.job import IMAGE_FORMATS
 from ldm_batch.config.s3 import check_s3
+from ldm_batch.config.validate import find_forbidden
 from ldm_batch.dataset import Dataset, find_sink, object_rows, open_object
 from ldm_batch.dataset import open_dataset as open_stored
 from ldm_batch.errors import JobError
@@ -207,6 +208,7 @@ def open_dataset(
         ca_bundle=ca_bundle,
     )
     refuse(check_s3("", s3))
+    refuse(f"{path}: refused, {why}" for path, why in find_forbidden(s3))
     return DatasetView(find_sink(os.fspath(sink), s3))
 
 

@@ -24,6 +24,7 @@ RAYS_OWN = {
     "object_store_memory": "no such field, workers keep nothing there",
 }
 SMALLEST_AMOUNT = 0.0001
+LAST_PORT = 65535
 
 
 @dataclass
@@ -126,6 +127,8 @@ def _check_address(address: str | None) -> Iterator[str]:
         )
     elif not host or not port.isdecimal():
         yield f"cluster.address: {address!r} is not HOST:PORT, e.g. 10.0.0.1:6379, or auto"
+    elif not 0 < int(port) <= LAST_PORT:
+        yield f"cluster.address: {address!r}: a port is 1 to {LAST_PORT}, e.g. 6379"
 
 
 def _ray_amount(path: str, amount: float) -> Iterator[str]:

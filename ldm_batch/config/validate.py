@@ -53,7 +53,7 @@ def validate(
             *check_cluster(job.cluster),
             *_check_together(job),
             *more,
-            *(f"{path}: refused, {why}" for path, why in _find_forbidden(job)),
+            *(f"{path}: refused, {why}" for path, why in find_forbidden(job)),
         ]
     )
 
@@ -64,7 +64,7 @@ def _check_together(job: JobConfig) -> Iterator[str]:
         yield "upscale.alpha: 'keep' needs an image.format that holds alpha: webp or png"
 
 
-def _find_forbidden(value: object, path: str = "") -> Iterator[tuple[str, str]]:
+def find_forbidden(value: object, path: str = "") -> Iterator[tuple[str, str]]:
     """Find code (`_target_`) and secrets at any depth of a document."""
     if is_dataclass(value) and not isinstance(value, type):
         value = {f.name: getattr(value, f.name) for f in fields(value)}
@@ -76,9 +76,9 @@ def _find_forbidden(value: object, path: str = "") -> Iterator[tuple[str, str]]:
             elif is_secret_name(str(key)):
                 yield here, "secrets do not belong in a configuration; use the environment"
             else:
-                yield from _find_forbidden(inner, here)
+                yield from find_forbidden(inner, here)
     elif isinstance(value, list):
         for i, inner in enumerate(value):
-            yield from _find_forbidden(inner, f"{path}[{i}]")
+            yield from find_forbidden(inner, f"{path}[{i}]")
     elif isinstance(value, str) and holds_secret(value):
         yield path, "a URL with credentials in it; use the environment"
