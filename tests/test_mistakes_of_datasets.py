@@ -30,7 +30,7 @@ OBJECT, RECEIPT = "out/data/00000.parquet", "out/.ldm_batch/receipts/00000.json"
 DRAW = "run cluster=in_process source.uri=in sink.uri=out batch_size=2"
 LOCAL = f"{DRAW} model=local"
 MODELS = ("torch", "diffusers", "transformers")
-OFFLINE = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": "/nowhere"}
+OFFLINE = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": "/proc/hub"}
 KEYS = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "y"}
 
 

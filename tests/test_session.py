@@ -57,9 +57,11 @@ def test_a_folder_where_no_local_ray_can_start(
     elif kind == "long":
         folder.mkdir()
     monkeypatch.setenv("RAY_TMPDIR", str(folder))
-    with pytest.raises(JobError, match=r"below RAY_TMPDIR, else TMPDIR, else /tmp") as caught:
-        with ray_session(ClusterConfig(num_workers=1)):
-            pass
+    with (
+        pytest.raises(JobError, match=r"below RAY_TMPDIR, else TMPDIR, else /tmp") as caught,
+        ray_session(ClusterConfig(num_workers=1)),
+    ):
+        pass
     assert not isinstance(caught.value, TryLaterError)
     assert "\n" not in str(caught.value)
     assert not ray.is_initialized()

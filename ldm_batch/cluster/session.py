@@ -163,8 +163,8 @@ def _check_folder() -> None:
         return
     if free_bytes < RAYS_FILES_BYTES:
         raise JobError(
-            f"cluster: a local Ray needs {RAYS_FILES_BYTES // 2**20} MiB for its files, {folder} has "
-            f"{free_bytes // 2**20}; {RAYS_FOLDER}"
+            f"cluster: a local Ray needs {RAYS_FILES_BYTES // 2**20} MiB for its files, and "
+            f"{folder} has {free_bytes // 2**20}; {RAYS_FOLDER}"
         )
 
 
