@@ -329,7 +329,7 @@ def test_a_pattern_that_is_none_is_refused(root: str, tmp_path: Path) -> None:
 
 def test_a_home_that_is_not_known_is_named() -> None:
     for use in (Store, open_file, lambda uri: list_source([uri])):
-        with pytest.raises(JobError, match=r"~nobody-here/a: Could not determine home"):
+        with pytest.raises(JobError, match=r"~nobody-here/a: no such user is known"):
             use("~nobody-here/a")
 
 
