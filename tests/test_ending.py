@@ -34,6 +34,10 @@ WITH_SECRETS = [
     (f"https://host/x?AWSAccessKeyId={SECRET}", "https://host/x?***"),
     (f"s3://bucket/x?X-Amz-Security-Token={SECRET}", "s3://bucket/x?***"),
     (f"http://host/x?apiKey={SECRET}", "http://host/x?***"),
+    (f"https://host/x#access_token={SECRET}", "https://host/x#***"),
+    (f"https://host/x?jwt={SECRET}", "https://host/x?***"),
+    (f"https://me:a {SECRET}@host/x", "https://***@host/x"),
+    (f"https://me:a'{SECRET}@host/x", "https://***@host/x"),
 ]
 WITHOUT = [
     "s3://bucket/a/b.parquet",
@@ -45,6 +49,9 @@ WITHOUT = [
     "s3://bucket/x?versionId=3",
     "me@host: a mail, 3 > 2?",
     "https://[::1]:8080/x",
+    "https://host:8080 did not answer; write to me@host",
+    "https://host: no answer of me@host",
+    "s3://bucket/a#b.parquet",
 ]
 
 

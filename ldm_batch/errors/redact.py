@@ -13,12 +13,17 @@ SECRET_WORDS = ("secret", "password", "token", "credential", "access_key", "api_
 """What a name holds whose value is a secret."""
 NO_SECRET_BEFORE_AT = frozenset({"abfs", "abfss", "wasb", "wasbs", "ssh", "git+ssh", "sftp"})
 """Schemes whose user part, alone, is the name of a container or an account."""
-_URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<rest>[^\s'\"<>]+)")
-_USER = re.compile(r"[^/?#]*@|(?!\[)[^@/?#:]*:(?!\d{1,5}(?:[/?#]|$)).*?@")
+_URL = re.compile(
+    r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<rest>"
+    r"(?:[^\s/@:'\"<>]+:(?!\d{1,5}(?:[/?#\s]|$))(?=\S)[^\n@]{0,256}@)?[^\s'\"<>]+)"
+)
+"""A URL as it stands in a sentence, where only a password may hold spaces and quotes."""
+_USER = re.compile(r"[^/?#]*@|(?!\[)[^@/?#:]*:(?!\d{1,5}(?:[/?#\s]|$)).*?@")
 """What stands before the host: `token@`, `name:password@`, also where a `/` is in the password."""
 _SIGNED = re.compile(
     r"(?:^|[-_.])(?:sig|signature|token|accesstoken|secret|password|passwd|credential|credentials"
-    r"|auth|authorization|apikey|accesskey|accesskeyid|awsaccesskeyid|googleaccessid|key)$",
+    r"|auth|authorization|apikey|accesskey|accesskeyid|awsaccesskeyid|googleaccessid|key"
+    r"|jwt|sas|code|ticket)$",
     re.IGNORECASE,
 )
 """The end of a parameter's name in the query of a URL that opens what it names."""
@@ -52,12 +57,20 @@ def _clean(url: re.Match[str]) -> str:
     rest = url["rest"]
     if user := _user_part(url):
         rest = f"***@{rest[len(user) :]}"
-    place, question, query = rest.partition("?")
+    place, question, query = _apart(rest)
     is_web = url["scheme"].lower().endswith(("http", "https"))
     if question and (is_web or _is_signed(url)):
         end = query[len(query.rstrip(":,;.)")) :]  # of the sentence that the URL stands in
-        rest = f"{place}?***{end}" if query else place
+        rest = f"{place}{question}***{end}" if query else place
     return f"{url['scheme']}://{rest}"
+
+
+def _apart(rest: str) -> tuple[str, str, str]:
+    """A URL before its query or fragment, the sign between them, and that."""
+    first = re.search(r"[?#]", rest)
+    if first is None:
+        return rest, "", ""
+    return rest[: first.start()], first[0], rest[first.end() :]
 
 
 def _user_part(url: re.Match[str]) -> str:
@@ -73,6 +86,6 @@ def _is_signed(url: re.Match[str]) -> bool:
 
 
 def _query_names(rest: str) -> Iterator[str]:
-    _, _, query = rest.partition("?")
-    for pair in re.split(r"[&;]", query):
+    _, _, query = _apart(rest)
+    for pair in re.split(r"[&;?#]", query):
         yield pair.partition("=")[0]
