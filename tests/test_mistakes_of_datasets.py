@@ -276,7 +276,7 @@ WITH_TORCH = [
     drawn(
         "model.path=m",
         "unet/diffusion_pytorch_model.safetensors",
-        "take it anew",
+        "fetch it again",
         give=(cut("m/unet/diffusion_pytorch_model.safetensors", 5000),),
         imports=True,
     ),

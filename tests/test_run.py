@@ -38,7 +38,7 @@ def folder(tmp_path: Path) -> Path:
         ("source.columns.promt=caption", "source.columns.promt: unknown field; did you mean"),
         ("source.columns.prompt=captoin", "no column 'captoin' for prompt"),
         ("batch_size=many", "batch_size: 'many' is neither a whole number nor 'auto'"),
-        ("num_threads=many", "num_threads: Value 'many' of type 'str'"),
+        ("num_threads=many", "num_threads: 'many' is no whole number"),
         ("batch_size=0", "batch_size: 0 is not between 1 and 4096"),
         ("call.height=63", "call.height: 63 is not a multiple of 8"),
         ("conf=txt2img_1k", "conf: no option 'txt2img_1k'; did you mean 'txt2img_1m'?"),
