@@ -428,8 +428,10 @@ def test_200_000_shards(tmp_path: Path) -> None:
     files = [input_file(1000, f"{number:03d}.parquet") for number in range(200)]
     cuts = [shard for file in files for shard in cut_file(file, [1000], 1)]
     shards = tuple(dataclasses.replace(shard, index=i) for i, shard in enumerate(cuts))
+    images = {"seed": 0, "num_images_per_prompt": 1, "batch_size": 1}
+    environment = {"command": "python -m ldm_batch.run"}
     document = plan_document(
-        {"seed": 0}, NEWEST_FORM, columns=[], models={}, config={}, environment={}
+        images, NEWEST_FORM, columns=[], models={}, config={}, environment=environment
     )
     store = Store(str(tmp_path))
     assert save_plan(store, Plan(document, shards, 0, new_shards=shards))

@@ -312,8 +312,9 @@ def store_shards(num_shards: int) -> None:
         file = InputFile(name, f"/prompts/{name}", 10**8, "1764099999.123456", num_rows, "0" * 64)
         shards += cut_file(file, [num_rows], ROWS_PER_FILE)
     shards = [dataclasses.replace(shard, index=index) for index, shard in enumerate(shards)]
+    images = {"seed": 0, "num_images_per_prompt": 1, "batch_size": 1}
     document = plan_document(
-        {}, NEWEST_FORM, columns=[], models={}, config={}, environment={"command": ""}
+        images, NEWEST_FORM, columns=[], models={}, config={}, environment={"command": ""}
     )
     assert save_plan(Store("out"), Plan(document, tuple(shards), 0, new_shards=tuple(shards)))
 
