@@ -119,6 +119,24 @@ def with_odd_texts(test: Any) -> Any:
         ("source.columns={prompt: données, seed: null}", {"prompt": "données", "seed": None}),
         ("cluster.labels.zone=in(a,b)", "in(a,b)"),
         ("cluster.labels={zone: in(a,b)}", {"zone": "in(a,b)"}),
+        ("call.negative_prompt=[a][b]", "[a][b]"),
+        ("source.uri=[a]x[b]", "[a]x[b]"),
+        ("source.carry=[[a],[b]]x[c]", ["[[a],[b]]x[c]"]),
+        ("model.loras=[{path: ~/x.safetensors}]", [{"path": "~/x.safetensors"}]),
+        (
+            "model.loras=[{path: ü é.safetensors, scale: 0.5},{path: 2026_11_01}]",
+            [{"path": "ü é.safetensors", "scale": 0.5}, {"path": "2026_11_01"}],
+        ),
+        ("upscale.model.loras=[{path: 'a, b', scale: 2}]", [{"path": "a, b", "scale": 2}]),
+        ("model.loras=[{path: x_${seed}}]", [{"path": "x_7"}]),
+        ("cluster.runtime_env.working_dir=~/x y, z", "~/x y, z"),
+        ("cluster.runtime_env.pip=[a==1.0,b>=2,2.10]", ["a==1.0", "b>=2", "2.10"]),
+        ("cluster.runtime_env.env_vars.A=1_0", "1_0"),
+        (
+            "cluster.runtime_env={working_dir: ~/é, env_vars: {A: 1}, config: {eager: true}}",
+            {"working_dir": "~/é", "env_vars": {"A": "1"}, "config": {"eager": True}},
+        ),
+        ("cluster.runtime_env.conda=~/env.yml", "~/env.yml"),
     ],
 )
 def test_a_text_is_what_is_typed(word: str, value: Any) -> None:
@@ -142,6 +160,11 @@ def test_which_fields_are_texts() -> None:
     by_value = {path for path, value in usual.items() if isinstance(value, str)}
     assert by_value - texts == {"rows_per_shard"}
     assert not {"seed", "batch_size", "shards", "scheduler.settings", "call.height"} & texts
+
+
+def test_a_key_of_ones_own_may_hold_dots_and_slashes() -> None:
+    job = compose_job(["cluster.labels.a.b/c=x y", "++cluster.labels.zone=z"])
+    assert job.cluster.labels == {"a.b/c": "x y", "zone": "z"}
 
 
 def test_other_fields_are_hydras() -> None:

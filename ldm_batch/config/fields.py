@@ -29,7 +29,8 @@ def no_such_field(path: str) -> str:
     """Say that there is no field of this name, and which was probably meant."""
     paths = list(field_paths())
     meant = first_named([known for known in paths if known.endswith(f".{path}")])
-    meant = meant or difflib.get_close_matches(path, sorted(paths), n=1, cutoff=0.6)
+    others = sorted(known for known in paths if not path.startswith(f"{known}."))
+    meant = meant or difflib.get_close_matches(path, others, n=1, cutoff=0.6)
     hint = f"did you mean {' or '.join(map(repr, meant))}?" if meant else "--help lists all fields"
     return f"{path}: no such field; {hint}"
 

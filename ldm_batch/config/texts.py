@@ -12,9 +12,23 @@ from functools import cache
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from ldm_batch.config.job import JobConfig
+from ldm_batch.config.loras import NAMES as LORA_NAMES
 
 TextKind = Literal["one", "many", "either"]
 """What a field takes: a text, a list of texts, or either."""
+INNER_TEXTS = (
+    *(
+        f"{section}.loras[].{name}"
+        for section in ("model", "upscale.model")
+        for name in LORA_NAMES
+        if name != "scale"
+    ),
+    *("cluster.runtime_env.working_dir", "cluster.runtime_env.pip", "cluster.runtime_env.pip[]"),
+    *("cluster.runtime_env.py_modules[]", "cluster.runtime_env.excludes[]"),
+    "cluster.runtime_env.env_vars.",
+)
+"""Texts within what the schema leaves open; `[]` stands for every piece of a list, a dot at the end
+for every key."""
 
 
 @cache
@@ -36,6 +50,14 @@ def text_kind(path: str) -> TextKind | None:
     open_fields = [name.removesuffix("*") for name in text_fields() if name.endswith(".*")]
     is_key = any(path.startswith(name) and path != name for name in open_fields)
     return "one" if is_key else None
+
+
+def is_text(path: str) -> bool:
+    """Tell whether what stands at a path within a document is a text; `[]` is a piece of a list."""
+    kinds = {text_kind(path), text_kind(path.removesuffix("[]")) if path.endswith("[]") else None}
+    return kinds != {None} or any(
+        path == name or (name.endswith(".") and path.startswith(name)) for name in INNER_TEXTS
+    )
 
 
 def _walk(section: type[Any], prefix: str) -> Iterator[tuple[str, TextKind | None, bool]]:

@@ -26,6 +26,7 @@ from ldm_batch.errors import JobError, LdmBatchError
 from ldm_batch.run.compose import VERSION_BASE, Composed, compose_jobs, read_settings
 from ldm_batch.run.explain import explain
 from ldm_batch.run.folder import config_folder
+from ldm_batch.run.job_files import read_here
 
 INTERRUPT_AGAIN_S = 0.05
 """Late enough for what ignored the interruption, such as a fork, to be over; too soon to notice."""
@@ -102,7 +103,8 @@ def _let_hydra_answer(arguments: list[str]) -> int:
 
     sys.argv[1:] = arguments
     try:
-        answer()
+        with read_here():
+            answer()
     except (HydraException, OmegaConfBaseException) as error:
         raise JobError(explain(error)) from error
     return 0

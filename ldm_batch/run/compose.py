@@ -31,6 +31,7 @@ from ldm_batch.errors import JobError, LdmBatchError
 from ldm_batch.plan.command_line import CONFIG_DIR
 from ldm_batch.run.explain import OF_USERS, explain
 from ldm_batch.run.folder import config_folder
+from ldm_batch.run.job_files import read_here
 from ldm_batch.run.no_code import check_interpolations, refuse_code, refuse_word
 from ldm_batch.run.texts import as_hydra_reads, is_sweep, refuse_several_values
 
@@ -119,6 +120,7 @@ def read_settings(settings: Sequence[str], *, is_sweep: bool = False) -> list[st
     words = []
     for typed in settings:
         refuse_word(typed)
+        _refuse_outside(typed)
         word = as_hydra_reads(typed, is_group)
         check_interpolations(word)
         if not is_sweep and _has_several_values(word):
@@ -130,6 +132,17 @@ def read_settings(settings: Sequence[str], *, is_sweep: bool = False) -> list[st
 def is_group(name: str) -> bool:
     """Tell whether options of a group are chosen by a name."""
     return (config_folder() / name.partition("@")[0]).is_dir() if name else False
+
+
+def _refuse_outside(word: str) -> None:
+    """Refuse an option that is no file of its group's folder."""
+    name, _, option = word.lstrip("+~").partition("=")
+    is_chosen = is_group(name) and any(part in ("", "..") for part in option.split("/")[:-1])
+    if ".." in name.split("/") or is_chosen or (is_group(name) and option.endswith("..")):
+        raise JobError(
+            f"{word}: refused, outside the folder of its group; a folder of your own is "
+            "--config-dir FOLDER"
+        )
 
 
 def _is_open(word: str) -> bool:
@@ -191,8 +204,9 @@ def _own_hydra(folder: Path | None = None) -> Iterator[None]:
             if folder is not None:
                 query = SearchPathQuery(provider="schema")
                 places.prepend("command-line", f"file://{folder.absolute()}", anchor=query)
-            Hydra.create_main_hydra2(task_name="ldm_batch", config_search_path=places)
-            yield
+            with read_here():
+                Hydra.create_main_hydra2(task_name="ldm_batch", config_search_path=places)
+                yield
         finally:
             GlobalHydra.instance().hydra = before
             VersionBase.instance().version_base = version

@@ -8,12 +8,12 @@ values of a sweep. All else that a field of texts is given is one text. The othe
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
-from ldm_batch.config.texts import TextKind, text_fields, text_kind
+from ldm_batch.config.texts import TextKind, is_text, text_fields, text_kind
 from ldm_batch.errors import JobError
 from ldm_batch.plan.command_line import WORD
 from ldm_batch.run.no_code import check_interpolation
@@ -21,6 +21,9 @@ from ldm_batch.run.no_code import check_interpolation
 QUOTED = re.compile(r"""'([^'\\]|\\.)*'|"([^"\\]|\\.)*\"""", re.DOTALL)
 UNPRINTABLE = re.compile(r"[\0\ud800-\udfff]")
 OPENING, CLOSING = "([{", ")]}"
+MIXED = re.compile(r"(upscale\.)?model\.loras|cluster\.runtime_env(\..*)?", re.DOTALL)
+"""Fields of mappings and lists in which texts stand beside numbers."""
+PLAIN_KEY, HYDRAS_KEY = re.compile(r"[\w-]+"), re.compile(r"[\w/.@-]+", re.ASCII)
 
 
 def as_hydra_reads(word: str, is_group: Callable[[str], bool]) -> str:
@@ -40,8 +43,14 @@ def as_hydra_reads(word: str, is_group: Callable[[str], bool]) -> str:
     key, value = match["key"], match["value"]
     if f"{key}.*" in text_fields():
         return word[: match.start("value")] + _keys(key, value)
-    kind = text_kind(key)
-    return word if kind is None else word[: match.start("value")] + _values(key, value, kind)
+    kind, before = text_kind(key), word[: match.start("value")]
+    if kind is None:
+        return before + _mixed_values(key, value) if MIXED.fullmatch(key) else word
+    for name in (field.removesuffix(".*") for field in text_fields() if field.endswith(".*")):
+        own = key.removeprefix(f"{name}.")
+        if own != key and not PLAIN_KEY.fullmatch(own) and HYDRAS_KEY.fullmatch(own):
+            return f"{match['prefix'] or ''}{name}={{{own}:{_one_value(key, value, kind)}}}"
+    return before + _values(key, value, kind)
 
 
 def is_sweep(word: str) -> bool:
@@ -92,6 +101,37 @@ def _keys(key: str, value: str) -> str:
     return f"{{{','.join(f'{name}:{_piece(key, text.strip())}' for name, _, text in pairs)}}}"
 
 
+def _mixed_values(key: str, value: str) -> str:
+    """What a field of mappings and lists is given: one value, or those of a sweep."""
+    pieces = _split(value)
+    if len(pieces) > 1 and all(piece == "null" or piece[:1] in ("[", "{") for piece in pieces):
+        return ",".join(_mixed(key, piece) for piece in pieces)
+    return _mixed(key, value)
+
+
+def _mixed(path: str, value: str) -> str:
+    """A value with its texts in Hydra's quotes, at any depth; `[]` in a path is a list's piece."""
+    inner = value[1:-1]
+    if _is_enclosed(value, "[") and inner.strip():
+        return f"[{','.join(_mixed(f'{path}[]', piece) for piece in _split(inner))}]"
+    if _is_enclosed(value, "{") and inner.strip():
+        pairs = [piece.partition(":") for piece in _split(inner)]
+        values = [_mixed(f"{path}.{name.strip()}", text.strip()) for name, _, text in pairs]
+        named = zip(pairs, values, strict=True)
+        return f"{{{','.join(f'{name}{colon}{text}' for (name, colon, _), text in named)}}}"
+    if value == "null" or QUOTED.fullmatch(value) or value[:1] in ("[", "{"):
+        return value
+    return _text(path, value) if is_text(path) or not _hydra_reads(value) else value
+
+
+def _hydra_reads(value: str) -> bool:
+    try:
+        OverridesParser.create().parse_override(f"x={value}")
+    except HydraException:
+        return False
+    return True
+
+
 def _piece(key: str, piece: str) -> str:
     """A text within a list or a mapping."""
     is_hydras = piece == "null" or QUOTED.fullmatch(piece) or piece[:1] in ("[", "{")
@@ -118,37 +158,44 @@ def _text(key: str, text: str) -> str:
 
 
 def _is_list(value: str) -> bool:
-    return value.startswith("[") and value.endswith("]") and len(_split(value)) == 1
+    return _is_enclosed(value, "[")
+
+
+def _is_enclosed(value: str, opening: str) -> bool:
+    """Tell whether the bracket that begins a text is closed at its end, and not before."""
+    if not value.startswith(opening):
+        return False
+    ends = (position for position, _, depth in _outside_quotes(value) if depth == 0)
+    return next(ends, None) == len(value) - 1 and value[-1] == CLOSING[OPENING.index(opening)]
 
 
 def _hydra_reads_a_list(value: str) -> bool:
-    if not (value.startswith("[") and value.endswith("]")):
-        return False
-    try:
-        return isinstance(OverridesParser.create().parse_rule(value, "value"), list)
-    except HydraException:
-        return False
+    return _is_list(value) and _hydra_reads(value)
 
 
 def _split(text: str) -> list[str]:
-    """Pieces between commas, without spaces around; commas in quotes and in brackets part none.
+    """Pieces between commas, without spaces around; commas in quotes and in brackets part none."""
+    commas = [at for at, sign, depth in _outside_quotes(text) if sign == "," and depth == 0]
+    starts, ends = [0, *(at + 1 for at in commas)], [*commas, len(text)]
+    return [text[start:end].strip() for start, end in zip(starts, ends, strict=True)]
+
+
+def _outside_quotes(text: str) -> Iterator[tuple[int, str, int]]:
+    """Position and character of all that stands in no quotes, and how deep in brackets one is then.
 
     Quotes count where a piece, of whatever depth, begins with them.
     """
-    pieces, depth, start, position, begins = [], 0, 0, 0, True
+    depth, position, begins = 0, 0, True
     while position < len(text):
         quoted = QUOTED.match(text, position) if begins else None
         if quoted:
             position, begins = quoted.end(), False
             continue
         character = text[position]
-        if character == "," and depth == 0:
-            pieces.append(text[start:position].strip())
-            start = position + 1
         depth = max(0, depth + (character in OPENING) - (character in CLOSING))
+        yield position, character, depth
         begins = character in ",:[{" or (begins and character.isspace())
         position += 1
-    return [*pieces, text[start:].strip()]
 
 
 def refuse_several_values(word: str) -> JobError:
