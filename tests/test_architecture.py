@@ -76,7 +76,7 @@ PLACES = {
     "transformers": ["diffusion", "demo"],
     "safetensors": ["diffusion", "demo"],
     "huggingface_hub": ["diffusion"],
-    "yaml": ["diffusion.models.original.settings", "run.explain"],
+    "yaml": ["diffusion.models.original.settings", "run.job_files"],
     "tqdm": ["diffusion"],
     "simplejpeg": ["read.jpeg_scan"],
     "pillow_heif": ["read.decoders"],

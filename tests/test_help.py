@@ -11,6 +11,7 @@ from ldm_batch.commands.run_help import WIDTH, help_on
 from ldm_batch.config.described import job_fields
 from ldm_batch.config.groups import find_groups
 from ldm_batch.errors import JobError
+from ldm_batch.versions import version_line
 
 COMMAND = "ldm-batch run"
 MAX_LINES = 50
@@ -73,6 +74,10 @@ def test_what_is_not_there_is_told() -> None:
         help_on(["suorce"], COMMAND)
     with pytest.raises(JobError, match="--help alone lists what there is"):
         help_on(["xyzzy"], COMMAND)
+    with pytest.raises(
+        JobError, match="--help conf=dmo: conf: no option 'dmo'; did you mean 'demo'"
+    ):
+        help_on(["conf=dmo"], COMMAND)
 
 
 def test_the_command_answers_and_ends(tmp_path: Path) -> None:
@@ -82,7 +87,7 @@ def test_the_command_answers_and_ends(tmp_path: Path) -> None:
     ended = run(tmp_path, "run", "-h", "nothing.at.all", module="ldm_batch")
     assert (ended.code, ended.out) == (2, "")
     assert ended.err.startswith("error: --help nothing.at.all: no such group")
-    assert run(tmp_path, "run", "--hydra-help", module="ldm_batch").out.startswith("Hydra (")
+    assert run(tmp_path, "run", "--version", module="ldm_batch").out == f"{version_line()}\n"
 
 
 def test_help_waits_for_nothing_that_computes() -> None:

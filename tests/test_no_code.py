@@ -214,6 +214,19 @@ def test_questions_are_answered_as_ever(folder: Path) -> None:
     assert "    seed: s\n" in shown.out
     packaged = run(folder, "--cfg", "job", "--package", "sink", "sink.uri=x_${seed}", "--resolve")
     assert (packaged.code, "uri: x_0" in packaged.out) == (0, True), packaged
-    completion = run(folder, "-sc", "install=bash")
-    assert (completion.code, "hydra_bash_completion" in completion.out) == (0, True), completion
+    check_that_nothing_was_done(folder)
+
+
+def test_a_question_is_no_sweep(folder: Path) -> None:
+    ended = run(folder, "-m", "--cfg", "job", *JOB[1:], "conf=machinery,demo")
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err.startswith("error: --cfg: shows one job; leave -m out")
+    shown = run(folder, "--config-dir=./mine/../mine", "-c", "job", "-p", "sink", "sink.uri=a, b")
+    assert (shown.code, "uri: a, b" in shown.out) == (0, True), shown
+
+
+def test_all_jobs_are_checked_before_the_first_begins(folder: Path) -> None:
+    ended = run(folder, "-m", *JOB, "batch_size=4,0")
+    assert (ended.code, ended.out) == (2, ""), ended
+    assert ended.err == "error: batch_size: 0 is not between 1 and 4096\n"
     check_that_nothing_was_done(folder)

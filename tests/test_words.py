@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from commands import run
 
-from ldm_batch.commands.words import check_words
+from ldm_batch.commands.words import check_words, own_folders
 from ldm_batch.config.fields import no_such_field
 from ldm_batch.config.groups import shipped
 from ldm_batch.errors import JobError
@@ -67,6 +67,19 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("model=./m", "did you mean model=local model.path=./m?"),
         ("scheduler=DDIMScheduler", "did you mean scheduler.name=DDIMScheduler?"),
         ("batch-size=4", "did you mean batch_size=4?"),
+        ("steps=50", "steps=50: no such setting; did you mean call.num_inference_steps=50?"),
+        ("output=o", "did you mean sink.uri=o?"),
+        ("sink.uri:out/x", "did you mean sink.uri=out/x, with = for :?"),
+        ("source.uri = in", "source.uri: is no setting; did you mean source.uri=in?"),
+        ("-n 5", "-n: no such option; settings are"),
+        ("--hydra-help", "--hydra-help: no such option; did you mean --help?"),
+        ("--shell-completion query=bash", "did you mean the command `completion`?"),
+        ("-m --cfg job conf=demo", "--cfg: shows one job; leave -m out"),
+        ("--multirun seed=1,2 --info=all", "--info=all: shows one job; leave -m out"),
+        ("--config-dir= conf=demo", "--config-dir: names no folder; write --config-dir FOLDER"),
+        ("conf=demo --config-dir", "--config-dir: names no folder"),
+        ("--config-dir a --config-dir=b", "--config-dir: a and b; name one folder"),
+        ("--config-dir ~nobody-here/x", "no user nobody-here here"),
     ],
 )
 def test_what_was_meant(folder: Path, words: str, told: str) -> None:
@@ -98,10 +111,21 @@ def test_what_composing_knows_passes(folder: Path, words: list[str]) -> None:
     assert check_words(words) == words
 
 
+def test_a_folder_of_ones_own_may_be_at_home(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(folder))
+    (folder / "mine/other").mkdir()
+    (folder / "mine/other/x.yaml").touch()
+    for options in (["--config-dir=~/mine"], ["-cd", "~/mine"], ["-cd=~/mine"]):
+        assert own_folders(options) == [folder / "mine"]
+    assert check_words(["--config-dir=~/mine", "other=x"])
+    assert own_folders(["--config-dir=./~"]) == [Path("~")]
+
+
 def test_options_may_stand_anywhere() -> None:
-    words = ["conf=demo", "--cfg", "job", "seed=1", "-m", "--config-dir=x", "dry_run=true"]
+    words = ["conf=demo", "--cfg", "job", "seed=1", "--resolve", "--config-dir=x"]
+    words += ["dry_run=true"]
     settings = ["conf=demo", "seed=1", "dry_run=true"]
-    assert check_words(words) == ["--cfg", "job", "-m", "--config-dir=x", *settings]
+    assert check_words(words) == ["--cfg", "job", "--resolve", "--config-dir=x", *settings]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from ldm_batch.config.bounds import suggest
 from ldm_batch.config.described import Field, job_fields, section_about
 from ldm_batch.config.groups import Option, find_groups, group_about
 from ldm_batch.errors import JobError
@@ -22,7 +23,7 @@ OPTIONS = {
     "--cfg job": "print the whole configuration of the job and run nothing",
     "--config-dir FOLDER": "jobs and options of your own, laid out as `init` does",
     "-m, --multirun": "one job per value, e.g. seed=1,2,3 'sink.uri=out/${seed}'",
-    "--hydra-help": "all options of Hydra, which composes the configuration",
+    "--version": "versions of ldm_batch and of what decides images",
 }
 EXAMPLES = (
     "conf=txt2img_1m source.uri=prompts/ sink.uri=out/cats dry_run=true",
@@ -83,6 +84,8 @@ def _topic(topic: str, groups: Mapping[str, list[Option]]) -> Iterator[str]:
     options = {option.name: option for option in groups.get(path, [])}
     if equals and value in options:
         yield from _option(path, options[value])
+    elif equals and options:
+        raise JobError(f"--help {topic}: {path}: no option {value!r}{suggest(value, [*options])}")
     elif path in groups or path in fields or path == JOB:
         yield from _named(path, options, fields)
     elif found := [(g, o) for g, known in groups.items() for o in known if o.name == topic]:

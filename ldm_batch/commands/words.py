@@ -21,14 +21,15 @@ from ldm_batch.commands.run_help import help_on
 from ldm_batch.config.described import Field, job_fields
 from ldm_batch.config.fields import first_named
 from ldm_batch.config.groups import JOBS, Option, find_groups, shipped
+from ldm_batch.config.places import with_home
 from ldm_batch.errors import JobError
+from ldm_batch.versions import version_line
 
 HELP = ("--help", "-h")
 CONFIG_DIR = ("--config-dir", "-cd")
 FLAGS = (
     *HELP,
-    *("--hydra-help", "--version", "--resolve", "--run", "-r", "--multirun", "-m"),
-    *("--shell-completion", "-sc"),
+    *("--version", "--resolve", "--run", "-r", "--multirun", "-m"),
 )
 VALUED = (
     *CONFIG_DIR,
@@ -38,6 +39,9 @@ VALUED = (
 """Options that Hydra has, without and with a value; `--info` may have one."""
 INFO = ("--info", "-i")
 INFO_ON = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
+QUESTIONS = (*INFO, "--cfg", "-c")
+NOT_HERE = {"--hydra-help": "--help", "--shell-completion": "completion", "-sc": "completion"}
+"""Options of Hydra that this program has otherwise."""
 ALIASES = {
     "input": "source.uri",
     "prompts": "source.uri",
@@ -70,6 +74,9 @@ def before_run() -> None:
     if set(HELP) & set(options):
         print(help_on(settings, program("run"), own_folders(options)))
         sys.exit()
+    if "--version" in options:
+        print(version_line())
+        sys.exit()
     sys.argv[1:] = check_words(sys.argv[1:])
 
 
@@ -83,6 +90,9 @@ def check_words(words: Sequence[str]) -> list[str]:
         JobError: a word is neither, in a sentence that says what was meant.
     """
     options, settings = _apart(words)
+    asked = [word for word in options if word.partition("=")[0] in QUESTIONS]
+    if asked and {"-m", "--multirun"} & set(options):
+        raise JobError(f"{asked[0]}: shows one job; leave -m out, and give each field one value")
     known = _Known(find_groups(own_folders(options)), job_fields())
     for place, word in enumerate(settings):
         name, equals, value = word.partition("=")
@@ -94,10 +104,19 @@ def check_words(words: Sequence[str]) -> list[str]:
 
 
 def own_folders(options: Sequence[str]) -> list[Path]:
-    """The folders that `--config-dir` names."""
+    """The folder that `--config-dir` names, if it is there.
+
+    Raises:
+        JobError: it is named twice, or is empty.
+    """
+    names = [f"{name}=" for name in CONFIG_DIR]
     found = [after for word, after in pairwise(options) if word in CONFIG_DIR]
-    joined = [word.partition("=")[2] for word in options if word.startswith("--config-dir=")]
-    return [Path(folder) for folder in (*found, *joined)]
+    found += [word.partition("=")[2] for word in options if word.startswith(tuple(names))]
+    if len(found) > 1:
+        raise JobError(f"--config-dir: {' and '.join(found)}; name one folder")
+    if "" in found or options[-1:] in (["--config-dir"], ["-cd"]):
+        raise JobError("--config-dir: names no folder; write --config-dir FOLDER")
+    return [Path(with_home(folder)) for folder in found]
 
 
 def _apart(words: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -126,9 +145,12 @@ def _refuse_option(word: str, after: Sequence[str]) -> NoReturn:
     name, equals, value = word.lstrip("-").partition("=")
     if not equals and after and not after[0].startswith("-") and "=" not in after[0]:
         value = after[0]
+    if name_here := NOT_HERE.get(word.partition("=")[0]):
+        what = name_here if name_here.startswith("-") else f"the command `{name_here}`"
+        raise JobError(f"{word}: no such option; did you mean {what}?")
     known = _Known(find_groups(), job_fields())
     meant = _meant(name, value, known)
-    if not meant:
+    if not meant and len(word) > 2:
         close = difflib.get_close_matches(word, (*FLAGS, *VALUED, *INFO), n=1, cutoff=0.7)
         meant = close[0] if close else ""
     raise JobError(f"{word}: no such option; {_did_you_mean(meant)}")
@@ -143,6 +165,12 @@ def _refuse_word(settings: Sequence[str], place: int, known: _Known) -> NoReturn
     if os.path.exists(f"{before.partition('=')[2]} {word}"):
         raise JobError(f"{word}: is no setting; did you mean '{before} {word}', in quotes?")
     value = after[0] if after and "=" not in after[0] else ""
+    if after == ["="]:
+        value = "".join(settings[place + 2 : place + 3])
+    name, colon, text = word.partition(":")
+    if colon and name in known.fields:
+        word_meant = shlex.quote(f"{name}={text.strip()}")
+        raise JobError(f"{word}: is no setting; did you mean {word_meant}, with = for :?")
     if word in known.options(JOBS):
         meant = f"{JOBS}={word}"
     else:
@@ -213,13 +241,14 @@ def _check_setting(word: str, name: str, value: str, known: _Known) -> None:
     if name == JOBS and not is_option and value.endswith((".yaml", ".yml")):
         raise JobError(f"{word}: names a file; {_of_file(Path(value))}")
     meant = ""
-    if name == "scheduler" and value.endswith("Scheduler"):
+    own = {*known.fields, *known.groups}
+    if name in ALIASES and name not in own and name.partition("@")[0] not in own:
+        meant = shlex.quote(f"{ALIASES[name]}={value}")
+    elif name == "scheduler" and value.endswith("Scheduler"):
         meant = f"scheduler.name={value}"
     elif name in ("source", "sink", "model") and not is_option and _is_place(value):
         meant = _of_place(name, value, known)
-    elif name in ALIASES and name not in {*known.fields, *known.groups}:
-        meant = shlex.quote(f"{ALIASES[name]}={value}")
-    elif "-" in name and name.replace("-", "_") in {*known.fields, *known.groups}:
+    elif "-" in name and name.replace("-", "_") in own:
         meant = f"{name.replace('-', '_')}={value}"
     if meant:
         raise JobError(f"{word}: no such setting; {_did_you_mean(meant)}")

@@ -1,9 +1,26 @@
-"""What marks a field as a place: a URL, or a path of this machine."""
+"""What marks a field as a place, a URL or a path of this machine, and what `~` is in one."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
+from ldm_batch.errors import JobError
+
 PLACE: Mapping[str, Any] = {"is_place": True}
 """Metadata of a field that names a place, or a list of places."""
+
+
+def with_home(path: str) -> str:
+    """A path as it is written, but that a `~` which begins it is the home folder.
+
+    Raises:
+        JobError: there is no such user here.
+    """
+    found = os.path.expanduser(path)
+    if found.startswith("~"):
+        user = path.partition("/")[0].removeprefix("~")
+        whose = f"no user {user} here" if user else "no home folder is known here"
+        raise JobError(f"{path}: {whose}; for a file of this name write ./{path}")
+    return found

@@ -21,8 +21,10 @@ from omegaconf.errors import OmegaConfBaseException
 from ldm_batch.commands.ending import EXIT_INTERRUPTED, EXIT_TERMINATED, complain, ends
 from ldm_batch.commands.words import before_run
 from ldm_batch.config import JobConfig
+from ldm_batch.config.places import with_home
 from ldm_batch.drive import drive_job
 from ldm_batch.errors import JobError, LdmBatchError
+from ldm_batch.generate.choose import validate_job
 from ldm_batch.run.compose import VERSION_BASE, Composed, compose_jobs, read_settings
 from ldm_batch.run.explain import explain
 from ldm_batch.run.folder import config_folder
@@ -66,15 +68,23 @@ def main() -> None:
 def _answer(options: argparse.Namespace) -> int:
     """Do what the command line asks for; the exit code."""
     _refuse_options(options)
-    is_question = options.help or options.hydra_help or options.cfg or options.info
-    folder = None if options.config_dir is None else Path(options.config_dir).expanduser()
-    if options.shell_completion:
-        return _let_hydra_answer(sys.argv[1:])
+    folder = None if options.config_dir is None else Path(with_home(options.config_dir))
     jobs = compose_jobs(options.overrides, folder=folder, is_sweep=bool(options.multirun))
-    if is_question:
-        typed = [argument for argument in sys.argv[1:] if argument not in options.overrides]
-        return _let_hydra_answer([*typed, *read_settings(options.overrides)])
+    if options.cfg or options.info:
+        return _let_hydra_answer([*_question(options, folder), *read_settings(options.overrides)])
+    for composed in jobs:
+        validate_job(composed.job)
     return max(map(_run, jobs), default=0)
+
+
+def _question(options: argparse.Namespace, folder: Path | None) -> list[str]:
+    """The options of a question in Hydra's words."""
+    asked = [f"--info={options.info}"] if options.info else [f"--cfg={options.cfg}"]
+    if options.package is not None:
+        asked.append(f"--package={options.package}")
+    if folder is not None:
+        asked.append(f"--config-dir={folder.absolute()}")
+    return [*asked, "--resolve"] if options.resolve else asked
 
 
 def _refuse_options(options: argparse.Namespace) -> None:
@@ -89,7 +99,7 @@ def _refuse_options(options: argparse.Namespace) -> None:
 
 
 def _let_hydra_answer(arguments: list[str]) -> int:
-    """Let Hydra print what is asked for: help, a configuration, a shell's completions.
+    """Let Hydra print what is asked for: a configuration, or where it comes from.
 
     Args:
         arguments: options, and settings that were composed and found to hold no code.

@@ -17,6 +17,7 @@ import fsspec
 from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
 
+from ldm_batch.config.places import with_home
 from ldm_batch.errors import JobError, LdmBatchError, StorageError
 from ldm_batch.storage.place import PARQUET_SUFFIXES, Access, Kind, SourceFile, brief, translated
 
@@ -75,36 +76,7 @@ def absolute(uri: str) -> str:
     """The same place, independent of the working directory."""
     if "://" in uri:
         return uri
-    try:
-        return str(Path(uri).expanduser().absolute())
-    except RuntimeError as error:  # `~name` of a user that is not known here
-        raise JobError(f"{uri}: no such user is known here; write the path out") from error
-
-
-def would_list(uri: str, path: str) -> bool:
-    """Tell whether a source names a place, or would if a file stood there; nothing is looked at.
-
-    Args:
-        uri: a path, a glob or a folder (recursive) of a source.
-        path: of a file, visible or not.
-    """
-    named, place = _resolved(uri).rstrip("/"), _resolved(path)
-    if place.startswith(f"{named}/"):
-        return not is_hidden(place.removeprefix(f"{named}/"))
-    root = fixed_prefix(named)
-    is_named = root != named and glob_matcher(named)(place)
-    return bool(is_named) and not is_hidden(place.removeprefix(f"{root}/"))
-
-
-def is_hidden(name: str) -> bool:
-    """Tell whether readers pass over a file of a source by its name, relative to that source."""
-    return any(part.startswith((".", "_")) for part in name.split("/"))
-
-
-def _resolved(uri: str) -> str:
-    """A place with the links of a local one followed."""
-    place = absolute(uri.removeprefix("file://"))
-    return place if "://" in place else os.path.realpath(place)
+    return str(Path(with_home(uri)).absolute())
 
 
 def fixed_prefix(pattern: str) -> str:

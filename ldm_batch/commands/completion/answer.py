@@ -14,6 +14,7 @@ from pathlib import Path
 from ldm_batch.commands.words import CONFIG_DIR, HELP, INFO, INFO_ON, own_folders
 from ldm_batch.config.described import Field, job_fields
 from ldm_batch.config.groups import find_groups
+from ldm_batch.errors import JobError
 
 COMMANDS = (
     *("run", "status", "verify", "sheet", "sweep", "tradeoff", "import"),
@@ -22,7 +23,7 @@ COMMANDS = (
 OF_STORE = ("--endpoint", "--region", "--anonymous", "--path-style", "--no-path-style")
 OF_DATASET = ("--help", *OF_STORE, "--ca-bundle")
 OPTIONS: dict[str, tuple[str, ...]] = {
-    "run": ("--help", "--cfg", "--config-dir", "--multirun", "--resolve", "--info", "--hydra-help"),
+    "run": ("--help", "--cfg", "--config-dir", "--multirun", "--resolve", "--info", "--version"),
     "status": (*OF_DATASET, "--json"),
     "verify": (*OF_DATASET, "--json", "--regenerate", "--choice", "--model-path"),
     "sheet": (*OF_DATASET, "--output", "--images"),
@@ -61,7 +62,10 @@ def answer(line: str) -> list[str]:
     if len(words) < 2:
         return []
     *before, current = words[1:]
-    return sorted({word for word in _going_on(before, current) if word.startswith(current)})
+    try:
+        return sorted({word for word in _going_on(before, current) if word.startswith(current)})
+    except JobError:  # of a folder that is named wrong, which running tells
+        return []
 
 
 def split(line: str) -> list[str]:

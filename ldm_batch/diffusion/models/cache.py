@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from ldm_batch.config.places import with_home
 from ldm_batch.errors import JobError
 
 FOLDER_VARIABLE = "LDM_BATCH_CACHE"
@@ -32,7 +33,7 @@ def cache_folder() -> Path:
         JobError: there is no home folder and no variable names one.
     """
     if own := os.environ.get(FOLDER_VARIABLE):
-        return Path(own).expanduser().absolute()
+        return Path(with_home(own)).absolute()
     try:
         home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     except RuntimeError as error:

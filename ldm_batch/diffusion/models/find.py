@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ldm_batch.config import ModelConfig
 from ldm_batch.config.model import is_commit_sha
-from ldm_batch.diffusion.family.extras import check_vocabulary
+from ldm_batch.config.places import with_home
 from ldm_batch.diffusion.family.files import read_family
 from ldm_batch.diffusion.family.table import TOKENIZERS
 from ldm_batch.diffusion.models.convert import converted
@@ -67,10 +67,9 @@ def find_source(model: ModelConfig) -> Path:
         JobError: neither a local folder nor a hub repository pinned by a full commit sha.
     """
     if model.path is not None:
-        folder = (
-            _demo_folder(model.path) if model.path.startswith(DEMO_PREFIX) else Path(model.path)
-        )
-        return _check_folder(folder.expanduser(), f"model.path={model.path}")
+        is_demo = model.path.startswith(DEMO_PREFIX)
+        folder = _demo_folder(model.path) if is_demo else Path(with_home(model.path))
+        return _check_folder(folder, f"model.path={model.path}")
     if model.repo_id is None:
         raise JobError("model.path: no model given; set model.path to a folder, or model.repo_id")
     return _check_folder(_fetch(model), f"model.repo_id={model.repo_id}")

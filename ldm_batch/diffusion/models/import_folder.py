@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ldm_batch.config import ModelConfig
 from ldm_batch.config.model import is_commit_sha, is_variant
+from ldm_batch.config.places import with_home
 from ldm_batch.diffusion.load import load
 from ldm_batch.diffusion.models.convert import convert_folder
 from ldm_batch.diffusion.models.files import find_weights, read_index, read_json, read_kind
@@ -75,7 +76,7 @@ def _model(source: str, revision: str | None, variant: str | None) -> ModelConfi
         return ModelConfig(repo_id=source, revision=pinned, variant=variant)
     if revision is not None:
         raise JobError(f"--revision {revision}: {source} is no repository of a hub")
-    if not Path(source).expanduser().is_dir():
+    if not Path(with_home(source)).is_dir():
         what = "is no checkpoint" if Path(source).exists() else "there is no such folder"
         raise JobError(
             f"{source}: {what}; SOURCE is a checkpoint (.ckpt, .safetensors), a folder in "

@@ -18,6 +18,7 @@ from typing import Any
 
 from ldm_batch.config import LoraConfig, ModelConfig, parse_loras
 from ldm_batch.config.loras import ENDING
+from ldm_batch.config.places import with_home
 from ldm_batch.diffusion.models.cache import remembered_sha256, sha256
 from ldm_batch.diffusion.models.fetch import fetch_snapshot
 from ldm_batch.errors import JobError
@@ -138,7 +139,7 @@ def _find(field: str, lora: LoraConfig) -> Path:
         patterns, what = [glob.escape(file)], f"the files named {file}"
         path = fetch_snapshot(repo_id, revision, patterns=patterns, field=hub, what=what) / file
     else:
-        path = Path(lora.path).expanduser()
+        path = Path(with_home(lora.path))
     if path.is_dir():
         path = _only_file(field, path)
     if path.suffix != ENDING:
