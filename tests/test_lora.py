@@ -40,7 +40,7 @@ from ldm_batch.diffusion.models.loras import ADAPTER, find_loras, lock_loras
 from ldm_batch.errors import JobError
 from ldm_batch.generate.choose import validate_job
 from ldm_batch.made_as import MadeAs, how_made
-from ldm_batch.plan.recorded import settings_of
+from ldm_batch.plan.command_line import settings_of
 from ldm_batch.run import compose_job
 from ldm_batch.storage import Store
 

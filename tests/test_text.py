@@ -283,6 +283,37 @@ def test_every_place_is_made_independent_of_the_folder(monkeypatch: pytest.Monke
     assert {*command[3:]} == {f"{path}=/home/someone/x" for path in place_fields()}
 
 
+def test_places_within_a_job_file_are_kept_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LoRAs and the folder that Ray takes along, typed or in a file; no variable's value is."""
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf/mine.yaml").write_text(
+        "# @package _global_\nmodel: {loras: [{path: my é.safetensors, scale: 0.5}]}\n"
+        "upscale: {model: {loras: [{path: /two.safetensors}]}}\n"
+        "cluster: {runtime_env: {working_dir: my code, env_vars: {A: secret}}}\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    words = ["conf=mine", "source.uri=/in", "sink.uri=/out"]
+    [composed] = compose_jobs(words, folder=tmp_path)
+    command = resume_command(composed.job, anchor(composed.job), composed.words)
+    assert "two.safetensors" not in command
+    assert "secret" not in command
+    monkeypatch.chdir("/")
+    [again] = compose_jobs(shlex.split(command)[4:], folder=tmp_path)
+    found = anchor(again.job)
+    assert [(lora.path, lora.scale) for lora in found.model.loras] == [
+        (f"{tmp_path}/my é.safetensors", 0.5)
+    ]
+    assert found.cluster.runtime_env["working_dir"] == f"{tmp_path}/my code"
+    typed = ["model.loras=[{path: ~/x.safetensors}]", "cluster.runtime_env={working_dir: a b}"]
+    job = compose_job([*typed, *words[1:]])
+    from_root = anchor(job)
+    command = resume_command(job, from_root, [*typed, *words[1:]])
+    monkeypatch.chdir(tmp_path)
+    assert anchor(compose_job(shlex.split(command)[3:])) == from_root
+
+
 def test_what_a_command_leaves_out_and_keeps(tmp_path: Path) -> None:
     words = ["--config-dir=/a b", "conf=demo", "shards=17", "dry_run=true", "source.uri=[a b,c]"]
     words += ["sink.uri=o_${seed}", "seed=3", "++scheduler.settings.x=1", "~source.columns"]

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import reduce
 from typing import Any
 
-from ldm_batch.config import JobConfig
+from ldm_batch.config import JobConfig, parse_loras
 from ldm_batch.config.texts import place_fields, text_kind
 
 PROGRAM = ("python", "-m", "ldm_batch.run")
@@ -46,34 +46,33 @@ def resume_command(given: JobConfig, job: JobConfig, words: Sequence[str]) -> st
         if key.startswith("hydra") or key in OF_ONE_RUN or _is_variable(key):
             continue
         kind = text_kind(key)
-        if prefix == "~" or not _has(given, key):
-            kept[prefix + key] = word
-        elif key == RUNTIME_ENV and VARIABLES in given.cluster.runtime_env:
-            rest = {k: v for k, v in given.cluster.runtime_env.items() if k != VARIABLES}
-            kept[prefix + key] = prefix + _setting(key, rest)
-        elif kind is None:
-            was, now = _value_at(given, key), _value_at(job, key)
-            kept[prefix + key] = word if was == now else _setting(key, now)
+        if prefix == "~" or not _has(given, key) or kind is None:
+            kept[prefix + key] = _without_values(word)
         elif key not in place_fields():
             kept[prefix + key] = prefix + text_word(key, _value_at(given, key))
     places = [(key, _value_at(job, key), _value_at(given, key)) for key in place_fields()]
     for key, value, before in places:
         if value != before or _is_local(value) or any(_key_of(word) == key for word in words):
             kept[key] = text_word(key, value)
+    kept.update(_moved(given, job))
     for key, value in (("source.uri", _one_or_all(job.source.uri)), ("sink.uri", job.sink.uri)):
         kept.pop(key, None)
         kept[key] = text_word(key, value)
     return shell_line([*PROGRAM, *kept.values()])
 
 
-def variables_to_set(runtime_env: Any) -> str:
-    """What to add to a command that resumes: it leaves out the values of environment variables;
-    empty where a job has none."""
-    names = runtime_env.get(VARIABLES) if isinstance(runtime_env, Mapping) else None
-    if not isinstance(names, Mapping) or not names:
-        return ""
-    fields = " ".join(f"{RUNTIME_ENV}.{VARIABLES}.{name}=VALUE" for name in names)
-    return f"where the command line set these, add them, their values are not recorded: {fields}"
+def _moved(given: JobConfig, job: JobConfig) -> Iterator[tuple[str, str]]:
+    """Settings of what names a place somewhere within, where that is written otherwise now."""
+    for section, was, now in (
+        ("model", given.model, job.model),
+        ("upscale.model", given.upscale.model, job.upscale.model),
+    ):
+        name = f"{section}.loras"
+        if now.loras and parse_loras(name, was.loras) != now.loras:
+            yield name, _setting(name, now.loras)
+    name, folder = "cluster.runtime_env.working_dir", job.cluster.runtime_env.get("working_dir")
+    if folder != given.cluster.runtime_env.get("working_dir"):
+        yield f"++{name}", f"++{_setting(name, folder)}"
 
 
 def resume_at(command: str, sink: str, options: Sequence[str] = ()) -> str:

@@ -12,7 +12,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ldm_batch.config import JobConfig, ModelConfig, S3Config, parse_loras, source_uris
+from ldm_batch.config import (
+    ClusterConfig,
+    JobConfig,
+    ModelConfig,
+    S3Config,
+    parse_loras,
+    source_uris,
+)
 from ldm_batch.errors import JobError
 from ldm_batch.storage import absolute, is_text
 from ldm_batch.versions import decisive_differences
@@ -41,6 +48,7 @@ def anchor(job: JobConfig) -> JobConfig:
         sink=dataclasses.replace(
             job.sink, uri=absolute(str(job.sink.uri)), s3=_anchor_s3(job.sink.s3)
         ),
+        cluster=_anchor_cluster(job.cluster),
         model=_anchor_model(job.model),
         upscale=dataclasses.replace(job.upscale, model=_anchor_model(job.upscale.model)),
     )
@@ -55,6 +63,14 @@ def _plain_folder(uri: str) -> str:
 def _anchor_s3(s3: S3Config) -> S3Config:
     file = s3.ca_bundle
     return s3 if file is None else dataclasses.replace(s3, ca_bundle=absolute(file))
+
+
+def _anchor_cluster(cluster: ClusterConfig) -> ClusterConfig:
+    folder = cluster.runtime_env.get("working_dir")
+    if not isinstance(folder, str) or not folder:
+        return cluster
+    environment = {**cluster.runtime_env, "working_dir": absolute(folder)}
+    return dataclasses.replace(cluster, runtime_env=environment)
 
 
 def _anchor_model(model: ModelConfig) -> ModelConfig:
