@@ -1,6 +1,8 @@
 """`init`: a folder for jobs of one's own, whole or not at all, whose job really runs."""
 
 import os
+import shlex
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import yaml
 from commands import Ended, run
 
 from ldm_batch.commands import init
+from ldm_batch.commands.completion import command as completion
 from ldm_batch.commands.init import OF_CHECKOUT, make_folder
 from ldm_batch.config.groups import shipped
 from ldm_batch.demo.world import spec_of_caption
@@ -29,7 +32,7 @@ def test_the_job_that_it_writes_runs(tmp_path: Path) -> None:
         ["run", "--config-dir", "conf", "conf=my_job"],
     ]
     folder = tmp_path / "new/mine"
-    assert f"  cd {folder.relative_to(tmp_path)}\n" in made.out
+    assert f"  cd {folder}\n" in made.out
     for command in commands:
         assert (
             f"    python -m ldm_batch {' '.join(command)}\n" in (folder / "README.md").read_text()
@@ -40,6 +43,34 @@ def test_the_job_that_it_writes_runs(tmp_path: Path) -> None:
     assert table["prompt"].to_pylist() == list(init.PROMPTS)
     assert set(table["model"].to_pylist()) == {"demo:text_to_image"}
     assert all(spec_of_caption(prompt) for prompt in init.PROMPTS)
+
+
+def test_the_folder_is_printed_as_a_shell_reads_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where its name begins as an option does, or is of the home folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for words, place in {
+        ("--", "-lead"): "-lead",
+        ("~/it's",): "home/it's",
+        ("./~x",): "~x",
+    }.items():
+        init.main(words)
+        assert f"  cd {shlex.quote(str(tmp_path / place))}\n" in capsys.readouterr().out
+        assert (tmp_path / place / "conf/conf/my_job.yaml").is_file()
+    with pytest.raises(SystemExit):
+        init.main([""])
+    assert "FOLDER: empty; name one" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("main", [init.main, completion.main])
+def test_help_is_for_people(
+    main: Callable[[Sequence[str]], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert not set(capsys.readouterr().out) & set("`$")
 
 
 def test_every_line_of_the_job_is_explained(tmp_path: Path) -> None:

@@ -126,6 +126,7 @@ def test_a_group_of_ones_own_has_texts_too(tmp_path: Path) -> None:
         ("name: &n a\nsink: {uri: *n}", "mine.yaml, line 2: is used again by an alias"),
         ("defaults: [mine]", "lead back to the file itself: a job that builds on another"),
         ("defaults: [/conf: mine]", "names that one, not itself (conf=mine)"),
+        ('name: "a\\0b"', r"name: 'a\x00b': holds what is no text in UTF-8"),
         ("#" * 2**20, "mine.yaml: more than 1 MiB"),
     ],
     ids=lambda text: text[:30],

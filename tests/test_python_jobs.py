@@ -264,6 +264,10 @@ def test_nothing_of_the_process_changes(folder: Path) -> None:
         (with_field("seed", np.float64(3)), "seed: Value '3.0'"),
         (with_field("overwrite", np.True_), "overwrite: 'True' is neither true nor false"),
         (with_field("shards", np.arange(2)), "shards: Value 'ndarray'"),
+        (with_field("sink.uri", "out/\ud800"), r"sink.uri: 'out/\ud800': holds what is no text"),
+        (with_field("sink.uri", "out/\0"), r"sink.uri: 'out/\x00': holds what is no text"),
+        (with_field("source.uri", ["a", "\udcff"]), r"source.uri[1]: '\udcff': holds what is no"),
+        (with_field("cluster.labels", {"\ud800": "a"}), r"cluster.labels.\ud800: '\ud800': holds"),
     ],
 )
 def test_a_mistake_is_a_sentence(folder: Path, job: Any, message: str) -> None:

@@ -1,10 +1,13 @@
 """The words after `run` that are no settings: what was meant, before anything is composed."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 from commands import run
 
+from ldm_batch.commands import sheet, status, sweep
+from ldm_batch.commands.verify import command as verify
 from ldm_batch.commands.words import check_words, own_folders
 from ldm_batch.config.fields import no_such_field
 from ldm_batch.config.groups import shipped
@@ -119,6 +122,22 @@ def test_a_folder_of_ones_own_may_be_at_home(folder: Path, monkeypatch: pytest.M
         assert own_folders(options) == [folder / "mine"]
     assert check_words(["--config-dir=~/mine", "other=x"])
     assert own_folders(["--config-dir=./~"]) == [Path("~")]
+
+
+@pytest.mark.parametrize("main", [status.main, sweep.main, sheet.main, verify.main])
+def test_a_dataset_is_a_folder(
+    folder: Path,
+    main: Callable[[Sequence[str]], None],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for word, told in {
+        "": "SINK: empty; name the dataset's folder, or s3://bucket/prefix",
+        "prompts.parquet": f"{folder}/prompts.parquet: is a file; name the dataset's folder",
+    }.items():
+        with pytest.raises(SystemExit) as ended:
+            main([word])
+        assert ended.value.code == 2
+        assert capsys.readouterr().err == f"error: {told}\n"
 
 
 def test_options_may_stand_anywhere() -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import os
 
 from ldm_batch.config import S3Config
 from ldm_batch.config.bounds import refuse
 from ldm_batch.config.s3 import check_s3
 from ldm_batch.config.validate import find_forbidden
 from ldm_batch.dataset import find_sink
-from ldm_batch.storage import Store
+from ldm_batch.errors import JobError
+from ldm_batch.storage import Store, absolute
 
 MAX_LISTED = 20
 """Lines of one kind that a command prints for people; `--json` has all."""
@@ -45,5 +47,13 @@ def named_s3(options: argparse.Namespace) -> S3Config:
 
 
 def named_sink(options: argparse.Namespace) -> Store:
-    """The store that the parsed command line names."""
+    """The store that the parsed command line names.
+
+    Raises:
+        JobError: it names none: nothing at all, or a file.
+    """
+    if not options.sink:
+        raise JobError("SINK: empty; name the dataset's folder, or s3://bucket/prefix")
+    if "://" not in options.sink and os.path.isfile(place := absolute(options.sink)):
+        raise JobError(f"{place}: is a file; name the dataset's folder")
     return find_sink(options.sink, named_s3(options))

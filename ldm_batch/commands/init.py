@@ -19,10 +19,15 @@ import pyarrow.parquet as pq
 from ldm_batch.commands.ending import ends
 from ldm_batch.commands.program import program
 from ldm_batch.config.groups import shipped
+from ldm_batch.config.places import with_home
 from ldm_batch.errors import JobError
 
 OF_CHECKOUT = ("Dockerfile*", "README.md", "slurm")
 """Scripts and pages that need the checkout around them."""
+ABOUT = (
+    "Make a folder for jobs of your own: one job with every line explained, a few prompts to begin "
+    "with, and the scripts for large jobs, clusters and every night."
+)
 PROMPTS = (
     "a red circle on a blue background",
     "a large yellow star on a black background",
@@ -99,7 +104,9 @@ def make_folder(folder: Path, command: str) -> None:
     Raises:
         JobError: something is there already, or it cannot be written; nothing was.
     """
-    target, wanted = folder.expanduser().absolute(), "name one that is not there, or an empty one"
+    target, wanted = folder.absolute(), "name one that is not there, or an empty one"
+    if target.is_symlink() or (target.exists() and not target.is_dir()):
+        raise JobError(f"{folder}: is no folder; {wanted}")
     try:
         if target.is_symlink() or (target.exists() and not target.is_dir()):
             raise JobError(f"{folder}: is no folder; {wanted}")
@@ -133,9 +140,12 @@ def _fill(folder: Path, command: str) -> None:
 @ends
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line, write the folder and say what comes next."""
-    parser = argparse.ArgumentParser(prog=program("init"), description=__doc__)
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="not there yet, or empty")
-    folder: Path = parser.parse_args(arguments).folder
+    parser = argparse.ArgumentParser(prog=program("init"), description=ABOUT)
+    parser.add_argument("folder", metavar="FOLDER", help="not there yet, or empty")
+    named: str = parser.parse_args(arguments).folder
+    if not named:
+        raise JobError("FOLDER: empty; name one that is not there, or an empty one")
+    folder = Path(with_home(named)).absolute()
     make_folder(folder, program())
     print(f"written: {folder}; conf/conf/my_job.yaml in it explains every line. Next:")
     print(f"  cd {shlex.quote(str(folder))}")

@@ -21,6 +21,8 @@ HYDRAS_OWN = {
 }
 """All that may stand in a `_target_`; and nothing is made of them."""
 HARMLESS = ("hydra/launcher", "hydra/sweeper", "hydra.launcher", "hydra.sweeper")
+UNPRINTABLE = re.compile(r"[\0\ud800-\udfff]")
+NO_TEXT = "holds what is no text in UTF-8, which no plan could record"
 RESERVED = re.compile(r"_.*_", re.DOTALL)
 PATH = re.compile(r"[A-Za-z_][\w.-]*")
 RELATIVE = re.compile(r"\.+[A-Za-z_][\w.-]*")
@@ -59,14 +61,17 @@ def refuse_code(config: Any) -> None:
     """Refuse what a composed configuration, unresolved, may not hold.
 
     Raises:
-        JobError: `_target_` and the like at any depth, or an interpolation of anything but a field
-            of the job.
+        JobError: `_target_` and the like at any depth, an interpolation of anything but a field of
+            the job, or what no file can hold as text.
     """
     document = OmegaConf.to_container(config, resolve=False)
     assert isinstance(document, dict)
     for path, key, value in _leaves_of(document, ""):
         if RESERVED.fullmatch(key) and HYDRAS_OWN.get(path) != value:
             raise _code(path)
+        for text in (key, value):
+            if isinstance(text, str) and UNPRINTABLE.search(text):
+                raise JobError(ascii(path).strip("'") + f": {text!a}: {NO_TEXT}")
         if isinstance(value, str) and not path.startswith("hydra."):
             for name in interpolations(value):
                 check_interpolation(path, name)

@@ -8,6 +8,7 @@ values of a sweep. All else that a field of texts is given is one text. The othe
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Iterator
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -16,10 +17,9 @@ from hydra.errors import HydraException
 from ldm_batch.config.texts import TextKind, is_text, text_fields, text_kind
 from ldm_batch.errors import JobError
 from ldm_batch.plan.command_line import WORD
-from ldm_batch.run.no_code import check_interpolation
+from ldm_batch.run.no_code import NO_TEXT, UNPRINTABLE, check_interpolation
 
 QUOTED = re.compile(r"""'([^'\\]|\\.)*'|"([^"\\]|\\.)*\"""", re.DOTALL)
-UNPRINTABLE = re.compile(r"[\0\ud800-\udfff]")
 OPENING, CLOSING = "([{", ")]}"
 MIXED = re.compile(r"(upscale\.)?model\.loras|cluster\.runtime_env(\..*)?", re.DOTALL)
 """Fields of mappings and lists in which texts stand beside numbers."""
@@ -36,7 +36,9 @@ def as_hydra_reads(word: str, is_group: Callable[[str], bool]) -> str:
         JobError: `${...}` in a text names no field of the job, or it cannot be written in UTF-8.
     """
     if UNPRINTABLE.search(word):
-        raise JobError(f"{word!a}: holds what is no text in UTF-8, which no plan could record")
+        encoding = sys.getfilesystemencoding()
+        how = "" if encoding == "utf-8" else f"; Python reads {encoding} here, set PYTHONUTF8=1"
+        raise JobError(f"{word!a}: {NO_TEXT}{how}")
     match = WORD.fullmatch(word)
     if match is None or match["prefix"] == "~" or is_group(match["key"]):
         return word

@@ -12,6 +12,10 @@ from ldm_batch.commands.completion.answer import SHELLS, answer, has_open_quote,
 from ldm_batch.commands.ending import ends
 from ldm_batch.commands.program import program
 
+ABOUT = (
+    "Print the script that completes commands, settings and places in a shell; its first line says "
+    "where it goes."
+)
 ANSWER = "answer"
 """What the scripts ask for; not for people."""
 SPECIAL = frozenset(" \t\n\\'\"`$&|;<>()[]{}*?!#~")
@@ -28,8 +32,11 @@ def for_bash(line: str, word_breaks: str) -> list[str]:
     is_quoted = has_open_quote(line)
     breaks = [current.rfind(sign) for sign in word_breaks if sign in "=:@"]
     start = 0 if is_quoted else max(breaks, default=-1) + 1
-    found = [word[start:] for word in answer(line)]
-    return found if is_quoted else [_escaped(word) for word in found]
+    found = [word[start:] for word in answer(line) if "\n" not in word]  # one word is one line
+    home = "~" if current[start:].startswith("~") and not is_quoted else ""
+    if is_quoted:
+        return found
+    return [home + _escaped(word.removeprefix(home)) for word in found]
 
 
 def _escaped(word: str) -> str:
@@ -52,6 +59,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     from ldm_batch.commands.completion.scripts import SCRIPTS
 
-    parser = argparse.ArgumentParser(prog=program("completion"), description=__doc__)
+    parser = argparse.ArgumentParser(prog=program("completion"), description=ABOUT)
     parser.add_argument("shell", choices=SHELLS)
     print(SCRIPTS[parser.parse_args(words).shell], end="")
