@@ -146,6 +146,17 @@ def test_bash_is_told_what_stands_behind_its_own_breaks(
     assert whole == ["conf=txt2img_1m "]
 
 
+def test_bash_is_told_of_the_home_folder_and_of_names_in_one_line(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(folder))
+    (folder / "two\nlines").mkdir()
+    assert command.for_bash("ldm-batch status ~/pro", BREAKS) == ["~/prompts/"]
+    assert command.for_bash("ldm-batch run source.uri=~/pro", BREAKS) == ["~/prompts/"]
+    assert command.for_bash("ldm-batch status tw", BREAKS) == [r"two\ words.parquet "]
+    assert command.for_bash("ldm-batch run --config-dir a --config-dir b conf=", BREAKS) == []
+
+
 def test_an_answer_waits_for_nothing_that_computes() -> None:
     code = (
         "import sys\n"
