@@ -114,16 +114,16 @@ def test_a_group_of_ones_own_has_texts_too(tmp_path: Path) -> None:
         ("call: {stepps: 1}", "conf/mine.yaml: call.stepps: no such field"),
         ("upscale: {background: #ff0000\n}", "line 2: upscale.background: # begins a comment"),
         ("upscale:\n  background: #fff", "line 3: upscale.background: # begins a comment in YAML"),
-        ("name: [", "mine.yaml, line 3: expected the node content"),
-        ("seed: 1\nseed: 2", "mine.yaml, line 3: found duplicate key seed"),
-        ("- a", "mine.yaml, line 2: holds no fields; write FIELD: VALUE"),
-        ("text", "mine.yaml, line 2: holds no fields; write FIELD: VALUE"),
-        ("call: 5", "mine.yaml, line 2: call: must hold fields, NAME: VALUE"),
+        ("name: [", "mine.yaml: line 3: expected the node content"),
+        ("seed: 1\nseed: 2", "mine.yaml: line 3: found duplicate key seed"),
+        ("- a", "mine.yaml: line 2: holds no fields; write FIELD: VALUE"),
+        ("text", "mine.yaml: line 2: holds no fields; write FIELD: VALUE"),
+        ("call: 5", "mine.yaml: line 2: call: must hold fields, NAME: VALUE"),
         ("name: x\nsource: {columns: [a]}", "line 3: source.columns: must hold fields"),
-        ("name: \x07", "mine.yaml, line 2: holds a character that no YAML may hold"),
+        ("name: \x07", "mine.yaml: line 2: holds a character that no YAML may hold"),
         ("[" * 3000, "mine.yaml: lists or mappings in each other without end"),
         ("name: !!python/object:os.system {}", "line 2: could not determine a constructor"),
-        ("name: &n a\nsink: {uri: *n}", "mine.yaml, line 2: is used again by an alias"),
+        ("name: &n a\nsink: {uri: *n}", "mine.yaml: line 2: is used again by an alias"),
         ("defaults: [mine]", "lead back to the file itself: a job that builds on another"),
         ("defaults: [/conf: mine]", "names that one, not itself (conf=mine)"),
         ('name: "a\\0b"', r"name: 'a\x00b': holds what is no text in UTF-8"),
@@ -149,7 +149,7 @@ def test_the_first_line_of_a_job_is_asked_for(tmp_path: Path, text: str) -> None
 
 
 def test_a_file_that_is_no_utf_8(tmp_path: Path) -> None:
-    with pytest.raises(JobError, match=r"mine\.yaml, line 3: is not UTF-8; save it as UTF-8"):
+    with pytest.raises(JobError, match=r"mine\.yaml: line 3: is not UTF-8; save it as UTF-8"):
         composed(tmp_path, FIRST.encode() + b"seed: 1\nname: \xe9\n")
     assert composed(tmp_path, b"\xef\xbb\xbf" + FIRST.encode() + b"name: x\n").name == "x"
 
@@ -158,7 +158,7 @@ def test_aliases_are_not_multiplied(tmp_path: Path) -> None:
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 30)]
     text = "scheduler:\n  settings:\n    " + "\n    ".join(lines)
-    with pytest.raises(JobError, match=r"mine\.yaml, line 4: is used again by an alias"):
+    with pytest.raises(JobError, match=r"mine\.yaml: line 4: is used again by an alias"):
         composed(tmp_path, f"{FIRST}{text}\n")
 
 

@@ -54,8 +54,7 @@ class JobFiles(FileConfigSource):
         group = config_path.rpartition("/")[0]
         if group == JOBS and header["package"] is None:
             raise JobError(
-                f"{file}: its first line must be `{OF_A_JOB}`: what a job sets are fields of the "
-                "job itself"
+                f"{file}: its first line must be {OF_A_JOB!r}, and then FIELD: VALUE follow"
             )
         package = header["package"] or group.replace("/", ".")
         section = re.sub(r"^_global_\.?", "", package.replace("_group_", group.replace("/", ".")))
@@ -99,7 +98,7 @@ def _read(file: Path) -> str:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise JobError(f"{file}, line {line}: is not UTF-8; save it as UTF-8") from error
+        raise JobError(f"{file}: line {line}: is not UTF-8; save it as UTF-8") from error
 
 
 def _document(file: Path, text: str, section: str, *, is_own: bool) -> dict[str, Any]:
@@ -110,16 +109,16 @@ def _document(file: Path, text: str, section: str, *, is_own: bool) -> dict[str,
         if root is None or (root.tag == NULL_TAG and not root.value):
             return {}
         if not isinstance(root, yaml.MappingNode):
-            raise JobError(f"{file}, line {_line(root)}: holds no fields; write FIELD: VALUE")
+            raise JobError(f"{file}: line {_line(root)}: holds no fields; write FIELD: VALUE")
         _FileWalk(file, text.splitlines(), is_own).check(root, section)
         document = loader.construct_document(root)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = 1 if mark is None else mark.line + 1
-        raise JobError(f"{file}, line {line}: {error.problem or error.context}") from error
+        raise JobError(f"{file}: line {line}: {error.problem or error.context}") from error
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        raise JobError(f"{file}, line {line}: holds a character that no YAML may hold") from error
+        raise JobError(f"{file}: line {line}: holds a character that no YAML may hold") from error
     except RecursionError as error:
         raise JobError(f"{file}: lists or mappings in each other without end") from error
     except ValueError as error:  # of a number or a date that is none
@@ -207,7 +206,7 @@ class _FileWalk:
                 self._make_text(leaf)
 
     def _error(self, node: yaml.Node, message: str) -> JobError:
-        return JobError(f"{self._file}, line {_line(node)}: {message}")
+        return JobError(f"{self._file}: line {_line(node)}: {message}")
 
 
 def _pairs(node: yaml.Node) -> Iterator[tuple[str, str]]:
