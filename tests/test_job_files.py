@@ -142,9 +142,7 @@ def test_a_mistake_is_told_by_file_and_line(tmp_path: Path, text: str, told: str
 def test_the_first_line_of_a_job_is_asked_for(tmp_path: Path, text: str) -> None:
     with pytest.raises(JobError) as raised:
         composed(tmp_path, text)
-    told = (
-        "conf/mine.yaml: its first line must be `# @package _global_`: what a job sets are fields"
-    )
+    told = "conf/mine.yaml: its first line must be '# @package _global_', and then FIELD: VALUE"
     assert told in str(raised.value)
 
 
