@@ -328,7 +328,7 @@ def test_a_pattern_that_is_none_is_refused(root: str, tmp_path: Path) -> None:
 
 
 def test_a_home_that_is_not_known_is_named() -> None:
-    told = r"~nobody-here/a: no user nobody-here here; for a file of this name write \./~nobody"
+    told = r"~nobody-here/a: no such user is known here; write the path out, .* \./~nobody-here/a"
     for use in (Store, open_file, lambda uri: list_source([uri])):
         with pytest.raises(JobError, match=told):
             use("~nobody-here/a")

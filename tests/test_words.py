@@ -82,7 +82,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("--config-dir= conf=demo", "--config-dir: names no folder; write --config-dir FOLDER"),
         ("conf=demo --config-dir", "--config-dir: names no folder"),
         ("--config-dir a --config-dir=b", "--config-dir: a and b; name one folder"),
-        ("--config-dir ~nobody-here/x", "no user nobody-here here"),
+        ("--config-dir ~nobody-here/x", "~nobody-here/x: no such user is known here"),
     ],
 )
 def test_what_was_meant(folder: Path, words: str, told: str) -> None:

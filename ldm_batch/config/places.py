@@ -20,7 +20,6 @@ def with_home(path: str) -> str:
     """
     found = os.path.expanduser(path)
     if found.startswith("~"):
-        user = path.partition("/")[0].removeprefix("~")
-        whose = f"no user {user} here" if user else "no home folder is known here"
-        raise JobError(f"{path}: {whose}; for a file of this name write ./{path}")
+        what = "no such user is known here" if path[1:2] not in ("", "/") else "no home folder here"
+        raise JobError(f"{path}: {what}; write the path out, of a file of this name ./{path}")
     return found
