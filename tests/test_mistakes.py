@@ -110,7 +110,7 @@ FILES = [
         "call:\n  guidance_scale: 1\n", "conf/bad.yaml", "first line must be '# @package _global_'"
     ),
     own("- a\n", "conf/bad.yaml", "first line must be"),
-    own(f"{HEADER}a: &a [*a]\n", "nested too deep, or names itself"),
+    own(f"{HEADER}a: &a [*a]\n", "mine/conf/bad.yaml: line 2", "used again by an alias"),
     own(f"{HEADER}batch_size: four\n", "batch_size: 'four'", "neither a whole number nor 'auto'"),
     own(f"{HEADER}_target_: os.system\n", "_target_: no such field"),
     own(f"{HEADER}name: !!python/name:os.system\n", "mine/conf/bad.yaml: line 2", "python/name"),

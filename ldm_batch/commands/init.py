@@ -105,8 +105,6 @@ def make_folder(folder: Path, command: str) -> None:
         JobError: something is there already, or it cannot be written; nothing was.
     """
     target, wanted = folder.absolute(), "name one that is not there, or an empty one"
-    if target.is_symlink() or (target.exists() and not target.is_dir()):
-        raise JobError(f"{folder}: is no folder; {wanted}")
     try:
         if target.is_symlink() or (target.exists() and not target.is_dir()):
             raise JobError(f"{folder}: is no folder; {wanted}")

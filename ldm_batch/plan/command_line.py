@@ -46,8 +46,13 @@ def resume_command(given: JobConfig, job: JobConfig, words: Sequence[str]) -> st
         if key.startswith("hydra") or key in OF_ONE_RUN or _is_variable(key):
             continue
         kind = text_kind(key)
-        if prefix == "~" or not _has(given, key) or kind is None:
-            kept[prefix + key] = _without_values(word)
+        if prefix == "~" or not _has(given, key):
+            kept[prefix + key] = word
+        elif key == RUNTIME_ENV and VARIABLES in given.cluster.runtime_env:
+            rest = {k: v for k, v in given.cluster.runtime_env.items() if k != VARIABLES}
+            kept[prefix + key] = prefix + _setting(key, rest)
+        elif kind is None:
+            kept[prefix + key] = word
         elif key not in place_fields():
             kept[prefix + key] = prefix + text_word(key, _value_at(given, key))
     places = [(key, _value_at(job, key), _value_at(given, key)) for key in place_fields()]
@@ -73,6 +78,16 @@ def _moved(given: JobConfig, job: JobConfig) -> Iterator[tuple[str, str]]:
     name, folder = "cluster.runtime_env.working_dir", job.cluster.runtime_env.get("working_dir")
     if folder != given.cluster.runtime_env.get("working_dir"):
         yield f"++{name}", f"++{_setting(name, folder)}"
+
+
+def variables_to_set(runtime_env: Any) -> str:
+    """What to add to a command that resumes: it leaves out the values of environment variables;
+    empty where a job has none."""
+    names = runtime_env.get(VARIABLES) if isinstance(runtime_env, Mapping) else None
+    if not isinstance(names, Mapping) or not names:
+        return ""
+    fields = " ".join(f"{RUNTIME_ENV}.{VARIABLES}.{name}=VALUE" for name in names)
+    return f"where the command line set these, add them, their values are not recorded: {fields}"
 
 
 def resume_at(command: str, sink: str, options: Sequence[str] = ()) -> str:

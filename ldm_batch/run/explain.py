@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
-from yaml import MarkedYAMLError, YAMLError
 
 from ldm_batch.config.bounds import suggest
 from ldm_batch.config.fields import no_such_field
@@ -22,6 +21,10 @@ IN_FILE = re.compile(
 )
 """What Hydra says of a value of a file: which file, what is wrong, and the field."""
 QUOTES = "''"
+OF_USERS = (HydraException, OmegaConfBaseException, ValueError, RecursionError, OSError)
+"""What reading settings and files of configuration raises for a mistake in them."""
+SIZE = re.compile(r"([0-9.]+) ?([kKMGT])(i?)[bB]?")
+FACTORS = {"k": 1, "K": 1, "M": 2, "G": 3, "T": 4}
 
 
 def explain(error: Exception, settings: Sequence[str] | None = None) -> str:
@@ -47,9 +50,7 @@ def explain(error: Exception, settings: Sequence[str] | None = None) -> str:
         return f"{file}.yaml: {_said_plainly(key, what, empty=QUOTES)}"
     unknown = re.search(r"Could not override '([^']+)'|Key '([^']+)' (?:is )?not in", text)
     if unknown:
-        whole = re.search(r"^ +full_key: (\S+)$", text, re.MULTILINE)
-        where = f"{file[1]}.yaml: " if file else ""
-        return where + no_such_field(unknown[1] or (whole[1] if whole else unknown[2]))
+        return no_such_field(unknown[1] or unknown[2])
     if "Config group override must be" in text:  # and Hydra does not say which
         empty = [a.removesuffix("=null") for a in (settings or sys.argv) if a.endswith("=null")]
         nameless = [name for name in empty if (config_folder() / name).is_dir()]
@@ -91,9 +92,37 @@ def _said_plainly(key: str, text: str, *, empty: str) -> str:
         return f"{name}: is a section, of which fields are set: {name}.FIELD"
     if "Cannot merge" in text:
         text = "a list stands where a mapping belongs, or a mapping where a list does"
+    text = _explain_type(key, text) or text
     return f"{key}: {text}" if key else text
 
 
 def _of_jobs(settings: Sequence[str] | None) -> str:
     named = [word for word in (settings or ()) if word.startswith(f"{JOBS}=")]
     return f" ({', '.join(named)})" if named else ""
+
+
+def _explain_type(key: str, text: str) -> str:
+    """What a value of another type should be; empty where that is not the trouble."""
+    number = re.fullmatch(r"Value '(.*)' of type '\w+' could not be converted to (\w+)", text)
+    if number and number[2] in ("Integer", "Float"):
+        value, wanted = number[1], "whole number" if number[2] == "Integer" else "number"
+        meant = _as_number(value, is_whole=number[2] == "Integer")
+        return f"{value!r} is no {wanted}{f'; did you mean {key}={meant}?' if meant else ''}"
+    if flag := re.match(r"Value '(.*)' is not a valid bool", text):
+        return f"{flag[1]!r} is neither true nor false"
+    if re.match(r"Cannot assign \w+ to Dict", text):
+        return f"must be names and values, as {key}.NAME=VALUE or {key}={{NAME: VALUE}}"
+    return ""
+
+
+def _as_number(value: str, *, is_whole: bool) -> str:
+    """The number that a value with a unit stands for; empty where it is not certain."""
+    if is_whole and (size := SIZE.fullmatch(value)) and size[1].count(".") < 2:
+        base = 1024 if size[3] else 1000
+        return str(int(float(size[1]) * base ** FACTORS[size[2]]))
+    if is_whole and re.fullmatch(r"[0-9]+\.0|[0-9.]+e\+?[0-9]+", value):
+        number = float(value)
+        return str(int(number)) if number == int(number) else ""
+    if not is_whole and re.fullmatch(r"[0-9]+(\.[0-9]+)?%", value):
+        return f"{float(value[:-1]) / 100:g}"
+    return ""

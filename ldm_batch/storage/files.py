@@ -79,6 +79,32 @@ def absolute(uri: str) -> str:
     return str(Path(with_home(uri)).absolute())
 
 
+def would_list(uri: str, path: str) -> bool:
+    """Tell whether a source names a place, or would if a file stood there; nothing is looked at.
+
+    Args:
+        uri: a path, a glob or a folder (recursive) of a source.
+        path: of a file, visible or not.
+    """
+    named, place = _resolved(uri).rstrip("/"), _resolved(path)
+    if place.startswith(f"{named}/"):
+        return not is_hidden(place.removeprefix(f"{named}/"))
+    root = fixed_prefix(named)
+    is_named = root != named and glob_matcher(named)(place)
+    return bool(is_named) and not is_hidden(place.removeprefix(f"{root}/"))
+
+
+def is_hidden(name: str) -> bool:
+    """Tell whether readers pass over a file of a source by its name, relative to that source."""
+    return any(part.startswith((".", "_")) for part in name.split("/"))
+
+
+def _resolved(uri: str) -> str:
+    """A place with the links of a local one followed."""
+    place = absolute(uri.removeprefix("file://"))
+    return place if "://" in place else os.path.realpath(place)
+
+
 def fixed_prefix(pattern: str) -> str:
     """The folder that a glob pattern starts with, before its first wildcard."""
     fixed = []

@@ -14,6 +14,7 @@ from pathlib import Path
 from ldm_batch.config import ModelConfig
 from ldm_batch.config.model import is_commit_sha
 from ldm_batch.config.places import with_home
+from ldm_batch.diffusion.family.extras import check_vocabulary
 from ldm_batch.diffusion.family.files import read_family
 from ldm_batch.diffusion.family.table import TOKENIZERS
 from ldm_batch.diffusion.models.convert import converted
