@@ -422,7 +422,7 @@ def test_a_job_is_made_verified_and_resumed_with_the_same_loras(
     (tmp_path / "out" / "data" / "00001.parquet").unlink()
     for loras, field in {
         (LoraConfig(str(file), 0.9),): "model.lora_scales",
-        (LoraConfig(str(lora(SDXL, 2)), 0.8),): "model.files.loras/0",
+        (LoraConfig(str(lora(SDXL, 2)), 0.8),): "loras/0",
         (): "model.",
         (LoraConfig(str(file), 0.8), LoraConfig(str(lora(SDXL, 2)))): "model.",
     }.items():
