@@ -27,8 +27,12 @@ from ldm_batch.diffusion.models.files import (
 )
 from ldm_batch.diffusion.models.headers import read_headers
 from ldm_batch.diffusion.models.side_file import set_num_heads
-from ldm_batch.diffusion.models.untrusted import refuse_endless, refuse_foreign_code
-from ldm_batch.errors import JobError, LdmBatchError, one_line
+from ldm_batch.diffusion.models.untrusted import (
+    refuse_endless,
+    refuse_foreign_code,
+    told_as_not_loading,
+)
+from ldm_batch.errors import JobError
 
 if TYPE_CHECKING:
     from diffusers import ModelMixin
@@ -138,21 +142,13 @@ def _load_component(
     supported = COMPONENT_CLASSES[name]
     if class_name not in supported:
         raise JobError(f"{folder}: {name} is a {class_name}; supported are {', '.join(supported)}")
-    try:
+    with told_as_not_loading(f"{folder}: {name} does not load"):
         if weights is None:
             return _load_tokenizer(folder / name)
         with quiet_libraries():
             module = _load_module(folder / name, class_name, weights)
             set_num_heads(folder, name, module)
             module = module.to(device=device, dtype=dtype)
-    except LdmBatchError:
-        raise
-    except Exception as error:  # of many kinds, from two libraries and what they read
-        told = f"{type(error).__name__}: {one_line(error)}"
-        raise JobError(
-            f"{folder}: {name} does not load: {told}; where a file is damaged or cut off, take it "
-            "anew from where the model came from"
-        ) from error
     return module.eval().requires_grad_(False)
 
 

@@ -30,8 +30,9 @@ from ldm_batch.diffusion.models.blueprint import refuse_larger
 from ldm_batch.diffusion.models.conversion import read_conversion
 from ldm_batch.diffusion.models.files import find_weights, read_index, read_json
 from ldm_batch.diffusion.models.headers import read_headers
+from ldm_batch.diffusion.models.untrusted import told_as_not_loading
 from ldm_batch.diffusion.switches import decode_dtype
-from ldm_batch.errors import JobError, LdmBatchError, one_line
+from ldm_batch.errors import JobError
 
 
 def load_part(folder: Path, name: str, model: ModelConfig, device: torch.device) -> Any:
@@ -41,26 +42,18 @@ def load_part(folder: Path, name: str, model: ModelConfig, device: torch.device)
         JobError: it does not load, is not whole or not finite; names the part.
     """
     class_name = read_index(folder)[name]
-    try:
-        with quiet_libraries():
-            if name in TOKENIZERS:
-                return _load_tokenizer(folder, name, class_name)
-            if name == LOW_RES_SCHEDULER:
-                path = folder / name / "scheduler_config.json"
-                return find_class(class_name).from_config(read_json(path))
-            dtype = _dtype(name, model)
-            module = _load_module(folder, name, class_name, dtype, model.variant)
-            module = module.to(device=device)
-            if name not in TEXT_ENCODERS:  # which keep what they must in float32
-                module = module.to(dtype=dtype)
-    except LdmBatchError:
-        raise
-    except Exception as error:  # of many kinds, from two libraries and what they read
-        told = f"{type(error).__name__}: {one_line(error)}"
-        raise JobError(
-            f"{folder}: {name} does not load as a {class_name}: {told}; where a file is damaged or "
-            "cut off, take it anew from where the model came from"
-        ) from error
+    told = f"{folder}: {name} does not load as a {class_name}"
+    with told_as_not_loading(told), quiet_libraries():
+        if name in TOKENIZERS:
+            return _load_tokenizer(folder, name, class_name)
+        if name == LOW_RES_SCHEDULER:
+            path = folder / name / "scheduler_config.json"
+            return find_class(class_name).from_config(read_json(path))
+        dtype = _dtype(name, model)
+        module = _load_module(folder, name, class_name, dtype, model.variant)
+        module = module.to(device=device)
+        if name not in TEXT_ENCODERS:  # which keep what they must in float32
+            module = module.to(dtype=dtype)
     return module.eval().requires_grad_(False)
 
 

@@ -1,4 +1,4 @@
-"""What a component's configuration must not say: code from elsewhere, or networks without end.
+"""What a component must not bring: code from elsewhere, networks without end, errors of any kind.
 
 Imports no torch. Must not know which component it is of.
 """
@@ -6,11 +6,12 @@ Imports no torch. Must not know which component it is of.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ldm_batch.diffusion.models.files import read_json
-from ldm_batch.errors import JobError
+from ldm_batch.errors import JobError, LdmBatchError, one_line
 
 FORBIDDEN_SETTINGS = ("auto_map", "quantization_config", "fast_tokenizer_files", "gguf_file")
 """Keys that would bring in code, or files that no lock holds."""
@@ -92,3 +93,24 @@ def _numbers(value: Any) -> Iterator[int]:
             yield from _numbers(one)
     elif isinstance(value, int) and not isinstance(value, bool):
         yield value
+
+
+@contextmanager
+def told_as_not_loading(what: str) -> Iterator[None]:
+    """Turn whatever two libraries, and what they read, raise while a part loads into our error.
+
+    Args:
+        what: the part and what it was to be, as in `FOLDER: unet does not load`.
+
+    Raises:
+        JobError: something was raised; an error of ours stays as it is.
+    """
+    try:
+        yield
+    except LdmBatchError:
+        raise
+    except Exception as error:  # of many kinds
+        raise JobError(
+            f"{what}: {type(error).__name__}: {one_line(error)}; where a file is damaged or cut "
+            "off, take it anew from where the model came from"
+        ) from error
