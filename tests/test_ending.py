@@ -89,6 +89,10 @@ def test_no_field_takes_a_url_that_holds_a_secret(text: str, cleaned: str) -> No
     assert SECRET not in str(refused.value)
 
 
+def test_what_would_steer_a_terminal_is_written_out() -> None:
+    assert str(JobError("a\x1b[2J\r\0b\tc\nd")) == "a\\x1b[2J\\x0d\\x00b\tc\nd"
+
+
 def test_a_secret_setting_is_not_reported() -> None:
     assert without_secret_value("cluster.runtime_env.env_vars.HF_TOKEN=abc").endswith(
         "HF_TOKEN=***"

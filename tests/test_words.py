@@ -1,5 +1,6 @@
 """The words after `run` that are no settings: what was meant, before anything is composed."""
 
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from commands import run
 
 from ldm_batch.commands import sheet, status, sweep
 from ldm_batch.commands.verify import command as verify
-from ldm_batch.commands.words import check_words, own_folders
+from ldm_batch.commands.words import DEMO_PROMPTS, before_run, check_words, own_folders
 from ldm_batch.config.fields import no_such_field
 from ldm_batch.config.groups import shipped
 from ldm_batch.errors import JobError
@@ -168,3 +169,16 @@ def test_the_command_says_it_in_a_line_and_takes_options_anywhere(folder: Path) 
     assert shown.code == 0
     assert "name: machinery\n" in shown.out
     assert "seed: 7\n" in shown.out
+
+
+def test_a_run_of_nothing_says_where_to_begin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["ldm-batch run"])
+    with pytest.raises(SystemExit):
+        before_run()
+    assert "`ldm-batch demo` writes prompts and runs the demo" in capsys.readouterr().err
+    (tmp_path / DEMO_PROMPTS).parent.mkdir()
+    (tmp_path / DEMO_PROMPTS).touch()
+    before_run()

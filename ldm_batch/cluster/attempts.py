@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeVar, TypeVarTuple
 
 from ldm_batch.config.cluster import ClusterConfig
 from ldm_batch.errors import JobError, LdmBatchError, UnforeseenError
-from ldm_batch.errors.redact import without_secrets
+from ldm_batch.errors.redact import tellable
 from ldm_batch.records import Failure, Receipt, Shard
 
 Given = TypeVarTuple("Given")
@@ -68,8 +68,8 @@ def catch_trouble(function: Callable[[*Given], Out], *arguments: *Given) -> Out 
     except LdmBatchError as error:
         return Trouble(str(error), is_job_error=isinstance(error, JobError))
     except Exception as error:  # anything else is a shard's trouble, not the job's
-        message = without_secrets(f"{type(error).__name__}: {error}")
-        return Trouble(message, without_secrets(traceback.format_exc()))
+        message = tellable(f"{type(error).__name__}: {error}")
+        return Trouble(message, tellable(traceback.format_exc()))
 
 
 def count_attempt(pending: Pending, trouble: Trouble, max_attempts: int) -> Failure | None:

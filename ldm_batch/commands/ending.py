@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from typing import NoReturn, ParamSpec, TypeVar
 
 from ldm_batch.errors import JobError, LdmBatchError, TryLaterError, UnforeseenError
-from ldm_batch.errors.redact import without_secret_value, without_secrets
+from ldm_batch.errors.redact import tellable, without_secret_value
 from ldm_batch.versions import versions
 
 EXIT_JOB_ERROR, EXIT_UNFORESEEN, EXIT_TRY_LATER = 2, 70, 75
@@ -90,7 +90,7 @@ def _flush() -> None:
 def _told(error: Exception) -> str:
     """An error in one line, its kind first."""
     text = str(error) if isinstance(error, UnforeseenError) else f"{type(error).__name__}: {error}"
-    return " ".join(without_secrets(text).split())[:MAX_MESSAGE_CHARS]
+    return " ".join(tellable(text).split())[:MAX_MESSAGE_CHARS]
 
 
 def _report(error: Exception) -> str:
@@ -99,7 +99,7 @@ def _report(error: Exception) -> str:
     software = [f"{name} {version}" for name, version in versions().items()]
     where = error.report if isinstance(error, UnforeseenError) else ""
     lines = [command, ", ".join(software), where or "".join(traceback.format_exception(error))]
-    return without_secrets("\n\n".join(lines))
+    return tellable("\n\n".join(lines))
 
 
 def _write_report(report: str) -> str:

@@ -25,6 +25,8 @@ from ldm_batch.config.places import with_home
 from ldm_batch.errors import JobError
 from ldm_batch.versions import version_line
 
+DEMO_PROMPTS = "demo_output/prompts.parquet"
+"""The input of the job that runs where none is named; `demo` writes it."""
 HELP = ("--help", "-h")
 CONFIG_DIR = ("--config-dir", "-cd")
 FLAGS = (
@@ -77,6 +79,12 @@ def before_run() -> None:
     if "--version" in options:
         print(version_line())
         sys.exit()
+    if not sys.argv[1:] and not Path(DEMO_PROMPTS).exists():
+        raise JobError(
+            f"no job: `{program('demo')}` writes prompts and runs the demo; a job of your own is "
+            f"`{program('run')} conf=JOB source.uri=PROMPTS sink.uri=DATASET`, and "
+            f"`{program('run')} --help` lists what there is"
+        )
     sys.argv[1:] = check_words(sys.argv[1:])
 
 

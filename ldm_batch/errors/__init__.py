@@ -15,7 +15,7 @@ what libraries say of URLs is cleaned when an error is made.
 
 from __future__ import annotations
 
-from ldm_batch.errors.redact import without_secrets
+from ldm_batch.errors.redact import tellable
 
 
 class LdmBatchError(Exception):
@@ -23,7 +23,7 @@ class LdmBatchError(Exception):
 
     def __init__(self, message: object = "") -> None:
         """Say what is wrong, where, and what to do."""
-        super().__init__(without_secrets(str(message)))
+        super().__init__(tellable(str(message)))
 
 
 class JobError(LdmBatchError):
@@ -44,7 +44,7 @@ class UnforeseenError(JobError):
     def __init__(self, message: object = "", report: str = "") -> None:
         """Keep the traceback of where it happened beside the message."""
         super().__init__(message)
-        self.report = without_secrets(report)
+        self.report = tellable(report)
 
     def __reduce__(self) -> tuple[type[UnforeseenError], tuple[str, str]]:
         """Travel between processes whole."""

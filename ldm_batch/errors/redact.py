@@ -1,7 +1,7 @@
 """Secrets in texts: found where a configuration must not hold them, taken out of what is told.
 
-Libraries put whole URLs into their messages, and a URL may hold a token. Must not know what a text
-is for.
+Libraries put whole URLs into their messages, and a URL may hold a token; and names of files, which
+may hold anything. Must not know what a text is for.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 SECRET_WORDS = ("secret", "password", "token", "credential", "access_key", "api_key")
 """What a name holds whose value is a secret."""
 NO_SECRET_BEFORE_AT = frozenset({"abfs", "abfss", "wasb", "wasbs", "ssh", "git+ssh", "sftp"})
@@ -40,6 +41,12 @@ def without_secrets(text: str) -> str:
     What is taken out leaves `***` in its place. Costs nothing where there is no URL.
     """
     return _URL.sub(_clean, text) if "://" in text else text
+
+
+def tellable(text: str) -> str:
+    """A text as it may be printed and stored: without secrets, and with what would steer a terminal
+    written out, such as `\\x1b`."""
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", without_secrets(text))
 
 
 def is_secret_name(name: str) -> bool:
