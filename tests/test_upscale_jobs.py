@@ -224,6 +224,44 @@ def test_resolve_path(path: str, resolved: str | None) -> None:
     assert resolve_path("s3://bucket/other/b.png", "s3://bucket/r") is None
 
 
+@pytest.mark.parametrize(
+    ("root", "path", "resolved"),
+    [
+        ("/a/x/../r", "b.png", "/a/r/b.png"),
+        ("/a/x/../r/", "/a/r/b.png", "/a/r/b.png"),
+        ("/a/x/../r", "/a/x/../r/b.png", "/a/r/b.png"),
+        ("/a//./r", "b.png", "/a/r/b.png"),
+        ("/a//r", "/a//r//b.png", "/a/r/b.png"),
+        ("//a/r", "/a/r/b.png", "/a/r/b.png"),
+        ("file:///a/x/../r", "file:///a/r/b.png", "/a/r/b.png"),
+        ("/a/x/../r", "../b.png", None),
+        ("/a/x/../r", "/a/x/b.png", None),
+        ("/a//r", "/a/r", None),
+        ("s3://b/a//r", "c/../b.png", "s3://b/a//r/b.png"),
+        ("s3://b/a//r", "s3://b/a//r/b.png", "s3://b/a//r/b.png"),
+        ("s3://b/a//r", "s3://b/a//r/../b.png", None),
+        ("s3://b/r", "s3://b/x/../r/b.png", "s3://b/r/b.png"),
+        ("s3://b/r", "s3://b/r/../rr/b.png", None),
+    ],
+)
+def test_a_root_is_one_place_however_it_is_written(
+    root: str, path: str, resolved: str | None
+) -> None:
+    """Of a local disk; in a store `//` is a name of its own."""
+    assert resolve_path(path, root) == resolved
+
+
+def test_images_beside_a_source_that_is_named_by_a_detour(tmp_path: Path, model: str) -> None:
+    (tmp_path / "job").mkdir()
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.png").write_bytes(png_of(4, 4))
+    write(tmp_path / "in" / "x.parquet", image=["a.png", f"{tmp_path}/in/a.png"], id=["a", "b"])
+    job = make_job(
+        model, tmp_path, tmp_path / "out", source__uri=f"{tmp_path}/job/..//in/x.parquet"
+    )
+    assert [row["key"] for row in do(job)] == ["a", "b"]
+
+
 def test_no_link_leads_out_of_the_root_and_no_file_in_the_root_folder_opens_the_disk(
     tmp_path: Path,
 ) -> None:

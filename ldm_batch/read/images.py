@@ -42,7 +42,7 @@ class InputImages:
     def __init__(self, job: JobConfig, columns: TaskColumns, shard: Shard, spool: Spool) -> None:
         self._spool, self._access = spool, job.source.access
         self._fields = columns.pictures
-        self._root = _plain(job.source.image_root or _folder_of(shard.file.uri))
+        self._root = _normal(job.source.image_root or _folder_of(shard.file.uri))
         self._keeps_alpha = job.upscale.alpha == "keep"
         self._background = parse_colour(job.upscale.background)
         self._limits = ImageLimits(
@@ -232,11 +232,16 @@ def resolve_path(path: str, root: str) -> str | None:
         return None
     if not root:
         return None
-    path, root = _plain(path), _plain(root).rstrip("/")
-    is_absolute = path.startswith("/") or "://" in path
-    scheme, separator, place = (path if is_absolute else f"{root}/{path}").rpartition("://")
-    resolved = scheme + separator + posixpath.normpath(place)
-    return resolved if resolved.startswith(f"{root}/") else None
+    root = _normal(root).rstrip("/")
+    if path.startswith("/") or "://" in path:
+        path = _plain(path)
+        same = (path, _normal(path), _without_steps(path))  # verbatim first: keys may hold a //
+        below = next((one for one in same if one.startswith(f"{root}/")), None)
+        if below is None:
+            return None
+        path = below.removeprefix(root).lstrip("/")
+    rest = posixpath.normpath(path)
+    return None if rest == "." or rest.split("/")[0] == ".." else f"{root}/{rest}"
 
 
 def leads_out(uri: str, root: str) -> bool:
@@ -275,3 +280,15 @@ def _why_missing(path: bytes) -> str:
 
 def _plain(uri: str) -> str:
     return uri.removeprefix(LOCAL)
+
+
+def _normal(uri: str) -> str:
+    """A local place without `..`, `.` and `//`; a URI as it is: these may be names in its store."""
+    place = _plain(uri)
+    return place if "://" in place or not place else _without_steps(place)
+
+
+def _without_steps(place: str) -> str:
+    scheme, separator, path = place.rpartition("://")
+    normal = posixpath.normpath(path)
+    return scheme + separator + (f"/{normal.lstrip('/')}" if path.startswith("/") else normal)
