@@ -118,6 +118,16 @@ _ALL = (
         high=MAX_SEED,
     ),
     Column(
+        "parent_seed",
+        "uint64",
+        By.ROW,
+        "Seed that the row's image was itself made by, which noise that is derived then differs "
+        "from; of a dataset of ours its column `seed`.",
+        low=0,
+        high=MAX_SEED,
+        is_named=True,
+    ),
+    Column(
         "num_inference_steps", "int32", By.CALL, "Denoising steps.", default=50, low=1, high=1000
     ),
     Column(
@@ -213,6 +223,8 @@ _ALL = (
 )
 COLUMNS: Mapping[str, Column] = {column.name: column for column in _ALL}
 """All columns, by name."""
+NULLABLE = ("seed", "parent_seed", "image_index")
+"""What rows need not say although nobody else has a default for it."""
 ARGUMENTS = tuple(c.name for c in _ALL if c.by is By.CALL and not c.is_text)
 """The arguments of a pipeline call: numbers that a row may bring, and a job has defaults for."""
 
@@ -290,7 +302,7 @@ def _property(column: Column) -> dict[str, Any]:
     kinds = ["string", "integer"] if column.name == "id" else [kind]
     described: dict[str, Any] = {"description": column.about}
     if column.type != "image":
-        may_be_null = column.by is By.CALL or column.name in ("seed", "image_index")
+        may_be_null = column.by is By.CALL or column.name in NULLABLE
         described["type"] = [*kinds, "null"] if may_be_null else kinds
     bounds = {"minimum": column.low, "maximum": column.high}
     described |= {name: value for name, value in bounds.items() if value is not None}

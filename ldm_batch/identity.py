@@ -109,7 +109,8 @@ class Form:
     the key is the `image_key` of what the first one makes, so that it gives the images of two jobs
     after each other."""
     edit_seed: Callable[..., int]
-    """The same of an image that is made from another one, independent of both."""
+    """The same of an image that is made from another one, independent of both. Last comes the
+    seed that the other one was made by, where it is known: an edit of an edit has its own noise."""
     max_given_seed: int
     """Largest seed that a row may bring; a larger one is a rejection."""
     max_given_float: float
@@ -151,8 +152,17 @@ def _upscale_seed_2(job_seed: int, key: str, image_index: int, row_seed: int | N
     return numbered_seed(derived if row_seed is None else row_seed, image_index)
 
 
-def _edit_seed(job_seed: int, key: str, image_index: int, row_seed: int | None = None) -> int:
-    derived = _hash(b"ldm_batch.edit", f"{job_seed}\0{key}", bits=63)
+def _edit_seed(
+    job_seed: int,
+    key: str,
+    image_index: int,
+    row_seed: int | None = None,
+    parent_seed: int | None = None,
+) -> int:
+    if parent_seed is None:
+        derived = _hash(b"ldm_batch.edit", f"{job_seed}\0{key}", bits=63)
+    else:
+        derived = _hash(b"ldm_batch.reedit", f"{job_seed}\0{parent_seed}\0{key}", bits=63)
     return numbered_seed(derived if row_seed is None else row_seed, image_index)
 
 

@@ -112,6 +112,8 @@ class Row:
     call: Call
     seed: int | None
     carry: Mapping[str, Any] = field(default_factory=dict)
+    parent_seed: int | None = None
+    """Seed that the image which it brings was made by, where that is known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -82,7 +82,7 @@ def _columns() -> str:
     for name, task in {**TASKS, **by_engine}.items():
         told.append(f"{_filled(f'- A row of `task={name}` may bring: ', task.columns.fields)}\n")
         told.append(f"{_filled('  Its dataset has: ', task.columns.recorded)}\n")
-    asked = [column.name for column in COLUMNS.values() if column.is_named]
+    asked = [column.name for column in COLUMNS.values() if column.is_named and column.by is By.CALL]
     told.append(f"{_filled('- A job that asks for it adds: ', asked)}\n")
     told.append(f"{_filled('- A second stage adds: ', RECORDED)}\n")
     return "".join(told)

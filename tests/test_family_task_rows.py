@@ -146,6 +146,32 @@ def test_images_of_ours_become_others_by_the_prompts_they_have(
     assert (found.problems, found.exit_code) == ([], EXIT_RIGHT)
 
 
+def test_an_edit_of_an_edit_shares_no_noise_with_it(
+    model: Callable[[str], Path], rows: Callable[..., str], tmp_path: Path
+) -> None:
+    """All by one job seed, two images a row. Rows are read again; what is derived is no row's own
+    seed, as far as the dataset says what it was derived from."""
+    source, told = rows(SD, CHANGE), list[dict[str, Any]]()
+    for number, carries in enumerate((True, True, False)):
+        sink = tmp_path / str(number)
+        more = {"num_images_per_prompt": 2} if number == 0 else {}
+        columns = {"source__carry_parent": carries, "call__num_inference_steps": 2}
+        job = make(model(SD), CHANGE, source, sink, **columns, **more)
+        made(job)
+        found = verify(Store(str(sink)), Sample(2))
+        assert (found.problems, found.exit_code) == ([], EXIT_RIGHT)
+        assert found.num_own_seeds == (0 if carries else 12)
+        kept = sorted((sink / "data").iterdir())
+        told.append(
+            {row["image_sha256"]: row for p in kept for row in pq.read_table(p).to_pylist()}
+        )
+        source = str(sink / "data")
+    seeds = [{row["seed"] for row in rows.values()} for rows in told]
+    assert [len(some) for some in seeds] == [12, 12, 12]
+    assert len(set.union(*seeds)) == 36
+    assert {row["parent_seed"] for row in told[1].values()} == seeds[0]
+
+
 def test_a_prompt_to_enlarge_by_may_be_missing(
     model: Callable[[str], Path], write_parquet: Callable[..., str], tmp_path: Path
 ) -> None:

@@ -57,6 +57,18 @@ def test_what_is_made_of_an_image_shares_no_noise_with_it(form: Form, number: in
     assert form.edit_seed(7, "a", number) < 2**63
 
 
+@pytest.mark.parametrize("form", FORMS.values())
+def test_each_of_a_chain_of_edits_has_noise_of_its_own(form: Form) -> None:
+    seeds = [form.image_seed(7, "a", 0)]
+    for _ in range(3):
+        seeds.append(form.edit_seed(7, "a", 0, None, seeds[-1]))
+    assert len({*seeds, form.edit_seed(7, "a", 0)}) == 5
+    assert form.edit_seed(7, "a", 1, None, 5) == numbered_seed(
+        form.edit_seed(7, "a", 0, None, 5), 1
+    )
+    assert form.edit_seed(7, "a", 0, 9, seeds[-1]) == 9
+
+
 @given(st.integers(0, 10**7))
 def test_an_object_name_tells_its_shard(index: int) -> None:
     assert shard_index(data_path(f"{index:05d}").removeprefix("data/")) == index

@@ -6,15 +6,18 @@ The image decides the size. Must not know any one of them, nor who draws.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ldm_batch.columns import COLUMNS, IMAGE
 from ldm_batch.config import JobConfig
-from ldm_batch.read.rows import InvalidRow, RowContext, parse_arguments, parse_text
-from ldm_batch.records import Call, Fault, InputImage, PromptCount, Reason
+from ldm_batch.read.rows import InvalidRow, RowContext, parse_arguments, parse_seed, parse_text
+from ldm_batch.records import Call, Fault, InputImage, PromptCount, Reason, Row
 
 FIELDS = ("id", "image_index", "seed", "negative_prompt")
 """What a row may bring beside its image, its prompt and the arguments of the call."""
+PARENT_SEED = "parent_seed"
+"""What a row may bring where its image is changed, and not enlarged."""
 ABOUT_IMAGE = (
     "input_path",
     "input_sha256",
@@ -144,6 +147,15 @@ def found_or_invalid(image: InputImage | Fault) -> InputImage:
     if isinstance(image, Fault):
         raise InvalidRow(image.reason, image.message)
     return image
+
+
+def with_parent_seed(row: Row, values: Mapping[str, Any], context: RowContext) -> Row:
+    """The row with the seed that its image was made by, where that is known.
+
+    Raises:
+        InvalidRow: that is no seed.
+    """
+    return replace(row, parent_seed=parse_seed(values, context.form, PARENT_SEED))
 
 
 def sized(arguments: Mapping[str, Any], image: InputImage) -> Call:

@@ -20,7 +20,7 @@ ARGUMENTS = ("num_inference_steps", "guidance_scale", "eta", "guidance_rescale",
 STRENGTH = 0.8
 """Where neither the row nor the job says."""
 COLUMNS = TaskColumns(
-    fields=(IMAGE, "prompt", *from_images.FIELDS, *ARGUMENTS),
+    fields=(IMAGE, "prompt", *from_images.FIELDS, from_images.PARENT_SEED, *ARGUMENTS),
     recorded=from_images.recorded(ARGUMENTS),
     also_needed=("prompt",),
 )
@@ -37,12 +37,13 @@ def parse_row(values: Mapping[str, Any], place: RowPlace, context: RowContext) -
     seed, carry = parse_seed(values, context.form), parse_all_carried(values)
     image = from_images.keep_image(values, context, place.index)
     call = from_images.sized(arguments, image)
-    return place.row({IMAGE: image, **texts}, call, seed=seed, carry=carry)
+    row = place.row({IMAGE: image, **texts}, call, seed=seed, carry=carry)
+    return from_images.with_parent_seed(row, values, context)
 
 
 def plan_image(row: Row, image_index: int, job_seed: int, form: Form) -> PlannedImage:
     """Image `image_index` of a row, with its seed."""
-    seed = form.edit_seed(job_seed, row.key, image_index, row.seed)
+    seed = form.edit_seed(job_seed, row.key, image_index, row.seed, row.parent_seed)
     return PlannedImage(row, image_index, seed)
 
 

@@ -20,7 +20,7 @@ from ldm_batch.records import PlannedImage, PromptCount, Request, Row
 STRENGTH = 1.0
 """Where neither the row nor the job says."""
 COLUMNS = TaskColumns(
-    fields=(IMAGE, MASK, "prompt", *from_images.FIELDS, *ARGUMENTS),
+    fields=(IMAGE, MASK, "prompt", *from_images.FIELDS, from_images.PARENT_SEED, *ARGUMENTS),
     recorded=from_images.recorded(ARGUMENTS, ("mask_path", "mask_sha256")),
     also_needed=(MASK, "prompt"),
 )
@@ -48,7 +48,8 @@ def parse_row(values: Mapping[str, Any], place: RowPlace, context: RowContext) -
     assert context.images is not None
     mask = from_images.found_or_invalid(context.images.keep_mask(place.index, values[MASK], image))
     call = from_images.sized(arguments, image)
-    return place.row({IMAGE: image, MASK: mask, **texts}, call, seed=seed, carry=carry)
+    row = place.row({IMAGE: image, MASK: mask, **texts}, call, seed=seed, carry=carry)
+    return from_images.with_parent_seed(row, values, context)
 
 
 def make_request(image: PlannedImage, images: LoadImages | None) -> Request:

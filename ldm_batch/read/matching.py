@@ -19,7 +19,13 @@ from ldm_batch.read.footer import Footer
 MAX_CHUNK_BYTES = 2 * 1024**3
 """What a column of a row group may unpack to: 28 kB of zstd were made that declare 900 MB."""
 PARENT = "parent_"
-OWN_COLUMNS = {"image": "image", "id": "key", "image_index": "image_index", "prompt": "prompt"}
+OWN_COLUMNS = {
+    "image": "image",
+    "id": "key",
+    "image_index": "image_index",
+    "prompt": "prompt",
+    "parent_seed": "seed",
+}
 """Fields of rows that bring images -> columns of a dataset of ours, whose seeds, steps and eta are
 those of the images that it holds and not of those to be made."""
 
@@ -62,11 +68,9 @@ def resolve_columns(
 
 def _usual_name(field: str, footer: Footer, task: TaskColumns) -> str | None:
     """The column that stands for a field where the job does not say."""
-    if COLUMNS[field].is_named:
-        return None
     if task.has_image and is_own(footer):
         return OWN_COLUMNS.get(field)
-    return field
+    return None if COLUMNS[field].is_named else field
 
 
 def is_own(footer: Footer) -> bool:

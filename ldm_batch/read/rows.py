@@ -96,20 +96,20 @@ def parse_arguments(
     return {name: _parse_argument(values, name, getattr(call, name)) for name in names}
 
 
-def parse_seed(values: Mapping[str, Any], form: Form) -> int | None:
-    """The row's own seed, if it has one.
+def parse_seed(values: Mapping[str, Any], form: Form, name: str = "seed") -> int | None:
+    """The row's own seed, if it has one; or another of its seeds.
 
     Raises:
         InvalidRow: it is no whole number, out of range, or a float that stands for several.
     """
-    seed: int | None = _parse_argument(values, "seed", None)
+    seed: int | None = _parse_argument(values, name, None)
     if seed is None:
         return None
-    _refuse_outside("seed", seed, 0, form.max_given_seed)
-    given = values["seed"]
+    _refuse_outside(name, seed, 0, form.max_given_seed)
+    given = values[name]
     largest = min(form.max_given_float, getattr(given, "largest_exact", MAX_EXACT_FLOAT))
     if isinstance(given, float) and form.max_given_float < math.inf and seed > largest:
-        message = f"seed {seed} is a float, and other whole numbers have the same; store integers"
+        message = f"{name} {seed} is a float, and other whole numbers have the same; store integers"
         raise InvalidRow(Reason.OUT_OF_RANGE, message)
     return seed
 

@@ -28,6 +28,7 @@ from ldm_batch.commands.verify.shared import hash_keys
 from ldm_batch.dataset import object_rows, open_object
 from ldm_batch.errors import JobError, StorageError
 from ldm_batch.made_as import MADE_AS, parse_made_as
+from ldm_batch.read.matching import PARENT
 from ldm_batch.records import Shard
 from ldm_batch.storage import Store
 from ldm_batch.write.commit import named_digest
@@ -68,6 +69,8 @@ class Expected:
     num_images_per_prompt: int
     seed_of: Callable[..., int]
     """(key, number of the image, the row's own seed or nothing) -> the image's seed."""
+    knows_parents: bool
+    """Whether the seed of what a row's image was made by is the last that `seed_of` takes."""
     planned_rows: int | None
     """Of every model call; None: objects do not say how their images were made."""
 
@@ -177,8 +180,7 @@ def _check_rows(
             _complain(
                 report, f"{name}: has seed {seed}, which is neither derived nor the row's own"
             )
-        derived = expected.seed_of(row["key"], row["image_index"])
-        report.num_own_seeds += row["seed"] != derived
+        report.num_own_seeds += row["seed"] not in _derived_seeds(row, expected)
         seeds.append(row["seed"] & identity.MAX_SEED)
         keys[row["input_row"]] = row["key"]
         last = row
@@ -221,6 +223,15 @@ def _made_as_problems(
         yield str(error)
     else:
         report.made_as[text] += 1
+
+
+def _derived_seeds(row: Mapping[str, Any], expected: Expected) -> list[int]:
+    """Seeds that an image may have whose row brought none; where it was made from an image of a
+    dataset, that one's seed stands beside its own if columns were carried."""
+    key, number = row["key"], row["image_index"]
+    parent = row.get(f"{PARENT}seed") if expected.knows_parents else None
+    of_parent = [] if parent is None else [expected.seed_of(key, number, None, parent)]
+    return [expected.seed_of(key, number), *of_parent]
 
 
 def _is_seed_known(row: Mapping[str, Any], first: Mapping[str, Any], expected: Expected) -> bool:

@@ -25,6 +25,7 @@ from ldm_batch.commands.verify.shared import (
 )
 from ldm_batch.dataset import Dataset, map_in_threads, open_dataset
 from ldm_batch.generate.choose import choose
+from ldm_batch.generate.from_images import PARENT_SEED
 from ldm_batch.made_as import describe_made_as
 from ldm_batch.plan.stored import Plan
 from ldm_batch.storage import Store
@@ -135,12 +136,14 @@ class Totals:
 
 def _verify_objects(dataset: Dataset) -> Iterator[ObjectReport]:
     plan = dataset.plan
-    derive = choose(dataset.job).task.seed_of(plan.form)
+    task = choose(dataset.job).task
+    derive = task.seed_of(plan.form)
     planned = plan.document["images"]
     expected = Expected(
         plan.fingerprint,
         planned["num_images_per_prompt"],
         partial(derive, planned["seed"]),
+        PARENT_SEED in task.columns.fields,
         planned_rows(plan) if says_how(plan) else None,
     )
     return map_in_threads(
