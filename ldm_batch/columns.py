@@ -99,7 +99,8 @@ _ALL = (
         "image",
         By.ROW,
         "Where to repaint it: an image of its size, brought in the same ways; from half grey (128 "
-        "of 255) to white is repainted, the rest stays, to the bit.",
+        "of 255) to white is repainted, the rest stays, to the bit. Colours count by their luma; a "
+        "transparent one is rejected.",
     ),
     Column(
         "image_index",

@@ -47,6 +47,8 @@ BAD = {
     "other size": (picture(0), grey(mask(0)[:8]), "a", None),
     "nothing": (picture(0), grey(mask(0) & False), "a", None),
     "ones": (picture(0), png(mask(0).astype(np.uint8)), "a", None),
+    "ones of 16 bits": (picture(0), png(mask(0).astype(np.uint16)), "a", None),
+    "red": (picture(0), png(mask(0)[..., None] * np.array([255, 0, 0], np.uint8)), "a", None),
     "transparent": (picture(0), png(np.dstack([picture(0), 255 * mask(0)]).astype("u1")), "a", 0.5),
     "no mask": (picture(0), None, "a", None),
     "no picture": (picture(0), b"GIF89a, but no picture", "a", None),
@@ -82,6 +84,8 @@ def test_rows_that_cannot_be_are_rejected_and_kept(
         "other size": "other_mask_size",
         "nothing": "empty_mask",
         "ones": "empty_mask",
+        "ones of 16 bits": "empty_mask",
+        "red": "empty_mask",
         "transparent": "unsupported_image",
         "no mask": "null_image",
         "no picture": "undecodable_image",
@@ -93,7 +97,12 @@ def test_rows_that_cannot_be_are_rejected_and_kept(
     }
     told = {key: row["message"] for key, row in kept.items()}
     assert told["other size"] == "the mask has 32x8 pixels, its image 32x16"
-    assert told["ones"].endswith("its brightest value is 1 of 255, from 128 on is repainted")
+    empty = "the mask leaves nothing to repaint: its largest value is {} of 255, from 128 on is re"
+    empty = f"{empty}painted"
+    assert told["nothing"] == empty.format(127)
+    assert told["ones"] == f"{empty.format(1)}; if it says 0 and 1, make that 0 and 255"
+    assert told["ones of 16 bits"].endswith("65535 is white: make 0 and 1 of it 0 and 65535")
+    assert told["red"] == f"{empty.format(76)}; colours count by their luma, red is 76: give white"
     assert told["no mask"] == "mask: the image is null"
     assert "height: 14 is not a multiple of 8, which this model needs" in told["odd"]
     assert "strength: 0.3 of num_inference_steps=3 is no step" in told["no step"]

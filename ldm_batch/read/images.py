@@ -167,8 +167,13 @@ def is_repainted(pixels: NDArray[np.uint8]) -> NDArray[np.bool_]:
     Returns:
         Bool `[h, w]`.
     """
+    return _luma(pixels) >= 1000 * LEAST_REPAINTED
+
+
+def _luma(pixels: NDArray[np.uint8]) -> NDArray[np.uint32]:
+    """A thousand times the luma of `[h, w, 3]` (ITU-R BT.601), `[h, w]`."""
     luma: NDArray[np.uint32] = pixels.astype(np.uint32) @ np.array([299, 587, 114], np.uint32)
-    return luma >= 1000 * LEAST_REPAINTED
+    return luma
 
 
 def _mask_fault(mask: DecodedImage, image: InputImage) -> Fault | None:
@@ -186,13 +191,25 @@ def _mask_fault(mask: DecodedImage, image: InputImage) -> Fault | None:
             "give white for what is, black for what stays",
         )
     if not is_repainted(mask.pixels).any():
-        brightest = int(mask.pixels.max())
-        return Fault(
-            Reason.EMPTY_MASK,
-            f"the mask leaves nothing to repaint: its brightest value is {brightest} of 255, "
-            f"from {LEAST_REPAINTED} on is repainted",
-        )
+        return Fault(Reason.EMPTY_MASK, _why_empty(mask))
     return None
+
+
+def _why_empty(mask: DecodedImage) -> str:
+    """Why a mask marks nothing, and what may have been meant."""
+    largest = int(_luma(mask.pixels).max()) // 1000
+    told = (
+        f"the mask leaves nothing to repaint: its largest value is {largest} of 255, from "
+        f"{LEAST_REPAINTED} on is repainted"
+    )
+    if np.ptp(mask.pixels, axis=2).any():
+        return f"{told}; colours count by their luma, red is 76: give white"
+    levels = np.unique(mask.pixels)
+    if mask.mode.startswith("I;16"):
+        return f"{told}; it has 16 bits, of which 65535 is white: make 0 and 1 of it 0 and 65535"
+    if largest and len(levels) <= 2 and levels[0] == 0:
+        return f"{told}; if it says 0 and {largest}, make that 0 and 255"
+    return told
 
 
 def _described(
