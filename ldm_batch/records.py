@@ -263,6 +263,8 @@ class Failure:
     attempts: int
     message: str
     traceback: str = ""
+    is_final: bool = False
+    """Whether it would fail again unless the job is changed as the message says."""
 
 
 @dataclass(frozen=True, slots=True)

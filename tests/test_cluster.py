@@ -1,5 +1,6 @@
 """Workers on a real local Ray, and the twin in this process, with small workers passed in."""
 
+import io
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -12,8 +13,11 @@ import ray
 from ldm_batch.cluster import run_on_ray
 from ldm_batch.cluster.attempts import run_in_process
 from ldm_batch.config.cluster import ClusterConfig
-from ldm_batch.errors import JobError, ShardError
+from ldm_batch.drive.report import print_report
+from ldm_batch.errors import FinalShardError, JobError, ShardError
+from ldm_batch.progress import Tally
 from ldm_batch.records import Failure, InputFile, Notice, Outcome, Receipt, Shard
+from ldm_batch.storage import Store
 from ldm_batch.versions import versions
 
 FILE = InputFile("p.parquet", "/p.parquet", 1, "1", 80, "00")
@@ -52,6 +56,8 @@ class Scripted:
         match self._script.get(shard.index):
             case "raise":
                 raise ShardError(f"shard {shard.id} is cursed")
+            case "raise for good":
+                raise FinalShardError("too large")
             case "bug":
                 raise ZeroDivisionError("a bug")
             case "raise once" if attempt == 0:
@@ -119,6 +125,18 @@ def test_a_shard_that_raises_fails_alone_after_its_attempts(runner: Runner, tmp_
     assert "make_shard" in events[6].traceback
     assert (attempts(tmp_path, 3), attempts(tmp_path, 5)) == (3, 2)
     assert sum(isinstance(event, Receipt) for event in events.values()) == 6
+
+
+def test_what_would_fail_again_is_not_tried_again(tmp_path: Path) -> None:
+    load = partial(load_scripted, tmp_path, {3: "raise for good", 5: "raise"})
+    tally, out = Tally(), io.StringIO()
+    for event in run_in_process(load, SHARDS, CLUSTER):
+        tally.add(event)
+    assert tally.failures[0] == Failure(3, 1, "too large", is_final=True)
+    assert (attempts(tmp_path, 3), attempts(tmp_path, 5)) == (1, 3)
+    print_report(tally, Store(str(tmp_path / "out")), "again", out)
+    told = "2 shards failed, 1 of them for good unless the job is changed as said; to make them:"
+    assert told in out.getvalue()
 
 
 @both

@@ -12,19 +12,29 @@ from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ldm_batch import identity
 from ldm_batch.errors import JobError
+from ldm_batch.generate.super_resolution import COLUMNS
 from ldm_batch.identity import NEWEST_FORM
-from ldm_batch.plan.cut import cut_file, rows_per_shard
+from ldm_batch.plan.cut import (
+    cut_file,
+    cut_files,
+    describe_unknown_sizes,
+    look_at,
+    rows_per_shard,
+    settle_rows_per_shard,
+)
 from ldm_batch.plan.make import select_shards
 from ldm_batch.plan.own import refuse_own_sink
 from ldm_batch.plan.stored import Plan, load_plan, plan_document, save_plan
+from ldm_batch.read.footer import read_new_footers
 from ldm_batch.records import InputFile, Shard
-from ldm_batch.storage import Store
+from ldm_batch.storage import Store, list_source
 
 Make = Callable[..., Any]
 GROUPS = st.lists(st.integers(0, 12), min_size=1, max_size=8).filter(sum)
@@ -494,6 +504,52 @@ def test_the_largest_row_decides(
     write_parquet(tmp_path / "a.parquet", prompt=["a", "b"], height=heights, width=heights)
     job = make_job(tmp_path / "a.parquet", tmp_path / "out", max_object_bytes=60_000_000)
     assert [shard.num_rows for shard in plan_job(job).shards] == [1, 1]
+
+
+def paths_of(form: str, num_rows: int) -> Any:
+    """A column of images that are named by their paths alone."""
+    paths = [f"{number}.png" for number in range(num_rows)]
+    if form == "text":
+        return pa.array(paths)
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    return pa.array([{"bytes": None, "path": path} for path in paths], kind)
+
+
+def cut_source(job: Any) -> tuple[list[Shard], list[str]]:
+    """The shards of a job that enlarges, and what is told of them."""
+    [file], _ = list_source([str(job.source.uri)], None)
+    [footer] = read_new_footers([file])
+    document = {"images": {"source": {"carry": {}}}}
+    new = [look_at(job, COLUMNS, file, footer, document=document, native_size=(64, 64))]
+    job, _ = settle_rows_per_shard(job, new, document)
+    return cut_files(job, new, first=0), describe_unknown_sizes(job, new)
+
+
+@pytest.mark.parametrize("form", ["text", "struct"])
+@pytest.mark.parametrize(("side", "auto"), [(256, 80), (32, 1024), (1024, 8)])
+def test_images_that_paths_name_may_be_as_large_as_a_job_allows(
+    tmp_path: Path, make_job: Make, write_parquet: Make, form: str, side: int, auto: int
+) -> None:
+    """`auto` goes by that, down to one batch; a number is taken at its word, with a note."""
+    source = write_parquet(tmp_path / "a.parquet", image=paths_of(form, 50_000))
+    limit = {"source__max_image_pixels": side * side, "batch_size": 8, "cluster__num_workers": 1}
+    shards, notes = cut_source(make_job(source, tmp_path, rows_per_shard="auto", **limit))
+    assert shards[0].num_rows == auto
+    assert len(notes) == (side == 1024)
+    shards, [note] = cut_source(make_job(source, tmp_path, rows_per_shard=20_000, **limit))
+    assert shards[0].num_rows == 20_000
+    assert f"paths name is not known yet: of {4 * side}x{4 * side} pixels" in note
+
+
+def test_what_holds_images_is_cut_by_their_bytes(
+    tmp_path: Path, make_job: Make, write_parquet: Make
+) -> None:
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    images = [{"bytes": os.urandom(3000), "path": "a.png"} for _ in range(2000)]
+    source = write_parquet(tmp_path / "a.parquet", image=pa.array(images, kind))
+    shards, notes = cut_source(make_job(source, tmp_path, rows_per_shard=2000))
+    assert 500 < shards[0].num_rows < 2000
+    assert not notes
 
 
 @pytest.mark.parametrize("height", [float("-inf"), float("nan"), -1.0])

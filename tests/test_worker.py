@@ -16,7 +16,7 @@ from PIL import Image
 
 from ldm_batch import identity
 from ldm_batch.dataset import open_dataset
-from ldm_batch.errors import ShardError, StorageError
+from ldm_batch.errors import FinalShardError, ShardError, StorageError
 from ldm_batch.generate.random_pixels import RandomPixels
 from ldm_batch.plan.stored import load_plan
 from ldm_batch.records import Fault, Outcome, PromptCount, Reason, Receipt, Request
@@ -295,7 +295,11 @@ def test_input_that_changed_meanwhile_is_a_shards_failure(
 
 def test_an_object_too_large_is_a_shards_failure(run: Make, tmp_path: Path) -> None:
     changes = {"max_object_bytes": 100_000, "source__carry": ["x"]}
-    with pytest.raises(ShardError, match=r"shard 00000: its object has \d+ bytes, more than max_"):
+    told = (
+        r"shard 00000: its object has (\d+) bytes, more than max_object_bytes \(100000\); go on "
+        r"with max_object_bytes=\1 or more, or plan a new sink with rows_per_shard=1 or fewer"
+    )
+    with pytest.raises(FinalShardError, match=told):
         run(None, changes, prompt=["a"], x=[np.random.default_rng(0).bytes(200_000)])
 
 

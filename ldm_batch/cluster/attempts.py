@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar, TypeVarTuple
 
 from ldm_batch.config.cluster import ClusterConfig
-from ldm_batch.errors import JobError, LdmBatchError, UnforeseenError
+from ldm_batch.errors import FinalShardError, JobError, LdmBatchError, UnforeseenError
 from ldm_batch.errors.redact import tellable
 from ldm_batch.records import Failure, Receipt, Shard
 
@@ -42,6 +42,8 @@ class Trouble:
     message: str
     traceback: str = ""
     is_job_error: bool = False
+    is_final: bool = False
+    """Another attempt would come to the same."""
 
 
 @dataclass(slots=True)
@@ -66,7 +68,11 @@ def catch_trouble(function: Callable[[*Given], Out], *arguments: *Given) -> Out 
     try:
         return function(*arguments)
     except LdmBatchError as error:
-        return Trouble(str(error), is_job_error=isinstance(error, JobError))
+        return Trouble(
+            str(error),
+            is_job_error=isinstance(error, JobError),
+            is_final=isinstance(error, FinalShardError),
+        )
     except Exception as error:  # anything else is a shard's trouble, not the job's
         message = tellable(f"{type(error).__name__}: {error}")
         return Trouble(message, tellable(traceback.format_exc()))
@@ -81,9 +87,15 @@ def count_attempt(pending: Pending, trouble: Trouble, max_attempts: int) -> Fail
     if trouble.is_job_error:
         raise JobError(trouble.message)
     pending.attempts += 1
-    if pending.attempts < max_attempts:
+    if pending.attempts < max_attempts and not trouble.is_final:
         return None
-    return Failure(pending.shard.index, pending.attempts, trouble.message, trouble.traceback)
+    return Failure(
+        pending.shard.index,
+        pending.attempts,
+        trouble.message,
+        trouble.traceback,
+        trouble.is_final,
+    )
 
 
 def run_once_in_process(function: Callable[[], Out]) -> Out:

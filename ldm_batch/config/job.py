@@ -92,7 +92,8 @@ class JobConfig:
     """Rows of one output object at most; fixed when a dataset is first planned. `auto` chooses by
     the number of rows and workers: about 32 shards a worker, of 1024 images at most."""
     max_object_bytes: int = 256 * 1024 * 1024
-    """Upper bound of one output object; shards are planned small enough to stay below it."""
+    """Upper bound of one output object; shards are planned small enough to stay below it, as far as
+    the sizes of images are known. May be raised when a job is resumed."""
     max_rejected_fraction: float = 0.1
     """Share of the dataset's rows that may be rejected before the job stops as going wrong; 1:
     never stop."""

@@ -78,7 +78,11 @@ def print_report(
     if tally.failures:
         indices = sorted(failure.shard for failure in tally.failures)
         listed = ",".join(map(str, indices[:MAX_NAMED]))
-        tell(out, f"{len(indices)} shards failed; to make them:")
+        num_final = sum(failure.is_final for failure in tally.failures)
+        unless = f", {num_final} of them for good unless the job is changed as said" * (
+            num_final > 0
+        )
+        tell(out, f"{len(indices)} shards failed{unless}; to make them:")
         rest = "" if len(indices) > MAX_NAMED else f" 'shards=[{listed}]'"
         tell(out, f"  {command}{rest}")
         if to_add:

@@ -6,6 +6,7 @@
     │   ├── TryLaterError   the cluster cannot be had for now (exit code 75)
     │   └── UnforeseenError a library raised what nobody foresaw, in a worker (exit code 70)
     ├── ShardError      one shard could not be made; tried again, then recorded (exit code 1)
+    │   └── FinalShardError as it is, each attempt comes to the same: not tried again
     └── StorageError    storage did not do what was asked: a job error where the driver meets it,
                         a shard error where a worker does
 
@@ -53,6 +54,10 @@ class UnforeseenError(JobError):
 
 class ShardError(LdmBatchError):
     """One shard could not be made: damaged input, out of memory, a pipeline that raised."""
+
+
+class FinalShardError(ShardError):
+    """One shard could not be made, and never will be unless the job is changed as is said."""
 
 
 class StorageError(LdmBatchError):

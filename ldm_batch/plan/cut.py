@@ -38,6 +38,8 @@ LOCAL_WORKERS = 8
 """Taken for a machine of unknown size: the GPUs of a large one."""
 PIXELS_PER_BYTE = 2
 """Of compressed images of unknown size: what photographs have at good quality."""
+SMALLEST_FILE = 26
+"""Bytes of the smallest image file, a GIF: with fewer on the mean, cells hold only paths."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,8 @@ class NewFile:
     file: InputFile
     row_group_ends: Sequence[int]
     largest_size: tuple[int, int]
+    is_size_known: bool
+    """False: rows name their images by paths, and the largest size is what a job allows."""
     columns: str
     """What it is read from, in words."""
 
@@ -67,12 +71,14 @@ def look_at(
     """
     columns = matching.resolve_columns(footer, task, job.source, file.uri)
     _refuse_other_types(matching.carried_fields(footer, task, job.source), document, file.uri)
+    is_known = not task.has_image or _holds_images(footer, columns["image"])
     return NewFile(
         InputFile(
             file.name, file.uri, file.size_bytes, file.version, footer.num_rows, footer.sha256
         ),
         footers.row_group_ends(footer),
-        _largest_size(footer, task, columns, job, native_size),
+        _largest_size(footer, task, columns, job, native_size, is_known=is_known),
+        is_known,
         matching.columns_in_words(columns),
     )
 
@@ -90,6 +96,8 @@ def settle_rows_per_shard(
             batch_size=job.batch_size,
             num_images_per_prompt=job.num_images_per_prompt,
         )
+        sizes = [new.largest_size for new in new_files if not new.is_size_known]
+        num_rows = min([num_rows, *(_cautious_rows(job, size) for size in sizes)])
     config = {**document.get("config", {}), "rows_per_shard": num_rows}
     return replace(job, rows_per_shard=num_rows), {**document, "config": config}
 
@@ -99,7 +107,10 @@ def cut_files(job: JobConfig, files: Sequence[NewFile], *, first: int) -> list[S
     shards: list[Shard] = []
     for new in files:
         start = first + len(shards)
-        cut = cut_file(new.file, new.row_group_ends, rows_per_shard(job, new.largest_size))
+        num_rows = job.rows_per_shard  # taken at its word where no size is known
+        if new.is_size_known:
+            num_rows = rows_per_shard(job, new.largest_size)
+        cut = cut_file(new.file, new.row_group_ends, num_rows)
         shards += [replace(shard, index=start + shard.index) for shard in cut]
     return shards
 
@@ -129,8 +140,7 @@ def rows_per_shard(job: JobConfig, size: tuple[int, int]) -> int:
     Raises:
         JobError: not even one row's images fit.
     """
-    image_bytes = size[0] * size[1] * 3 * 105 // 100 + 16 * 1024
-    fitting = job.max_object_bytes // (image_bytes * job.num_images_per_prompt)
+    fitting = _fitting_rows(job, size)
     if fitting < 1:
         raise JobError(
             f"max_object_bytes: {job.max_object_bytes} is too small for the images of one row "
@@ -142,16 +152,58 @@ def rows_per_shard(job: JobConfig, size: tuple[int, int]) -> int:
     return whole_batches(fitting, batch_size=job.batch_size, num_images_per_prompt=images)
 
 
+def describe_unknown_sizes(job: JobConfig, new_files: Sequence[NewFile]) -> list[str]:
+    """What a user should know of shards whose images are of unknown size, a line each."""
+    sizes = [new.largest_size for new in new_files if not new.is_size_known]
+    fitting = min((_fitting_rows(job, size) for size in sizes), default=job.rows_per_shard)
+    if fitting >= job.rows_per_shard:
+        return []
+    height, width = max(sizes)
+    return [
+        f"rows_per_shard: {job.rows_per_shard}; how large images are that paths name is not known "
+        f"yet: of {width}x{height} pixels, made of the largest that source.max_image_pixels lets "
+        f"in, max_object_bytes={job.max_object_bytes} is sure to hold {fitting} rows"
+    ]
+
+
+def _cautious_rows(job: JobConfig, size: tuple[int, int]) -> int:
+    """Rows of a shard whose images may have a size, but need not: those that fit, of whole batches,
+    but one batch at least."""
+    images = job.num_images_per_prompt
+    rows = whole_batches(
+        max(1, _fitting_rows(job, size)), batch_size=job.batch_size, num_images_per_prompt=images
+    )
+    return max(rows, -(-int(job.batch_size) // images))
+
+
+def _fitting_rows(job: JobConfig, size: tuple[int, int]) -> int:
+    image_bytes = size[0] * size[1] * 3 * 105 // 100 + 16 * 1024
+    return int(job.max_object_bytes) // (image_bytes * job.num_images_per_prompt)
+
+
+def _holds_images(footer: Footer, column: str) -> bool:
+    """Tell whether a column holds images and not only their paths, as far as a size can tell; one
+    of a dataset of ours that lost its bytes is known by its heights and widths."""
+    kind = matching.plain_type(footer.schema.field(column).type)
+    if pa.types.is_struct(kind):
+        held = footers.mean_bytes(footer, f"{column}.bytes")
+        return held >= SMALLEST_FILE or _own_pixels(footer) is not None
+    return not matching.is_text(kind)
+
+
 def _largest_size(
     footer: Footer,
     task: TaskColumns,
     columns: Mapping[str, str],
     job: JobConfig,
     native_size: tuple[int, int],
+    *,
+    is_known: bool,
 ) -> tuple[int, int]:
     """Height and width in pixels that no image of a file is likely to exceed."""
     if task.has_image:
-        side = task.scale * _input_side(footer, columns, job)
+        pixels = _input_pixels(footer, columns) if is_known else math.inf
+        side = task.scale * _side(min(pixels, job.source.max_image_pixels))
         return side, side
     sides = []
     call = with_size(job.call, native_size)
@@ -162,17 +214,27 @@ def _largest_size(
     return sides[0], sides[1]
 
 
-def _input_side(footer: Footer, columns: Mapping[str, str], job: JobConfig) -> int:
-    """Side of a square of as many pixels as a large image of the input may have.
+def _input_pixels(footer: Footer, columns: Mapping[str, str]) -> float:
+    """As many pixels as a large image of the input may have.
 
     A dataset of ours tells; of others the bytes per image are taken for two pixels each.
     """
-    pixels = PIXELS_PER_BYTE * footers.mean_bytes(footer, columns["image"])
-    if matching.is_own(footer):
-        sides = [footers.largest_value(footer, name) for name in ("height", "width")]
-        if None not in sides:
-            pixels = math.prod(int(side) for side in sides if side is not None)
-    return math.isqrt(int(min(max(pixels, 1), job.source.max_image_pixels)) - 1) + 1
+    own = _own_pixels(footer)
+    return PIXELS_PER_BYTE * footers.mean_bytes(footer, columns["image"]) if own is None else own
+
+
+def _own_pixels(footer: Footer) -> float | None:
+    """The largest image of a dataset of ours; None: it is none, or does not tell."""
+    names = ("height", "width")
+    if not matching.is_own(footer) or not set(names) <= {*footer.schema.names}:
+        return None
+    sides = [footers.largest_value(footer, name) for name in names]
+    return None if None in sides else math.prod(int(side) for side in sides if side is not None)
+
+
+def _side(pixels: float) -> int:
+    """Side of the smallest square of as many pixels."""
+    return math.isqrt(int(max(pixels, 1)) - 1) + 1
 
 
 def _refuse_other_types(

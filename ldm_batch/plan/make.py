@@ -14,7 +14,13 @@ from typing import Any
 from ldm_batch.columns import TaskColumns
 from ldm_batch.config import JobConfig, SourceConfig, source_uris
 from ldm_batch.errors import JobError
-from ldm_batch.plan.cut import NewFile, cut_files, look_at, settle_rows_per_shard
+from ldm_batch.plan.cut import (
+    NewFile,
+    cut_files,
+    describe_unknown_sizes,
+    look_at,
+    settle_rows_per_shard,
+)
 from ldm_batch.plan.other_settings import refuse_other_fingerprint
 from ldm_batch.plan.stored import PLAN_AGAIN, Plan
 from ldm_batch.read import footer as footers
@@ -65,6 +71,7 @@ def make_plan(
     notes += told
     if not planned:
         job, document = settle_rows_per_shard(job, new_files, document)
+    notes += describe_unknown_sizes(job, new_files)
     before = planned or Plan(document, shards=(), num_segments=0)
     shards = tuple(_moved(shard, here.get(shard.file.name)) for shard in before.shards)
     new = tuple(cut_files(job, new_files, first=len(shards)))

@@ -138,13 +138,14 @@ def first_line(error: Exception) -> str:
 
 
 def mean_bytes(footer: Footer, column: str) -> float:
-    """Bytes of a column's values per row, unpacked."""
+    """Bytes of a column's values per row, unpacked; or of a field of a struct, as `image.bytes`."""
     total = sum(
         chunk.total_uncompressed_size
         for group in range(footer.metadata.num_row_groups)
         for i in range(footer.metadata.num_columns)
-        if (chunk := footer.metadata.row_group(group).column(i)).path_in_schema.split(".")[0]
-        == column
+        if f"{(chunk := footer.metadata.row_group(group).column(i)).path_in_schema}.".startswith(
+            f"{column}."
+        )
     )
     return float(total) / max(1, footer.num_rows)
 

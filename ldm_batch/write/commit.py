@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from ldm_batch import identity
 from ldm_batch.columns import METADATA_KEY
-from ldm_batch.errors import JobError, ShardError
+from ldm_batch.errors import FinalShardError, JobError
 from ldm_batch.records import Outcome, Rejection, Shard
 from ldm_batch.storage import COPY_BYTES, Creation, Store
 from ldm_batch.write.rejections import RejectionsFile
@@ -107,14 +107,16 @@ def commit_shard(
         rejected: the file of the rejections, if there are any.
 
     Raises:
-        ShardError: the object is larger than `max_bytes`.
+        FinalShardError: the object is larger than `max_bytes`.
         StorageError: it could not be written; the shard is not committed.
     """
     size_bytes, digest = size_and_digest(content)
     if size_bytes > max_bytes:
-        raise ShardError(
+        fewer = max(1, shard.num_rows * max_bytes // size_bytes)
+        raise FinalShardError(
             f"shard {shard.id}: its object has {size_bytes} bytes, more than max_object_bytes "
-            f"({max_bytes}); plan a new sink with fewer rows_per_shard"
+            f"({max_bytes}); go on with max_object_bytes={size_bytes} or more, or plan a new sink "
+            f"with rows_per_shard={fewer} or fewer"
         )
     path = identity.data_path(shard.id)
     if rejected and (overwrite or not store.has(path)):
