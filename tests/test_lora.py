@@ -154,6 +154,13 @@ def test_kohyas_form_and_its_alpha_make_the_same(
     assert same(state(one, kind), state(two, kind))
     unsaid = load(model(kind), loras=[{"path": str(lora(kind, 1, False)), "scale": 2.0}])
     assert same(state(unsaid, kind), state(one, kind))
+    weights = {
+        name: value.reshape(1) if name.endswith(".alpha") else value
+        for name, value in load_file(file).items()
+    }
+    save_file(weights, tmp_path / "lists.safetensors")
+    lists = load(model(kind), loras=[{"path": str(tmp_path / "lists.safetensors")}])
+    assert same(state(lists, kind), state(one, kind))
 
 
 @pytest.mark.parametrize("kind", [Z_IMAGE, QWEN])
@@ -258,6 +265,20 @@ DAMAGED: dict[str, tuple[Callable[[Path, Path], Any], str]] = {
         lambda path, ok: said(path, ok, rank_pattern={"(a+)+$": 3}),
         "rank_pattern=.*which is not taken",
     ),
+    "no half of a pair": (
+        lambda path, _: write(path, unet__a__lora_A__weight=torch.ones(2, 2)),
+        "unet.a.lora_A.weight without unet.a.lora_B.weight; was the file cut",
+    ),
+    "no half of kohya's": (
+        lambda path, _: write(path, lora_unet_a__lora_up__weight=torch.ones(2, 2)),
+        "lora_unet_a.lora_up.weight without lora_unet_a.lora_down.weight; was the file cut",
+    ),
+    "a rank of yes": (lambda path, ok: said(path, ok, r=True), "unet.r=True, which is not taken"),
+    "an alpha of yes": (
+        lambda path, ok: said(path, ok, alpha_pattern={"a": True}),
+        "unet.alpha_pattern={'a': True}, which is not taken",
+    ),
+    "a switch of 1": (lambda path, ok: said(path, ok, use_rslora=1), "use_rslora=1, which is not"),
     "a huge rank": (lambda path, ok: said(path, ok, r=10**6), "unet.r=1000000, which is not taken"),
 }
 
@@ -323,8 +344,20 @@ def renamed(path: Path, lora: Path, count: int, names: dict[str, str]) -> Path:
         (FLUX, 2, {"to_k": "to_other"}, r"2 of \d+ weights have no place in this model's transfo"),
         (FLUX, 2, {"transformer": "prior"}, r"2 of \d+ weights have no place .* prior\.\S+"),
         (SDXL, 99, {"unet.": ""}, "no place|does not fit"),
-        (SD, 1, {"lora_A": "lora_B"}, "no place|does not fit"),
-        (SD, 1, {"lora": "other"}, "does not fit a StableDiffusionPipeline"),
+        (
+            SD,
+            1,
+            {"lora_A": "lora_B"},
+            r"1 weights stand alone.* \S+lora_B.weight without \S+lora_A.we",
+        ),
+        (
+            SD,
+            1,
+            {"lora": "other"},
+            r"1 weights stand alone.* \S+lora_B.weight without \S+lora_A.we",
+        ),
+        (SD, 2, {"lora_": "other_"}, "does not fit a StableDiffusionPipeline"),
+        (SD, 99, {"lora_A": "x"}, r"34 weights stand alone"),
     ],
 )
 def test_every_weight_must_find_its_place(

@@ -144,7 +144,7 @@ def _lost(given: Weights, reached: set[str]) -> list[str]:
         for name, one in given.items()
         if name not in reached
         and bool(one.any())
-        and not (one.ndim == 0 and name.rpartition(".")[0] in taken)
+        and not (one.numel() == 1 and name.rpartition(".")[0] in taken)
     ]
 
 

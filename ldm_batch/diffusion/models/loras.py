@@ -11,7 +11,7 @@ import glob
 import json
 import re
 import socket
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,8 @@ ADAPTER_NOTHING = (
 """Settings that change nothing of weights that are read from a file: never handed on."""
 INITIALIZED = ("gaussian", "orthogonal")
 """How weights may have begun, beside peft's own way: others change the model, too."""
+PAIRS = (("lora_A", "lora_B"), ("lora_down", "lora_up"), ("lora.down", "lora.up"))
+"""The two weights of a module, in the names that people give them: one alone changes nothing."""
 MODULE = re.compile(r"[\w.^$-]{1,300}")
 """Names of modules, which peft takes for regular expressions: none with more than these."""
 
@@ -189,8 +191,25 @@ def _judge(named: str, path: Path) -> dict[str, Any] | None:
             raise JobError(f"{named} holds {name}, which is {kind}; plain LoRA is taken only")
         if dtype not in FLOATS and shape:
             raise JobError(f"{named}: {name} is {dtype}; weights must be {', '.join(FLOATS)}")
+    if alone := _without_partner(types):
+        told = ", ".join(f"{name} without {other}" for name, other in alone[:3])
+        raise JobError(
+            f"{named}: {len(alone)} weights stand alone, as a LoRA's never do: {told}; was the "
+            "file cut?"
+        )
     largest = max((side for _, shape in types.values() for side in shape), default=1)
     return _adapter(named, kept[ADAPTER], largest) if ADAPTER in kept else None
+
+
+def _without_partner(names: Collection[str]) -> list[tuple[str, str]]:
+    """Weights whose module lacks the other one, and what it is called."""
+    ways = [way for pair in PAIRS for way in (pair, pair[::-1])]
+    return [
+        (name, other)
+        for one, two in ways
+        for name in names
+        if f".{one}" in name and (other := f".{two}".join(name.rsplit(f".{one}", 1))) not in names
+    ]
 
 
 def _adapter(named: str, text: str, largest: int) -> dict[str, Any] | None:
@@ -211,7 +230,10 @@ def _adapter(named: str, text: str, largest: int) -> dict[str, Any] | None:
         name = full.rpartition(".")[2]
         if name in ADAPTER_MAY:
             limit = largest if name in ("r", "rank_pattern") else 1e6
-            if not isinstance(value, ADAPTER_MAY[name]) or not _is_plain(value, limit):
+            is_fit = isinstance(value, ADAPTER_MAY[name])
+            if isinstance(value, bool) != (ADAPTER_MAY[name] is bool):  # to Python a bool is an int
+                is_fit = False
+            if not is_fit or not _is_plain(value, limit):
                 raise JobError(f"{named}: {ADAPTER} says {full}={value!r:.100}, which is not taken")
             taken[full] = value
         elif name == "init_lora_weights" and (isinstance(value, bool) or value in INITIALIZED):
@@ -235,4 +257,4 @@ def _is_plain(value: Any, limit: float) -> bool:
 
 
 def _is_number(value: Any, limit: float) -> bool:
-    return isinstance(value, int | float) and 0 < value <= limit
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= limit
