@@ -24,7 +24,8 @@ class UpscaleConfig:
     """How images are made four times as large, and the second model of a job of two stages.
 
     A job whose own model is super-resolution takes steps and eta from `call`, and of this section
-    only tiles and alpha.
+    only tiles and alpha; by engine `diffusers` no tiles either, and of alpha only `flatten`, as
+    where images are changed by a prompt. What such a job has no use for is refused.
     """
 
     model: ModelConfig = field(default_factory=ModelConfig)

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from ldm_batch.columns import COLUMNS, IMAGE
-from ldm_batch.config import JobConfig
+from ldm_batch.config import JobConfig, UpscaleConfig
 from ldm_batch.read.rows import InvalidRow, RowContext, parse_arguments, parse_seed, parse_text
 from ldm_batch.records import Call, Fault, InputImage, PromptCount, Reason, Row
 
@@ -75,6 +75,20 @@ def check(job: JobConfig) -> Iterator[str]:
             "upscale.alpha: 'keep' is for super-resolution by engine ldm; transparent images are "
             "laid on upscale.background here"
         )
+    second = job.upscale.model
+    if second.path is None and second.repo_id is None:
+        yield from _unused(job.upscale)
+
+
+def _unused(upscale: UpscaleConfig) -> Iterator[str]:
+    """Fields that only a second stage makes use of, a line each that is set."""
+    usual = UpscaleConfig()
+    for name in ("num_inference_steps", "eta", "keep_low_resolution", "tile_size", "tile_overlap"):
+        if (value := getattr(upscale, name)) != getattr(usual, name):
+            yield (
+                f"upscale.{name}: {value!r}, which changes nothing here without a second model "
+                "(upscale.model.path); leave it out"
+            )
 
 
 def identify(job: JobConfig) -> dict[str, Any]:
