@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from image_files import with_chunks
 from test_family import FLUX, PIXART, SD, SDXL, TEXTS
 from test_family import model as model
 from test_family_jobs import made, records
@@ -49,6 +50,12 @@ BAD = {
     "ones": (picture(0), png(mask(0).astype(np.uint8)), "a", None),
     "ones of 16 bits": (picture(0), png(mask(0).astype(np.uint16)), "a", None),
     "red": (picture(0), png(mask(0)[..., None] * np.array([255, 0, 0], np.uint8)), "a", None),
+    "linear": (
+        picture(0),
+        with_chunks(png(100 * mask(0).astype(np.uint8)), gAMA=(100_000,)),
+        "a",
+        None,
+    ),
     "transparent": (picture(0), png(np.dstack([picture(0), 255 * mask(0)]).astype("u1")), "a", 0.5),
     "no mask": (picture(0), None, "a", None),
     "no picture": (picture(0), b"GIF89a, but no picture", "a", None),
@@ -86,6 +93,7 @@ def test_rows_that_cannot_be_are_rejected_and_kept(
         "ones": "empty_mask",
         "ones of 16 bits": "empty_mask",
         "red": "empty_mask",
+        "linear": "empty_mask",
         "transparent": "unsupported_image",
         "no mask": "null_image",
         "no picture": "undecodable_image",
@@ -102,6 +110,7 @@ def test_rows_that_cannot_be_are_rejected_and_kept(
     assert told["nothing"] == empty.format(127)
     assert told["ones"] == f"{empty.format(1)}; if it says 0 and 1, make that 0 and 255"
     assert told["ones of 16 bits"].endswith("65535 is white: make 0 and 1 of it 0 and 65535")
+    assert "its largest value is 100 of 255" in told["linear"]  # as a picture it would be 168
     assert told["red"] == f"{empty.format(76)}; colours count by their luma, red is 76: give white"
     assert told["no mask"] == "mask: the image is null"
     assert "height: 14 is not a multiple of 8, which this model needs" in told["odd"]

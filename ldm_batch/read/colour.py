@@ -29,7 +29,7 @@ def is_convertible(image: Image.Image) -> bool:
 
 
 def to_rgb(
-    image: Image.Image, declared: Declared = NOTHING
+    image: Image.Image, declared: Declared = NOTHING, *, is_colour: bool = True
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None, list[str]]:
     """Convert a loaded image.
 
@@ -41,6 +41,7 @@ def to_rgb(
     Args:
         image: of a convertible mode, see `is_convertible`.
         declared: what its file says beside what the image tells, where there is a file.
+        is_colour: false of a mask, whose values are taken as they are, whatever is declared.
 
     Returns:
         uint8 `[height, width, 3]`, alpha uint8 `[height, width]` or None where every pixel is
@@ -55,7 +56,8 @@ def to_rgb(
         done.append("16_bit_to_8")
     image, alpha = _split_alpha(image, declared, done)
     image = _make_direct(image, done)
-    image = follow_declared(image, profile, declared, done)
+    if is_colour:
+        image = follow_declared(image, profile, declared, done)
     if image.mode == "LAB":
         image = _from_lab(image)
         done.append("lab_to_srgb")

@@ -65,12 +65,15 @@ class DecodedImage:
     """Names of what was converted, in order; see conf/README.md's table."""
 
 
-def decode_image(data: bytes | None, limits: ImageLimits) -> DecodedImage | Fault:
+def decode_image(
+    data: bytes | None, limits: ImageLimits, *, is_colour: bool = True
+) -> DecodedImage | Fault:
     """Decode an image of unknown origin; whatever the bytes are, only `MemoryError` gets out.
 
     Args:
         data: a whole PNG, JPEG, WebP, BMP, TIFF, GIF, AVIF or HEIC file.
         limits: checked before anything is decoded.
+        is_colour: false of a mask: what its file declares its colours to be is not followed.
     """
     if not data:
         return Fault(Reason.NULL_IMAGE, "the image is null" if data is None else "no bytes")
@@ -82,7 +85,7 @@ def decode_image(data: bytes | None, limits: ImageLimits) -> DecodedImage | Faul
     if isinstance(chunks, Fault):
         return chunks
     try:
-        return _read(data, chunks, limits)
+        return _read(data, chunks, limits, is_colour=is_colour)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         return _too_large("its header", f"{limits.max_pixels} pixels (source.max_image_pixels)")
     except UnidentifiedImageError:
@@ -108,7 +111,9 @@ def flatten(
     return ((pixels * weight + colour * (255 - weight) + 127) // 255).astype(np.uint8)
 
 
-def _read(data: bytes, chunks: PngChunks | None, limits: ImageLimits) -> DecodedImage | Fault:
+def _read(
+    data: bytes, chunks: PngChunks | None, limits: ImageLimits, *, is_colour: bool
+) -> DecodedImage | Fault:
     with (
         hear_libtiff() as errors,
         Image.open(io.BytesIO(data), formats=known_formats()) as image,
@@ -120,7 +125,7 @@ def _read(data: bytes, chunks: PngChunks | None, limits: ImageLimits) -> Decoded
         noted = _check_scans(image, data, limits)
         if isinstance(noted, Fault):
             return noted
-        decoded = _decode(image, data, chunks, noted)
+        decoded = _decode(image, data, chunks, noted, is_colour=is_colour)
         if errors:
             return Fault(Reason.UNDECODABLE_IMAGE, f"a TIFF, damaged: {errors[0][:200]}")
         height, width, _ = decoded.pixels.shape
@@ -185,7 +190,12 @@ def _check_scans(image: Image.Image, data: bytes, limits: ImageLimits) -> Fault 
 
 
 def _decode(
-    image: Image.Image, data: bytes, chunks: PngChunks | None, noted: tuple[str, ...]
+    image: Image.Image,
+    data: bytes,
+    chunks: PngChunks | None,
+    noted: tuple[str, ...],
+    *,
+    is_colour: bool,
 ) -> DecodedImage:
     stored_format, mode = str(image.format), image.mode
     conversions = [*noted]
@@ -195,7 +205,7 @@ def _decode(
     orientation = _tiff_orientation(image) if is_tiff else 1
     image.load()
     orientation = orientation if is_tiff else _orientation(image)
-    pixels, alpha, converted = to_rgb(image, declare(image, data, chunks))
+    pixels, alpha, converted = to_rgb(image, declare(image, data, chunks), is_colour=is_colour)
     if stored_format == HEIF:
         conversions += _heif_orientation(image, data)
     elif orientation != 1:

@@ -30,8 +30,9 @@ Fetched = Future[bytes | Fault | None]
 LOCAL = "file://"
 ESCAPE = re.compile(rb"%[0-9A-Fa-f]{2}")
 READ_AHEAD = 8
-"""Files of images that are read at once, which waits for the store and not for a CPU, and that are
-in memory at most: 256 MiB where each has the largest `source.max_image_bytes` by default."""
+"""Files that are read at once, which waits for the store and not for a CPU; and rows whose files
+are in memory at most: 8 files, with masks 16, of 32 MiB each where they have the largest
+`source.max_image_bytes` by default."""
 LEAST_REPAINTED = 128
 """Of 255: from half grey to white a mask says that a pixel is to be repainted."""
 
@@ -82,7 +83,7 @@ class InputImages:
         Raises:
             StorageError: a file is there but cannot be read.
         """
-        found = self._decode(cell)
+        found = self._decode(cell, is_colour=False)
         if isinstance(found, Fault):
             return Fault(found.reason, f"mask: {found.message}")
         data, mask = found
@@ -115,17 +116,19 @@ class InputImages:
 
     def load_mask(self, slot: int) -> NDArray[np.bool_]:
         """The mask of a row that was kept: `[h, w]`, true where to repaint."""
-        mask = decode_image(self._spool.get((slot, MASK)), self._limits)
+        mask = decode_image(self._spool.get((slot, MASK)), self._limits, is_colour=False)
         assert isinstance(mask, DecodedImage)
         return is_repainted(mask.pixels)
 
-    def _decode(self, cell: Mapping[str, Any] | None) -> tuple[bytes, DecodedImage] | Fault:
+    def _decode(
+        self, cell: Mapping[str, Any] | None, *, is_colour: bool = True
+    ) -> tuple[bytes, DecodedImage] | Fault:
         """The bytes of an image's file, and what it shows."""
         cell = cell or {}
         data = cell["found"] if "found" in cell else self._fetch(cell)
         if isinstance(data, Fault):
             return data
-        image = decode_image(data, self._limits)
+        image = decode_image(data, self._limits, is_colour=is_colour)
         if isinstance(image, Fault):
             return image
         assert data is not None
