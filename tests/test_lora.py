@@ -23,8 +23,9 @@ from test_family_jobs import made, make_job, objects, records
 from test_family_jobs import prompts as prompts
 from tiny_loras import ALPHA, as_kohya, make_lora
 
+from ldm_batch.commands.dataset_view import open_dataset
 from ldm_batch.commands.verify.regenerate import Sample
-from ldm_batch.commands.verify.verification import EXIT_RIGHT, verify
+from ldm_batch.commands.verify.verification import EXIT_CANNOT_TELL, EXIT_RIGHT, verify
 from ldm_batch.config import (
     JobConfig,
     LoraConfig,
@@ -438,6 +439,20 @@ def test_a_job_is_made_verified_and_resumed_with_the_same_loras(
     assert not digests[0] & digests[1]
     found = verify(Store(str(job.sink.uri)), Sample(4))
     assert (found.problems, found.exit_code) == ([], EXIT_RIGHT)
+    lives = file.rename(tmp_path / "elsewhere.safetensors")
+    lost = verify(Store(str(job.sink.uri)), Sample(1))
+    assert (lost.num_images, lost.problems, lost.exit_code) == (6, [], EXIT_CANNOT_TELL)
+    assert lost.not_regenerated.startswith("model.loras[0].path: no such file")
+    found = verify(Store(str(job.sink.uri)), Sample(1, lora_paths=(str(lives),)))
+    assert (found.problems, found.exit_code) == ([], EXIT_RIGHT)
+    view = open_dataset(str(job.sink.uri))
+    [key, *_] = records(job)
+    assert view.regenerate(key, lora_paths=[lives]).is_equal
+    with pytest.raises(JobError, match=r"^lora_path\[0\]: .* is none of the 1 LoRAs that were pla"):
+        view.regenerate(key, lora_paths=[lora(SDXL, 2)])
+    with pytest.raises(JobError, match=r"^lora_paths='a': must be a list of files"):
+        view.regenerate(key, lora_paths="a")
+    lives.rename(file)
     receipts = Path(str(job.sink.uri), ".ldm_batch", "receipts")
     told = [json.loads(path.read_text())["pipeline"]["loras"] for path in receipts.iterdir()]
     sha = find_loras(job.model)[0].sha256
@@ -455,7 +470,7 @@ def test_a_job_is_made_verified_and_resumed_with_the_same_loras(
     (tmp_path / "out" / "data" / "00001.parquet").unlink()
     for loras, field in {
         (LoraConfig(str(file), 0.9),): "model.lora_scales",
-        (LoraConfig(str(lora(SDXL, 2)), 0.8),): "loras/0",
+        (LoraConfig(str(lora(SDXL, 2)), 0.8),): r"model.files: 1 of \d+ are others: loras/0",
         (): "model.",
         (LoraConfig(str(file), 0.8), LoraConfig(str(lora(SDXL, 2)))): "model.",
     }.items():

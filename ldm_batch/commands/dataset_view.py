@@ -60,7 +60,7 @@ class DatasetView:
         """
         self._store = store
         self._seen = read_status(store)
-        self._again: dict[tuple[str, str | None], Again] = {}
+        self._again: dict[tuple[object, ...], Again] = {}
 
     def __repr__(self) -> str:
         seen = self._seen
@@ -133,6 +133,7 @@ class DatasetView:
         image_index: int = 0,
         *,
         model_path: str | os.PathLike[str] | None = None,
+        lora_paths: Iterable[str | os.PathLike[str]] = (),
     ) -> ImageAgain:
         """Make one image again as it was made, and compare it with what is stored.
 
@@ -143,6 +144,7 @@ class DatasetView:
             key: of its row, the column `key`.
             image_index: which of the row's images, the column `image_index`.
             model_path: where the planned model is now; None: where it was.
+            lora_paths: where planned LoRAs are now, in any order; others: where they were.
 
         Raises:
             JobError: there is no such image, its object is damaged, or a model does not load or is
@@ -150,13 +152,14 @@ class DatasetView:
             StorageError: an object or an input image cannot be read.
         """
         image_index, folder = _number_of(image_index), _folder_of(model_path)
+        loras = _files_of(lora_paths)
         dataset = open_stored(self._store)
         shard, place = _find(dataset, str(key), image_index)
         with _reading(self._store, identity.data_path(f"{shard:05d}")):
             [row] = dataset.rows_at(shard, [place])
-        named = (dataset.plan.fingerprint, folder)
+        named = (dataset.plan.fingerprint, folder, *loras)
         if named not in self._again:
-            self._again[named] = load_again(dataset, folder)
+            self._again[named] = load_again(dataset, folder, loras)
         again = self._again[named]
         [(_, made)] = again.maker.make(shard, [row])
         if isinstance(made, NotMade | Fault):
@@ -286,6 +289,14 @@ def _folder_of(model_path: object) -> str | None:
     if isinstance(folder, str | None):
         return folder
     raise JobError(f"model_path: {type(model_path).__name__}; must be a folder, or None")
+
+
+def _files_of(lora_paths: object) -> list[str]:
+    if isinstance(lora_paths, Iterable) and not isinstance(lora_paths, str | bytes):
+        files = [os.fspath(p) if isinstance(p, os.PathLike) else p for p in lora_paths]
+        if all(isinstance(file, str) for file in files):
+            return files
+    raise JobError(f"lora_paths={lora_paths!r}: must be a list of files")
 
 
 def _check_ours(uri: str, names: Sequence[str]) -> None:

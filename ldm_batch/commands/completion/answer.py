@@ -25,7 +25,7 @@ OF_DATASET = ("--help", *OF_STORE, "--ca-bundle")
 OPTIONS: dict[str, tuple[str, ...]] = {
     "run": ("--help", "--cfg", "--config-dir", "--multirun", "--resolve", "--info", "--version"),
     "status": (*OF_DATASET, "--json"),
-    "verify": (*OF_DATASET, "--json", "--regenerate", "--choice", "--model-path"),
+    "verify": (*OF_DATASET, "--json", "--regenerate", "--choice", "--model-path", "--lora-path"),
     "sheet": (*OF_DATASET, "--output", "--images"),
     "sweep": (*OF_DATASET, "--older-than", "--dry-run"),
     "tradeoff": (
@@ -39,7 +39,10 @@ OPTIONS: dict[str, tuple[str, ...]] = {
 }
 """What commands take, as `COMMAND --help` says it; a test holds these to that."""
 SHELLS = ("bash", "zsh", "fish")
-OF_PLACES = ("--ca-bundle", "--config", "--model", "--model-path", "--output", "--tokenizer")
+OF_PLACES = (
+    *("--ca-bundle", "--config", "--lora-path", "--model", "--model-path", "--output"),
+    "--tokenizer",
+)
 """Options whose value is a file or a folder."""
 WITH_PLACES = ("status", "verify", "sheet", "sweep", "tradeoff", "import", "init")
 """Commands whose arguments are files or folders."""

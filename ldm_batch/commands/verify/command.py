@@ -21,6 +21,7 @@ from ldm_batch.commands.ending import ends
 from ldm_batch.commands.program import program
 from ldm_batch.commands.verify.regenerate import Sample
 from ldm_batch.commands.verify.verification import (
+    EXIT_CANNOT_TELL,
     EXIT_RIGHT,
     EXIT_WRONG,
     Verification,
@@ -51,13 +52,20 @@ def print_verification(found: Verification, out: TextIO) -> None:
             f"{f'; {again.num_not_made} could not be made' if again.num_not_made else ''}",
             file=out,
         )
+    if found.not_regenerated:
+        print(f"no image was made again: {found.not_regenerated}", file=out)
     for note in found.notes:
         print(f"  note: {note}", file=out)
     for problem in found.problems[:MAX_LISTED]:
         print(f"  wrong: {problem}", file=out)
     if len(found.problems) > MAX_LISTED:
         print(f"  and {len(found.problems) - MAX_LISTED} problems more (--json has all)", file=out)
-    verdicts = {EXIT_RIGHT: "right and complete", EXIT_WRONG: f"{len(found.problems)} problems"}
+    verdicts = {
+        EXIT_RIGHT: "right and complete",
+        EXIT_WRONG: f"{len(found.problems)} problems",
+        EXIT_CANNOT_TELL: "what is there is right as it stands, but whether it is what its model "
+        "makes cannot be told",
+    }
     print(verdicts.get(found.exit_code, "right, but not complete"), file=out)
 
 
@@ -72,10 +80,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--choice", type=int, default=0, help="seed of the random choice")
     parser.add_argument("--model-path", help="the planned model, if it is not where it was")
+    parser.add_argument(
+        "--lora-path",
+        action="append",
+        default=[],
+        help="a planned LoRA, if it is not where it was; may be given several times",
+    )
     options = parser.parse_args(arguments)
     if options.regenerate < 0:
         parser.error(f"--regenerate: {options.regenerate} is not a number of images")
-    sample = Sample(options.regenerate, options.choice, options.model_path)
+    loras = tuple(options.lora_path)
+    sample = Sample(options.regenerate, options.choice, options.model_path, loras)
     found = verify(named_sink(options), sample)
     if options.json:
         print(json.dumps({**asdict(found), "exit_code": found.exit_code}, indent=2))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import json
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -22,6 +22,7 @@ from ldm_batch.commands.verify.again import MakerAgain, NotMade
 from ldm_batch.config import JobConfig
 from ldm_batch.config.job import ImageFormat
 from ldm_batch.dataset import Dataset
+from ldm_batch.diffusion.models.loras import moved_loras
 from ldm_batch.generate.choose import choose
 from ldm_batch.generate.pipeline import Picture
 from ldm_batch.made_as import how_made
@@ -43,6 +44,8 @@ class Sample:
     """Seed of the random choice."""
     model_path: str | None = None
     """Where the planned model is now; null: where it was."""
+    lora_paths: tuple[str, ...] = ()
+    """Where planned LoRAs are now, known by their SHA-256; others: where they were."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +78,7 @@ def regenerate(dataset: Dataset, sample: Sample) -> Regenerated:
         JobError: the model does not load, or is not the one that was planned.
         StorageError: an input image is there but cannot be read.
     """
-    again = load_again(dataset, sample.model_path)
+    again = load_again(dataset, sample.model_path, sample.lora_paths)
     shards = _choose_shards(dataset, sample)
     comparison = Comparison(again.job, again.device)
     for index in sorted(set(shards)):
@@ -97,17 +100,22 @@ class Again:
     device: str
 
 
-def load_again(dataset: Dataset, model_path: str | None) -> Again:
+def load_again(dataset: Dataset, model_path: str | None, lora_paths: Sequence[str] = ()) -> Again:
     """Load the models that a dataset was planned with.
 
     Args:
         model_path: where the planned model is now; None: where it was.
+        lora_paths: where planned LoRAs are now, in any order.
 
     Raises:
         JobError: a model does not load, or is not the one that was planned.
     """
-    chosen = choose(_as_here(dataset.job, model_path))
-    pipeline = chosen.load(planned_lock(dataset.plan.document["images"]))
+    lock = planned_lock(dataset.plan.document["images"])
+    job = _as_here(dataset.job, model_path)
+    if lora_paths:
+        job = replace(job, model=moved_loras(job.model, lock, lora_paths))
+    chosen = choose(job)
+    pipeline = chosen.load(lock)
     maker = MakerAgain(chosen, pipeline, dataset.plan)
     return Again(chosen.job, maker, str(pipeline.describe().get("device")))
 

@@ -24,6 +24,7 @@ from ldm_batch.commands.verify.shared import (
     spread_seeds,
 )
 from ldm_batch.dataset import Dataset, map_in_threads, open_dataset
+from ldm_batch.errors import JobError
 from ldm_batch.generate.choose import choose
 from ldm_batch.generate.from_images import PARENT_SEED
 from ldm_batch.made_as import describe_made_as
@@ -58,12 +59,16 @@ class Verification:
     """What is allowed, but perhaps not meant."""
     problems: list[str]
     regenerated: Regenerated | None
+    not_regenerated: str = ""
+    """Why no image could be made again that was asked for: a model, or a LoRA, does not load."""
 
     @property
     def exit_code(self) -> int:
         """What a script needs to know."""
         if self.problems:
             return EXIT_WRONG
+        if self.not_regenerated:
+            return EXIT_CANNOT_TELL
         is_whole = self.num_shards > 0 and not (self.missing or self.failed)
         return EXIT_RIGHT if is_whole else EXIT_INCOMPLETE
 
@@ -72,7 +77,7 @@ def verify(store: Store, sample: Sample | None = None) -> Verification:
     """Verify a dataset, and make some of its images again.
 
     Raises:
-        JobError: there is no dataset, or its model does not load.
+        JobError: there is no dataset.
     """
     dataset = open_dataset(store)
     totals = Totals()
@@ -83,9 +88,12 @@ def verify(store: Store, sample: Sample | None = None) -> Verification:
             seeds.add(report.shard, spread_seeds(report.seeds))
         num_shared_keys, about_keys = describe_shared_keys(store, keys)
         num_shared_seeds, about_seeds = describe_shared_seeds(seeds)
-    again = None
+    again, why_not = None, ""
     if sample is not None and sample.num_images and dataset.done:
-        again = regenerate(dataset, sample)
+        try:
+            again = regenerate(dataset, sample)
+        except JobError as error:  # does not hide what was found
+            why_not = str(error)
     return Verification(
         num_shards=len(dataset.plan.shards),
         num_verified=len(dataset.done),
@@ -106,6 +114,7 @@ def verify(store: Store, sample: Sample | None = None) -> Verification:
             *(again.problems if again else ()),
         ],
         regenerated=again,
+        not_regenerated=why_not,
     )
 
 

@@ -7,11 +7,12 @@ how weights are fused (family/lora.py).
 
 from __future__ import annotations
 
+import dataclasses
 import glob
 import json
 import re
 import socket
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -132,6 +133,30 @@ def find_loras(model: ModelConfig, *, is_remembered: bool = False) -> list[LoraF
         digest = remembered_sha256(path) if is_remembered else sha256(path)
         found.append(LoraFile(field, path, lora.scale, digest, adapter))
     return found
+
+
+def moved_loras(model: ModelConfig, lock: Mapping[str, str], paths: Sequence[str]) -> ModelConfig:
+    """The model with planned LoRAs where they are now, each known by its SHA-256.
+
+    Args:
+        lock: as it was planned; see `lock_loras`.
+        paths: files, or folders that hold one.
+
+    Raises:
+        JobError: one is not there, no LoRA, or none of the planned.
+    """
+    loras = parse_loras("model.loras", model.loras)
+    for number, path in enumerate(paths):
+        field = f"lora_path[{number}]"
+        file = _find(field, LoraConfig(path))
+        _judge(f"{field}: {file}", file)
+        digest = sha256(file)
+        places = [n for n in range(len(loras)) if lock.get(f"{SECTION}{n}") == digest]
+        if not places:
+            raise JobError(f"{field}: {file} is none of the {len(loras)} LoRAs that were planned")
+        for place in places:
+            loras[place] = LoraConfig(str(file), loras[place].scale)
+    return dataclasses.replace(model, loras=loras) if paths else model
 
 
 def _find(field: str, lora: LoraConfig) -> Path:
