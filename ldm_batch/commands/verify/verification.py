@@ -24,7 +24,7 @@ from ldm_batch.commands.verify.shared import (
     spread_seeds,
 )
 from ldm_batch.dataset import Dataset, map_in_threads, open_dataset
-from ldm_batch.errors import JobError
+from ldm_batch.errors import JobError, UnforeseenError
 from ldm_batch.generate.choose import choose
 from ldm_batch.generate.from_images import PARENT_SEED
 from ldm_batch.made_as import describe_made_as
@@ -92,6 +92,8 @@ def verify(store: Store, sample: Sample | None = None) -> Verification:
     if sample is not None and sample.num_images and dataset.done:
         try:
             again = regenerate(dataset, sample)
+        except UnforeseenError:
+            raise
         except JobError as error:  # does not hide what was found
             why_not = str(error)
     return Verification(
