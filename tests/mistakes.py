@@ -169,6 +169,8 @@ def _as_it_was() -> Iterator[None]:
 @contextlib.contextmanager
 def _environment(mistake: Mistake, spool: Path) -> Iterator[None]:
     before, folder = dict(os.environ), tempfile.tempdir
+    for name in [name for name in before if name.startswith("AWS_")]:
+        del os.environ[name]
     os.environ.update({"TMPDIR": str(spool), **mistake.environment})
     tempfile.tempdir = None
     try:

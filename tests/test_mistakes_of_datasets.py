@@ -127,7 +127,7 @@ READ = [
 COMMANDS = [
     Mistake("status nowhere", ("/nowhere: no dataset here", "plan.json")),
     Mistake("status in", ("/in: no dataset here",), (prompts(),)),
-    told("status out/data/00000.parquet", "00000.parquet is no folder"),
+    told("status out/data/00000.parquet", "00000.parquet: is a file; name the dataset's folder"),
     told("status out --jsno", "unrecognized arguments: --jsno", "--json"),
     Mistake(
         "status s3://b/out --endpoint host:9000",

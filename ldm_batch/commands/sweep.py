@@ -25,14 +25,7 @@ UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 24 * 3600}
 
 
 def find_leftovers(store: Store, age_s: float) -> list[Leftover]:
-    """What crashes left behind `age_s` seconds ago or earlier.
-
-    Raises:
-        JobError: there is no dataset, and nothing of one.
-    """
-    is_dataset = store.has(identity.PLAN_PATH) or store.names(identity.DATA_FOLDER)
-    if not is_dataset and not any(store.leftovers()):
-        raise JobError(f"{store.root}: no dataset here (no {identity.PLAN_PATH})")
+    """What crashes left behind `age_s` seconds ago or earlier."""
     oldest = time.time() - age_s
     found = [*store.leftovers(), *_unnamed_rejections(store, oldest)]
     return [leftover for leftover in found if leftover.modified_at <= oldest]
@@ -75,6 +68,13 @@ def parse_age(text: str) -> float:
     return int(match[1]) * UNITS_S[match[2]]
 
 
+def _refuse_elsewhere(store: Store) -> None:
+    """Refuse a place without a dataset, and without anything of one."""
+    is_dataset = store.has(identity.PLAN_PATH) or store.names(identity.DATA_FOLDER)
+    if not is_dataset and not any(store.leftovers()):
+        raise JobError(f"{store.root}: no dataset here (no {identity.PLAN_PATH})")
+
+
 @ends
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line, remove leftovers, print them, exit."""
@@ -86,6 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--dry-run", action="store_true", help="print, remove nothing")
     options = parser.parse_args(arguments)
     store = named_sink(options)
+    _refuse_elsewhere(store)
     leftovers = find_leftovers(store, options.older_than)
     for leftover in leftovers:
         if not options.dry_run:

@@ -69,10 +69,12 @@ def refuse_code(config: Any) -> None:
     for path, key, value in _leaves_of(document, ""):
         if RESERVED.fullmatch(key) and HYDRAS_OWN.get(path) != value:
             raise _code(path)
+        if path.startswith("hydra."):
+            continue
         for text in (key, value):
             if isinstance(text, str) and UNPRINTABLE.search(text):
                 raise JobError(ascii(path).strip("'") + f": {text!a}: {NO_TEXT}")
-        if isinstance(value, str) and not path.startswith("hydra."):
+        if isinstance(value, str):
             for name in interpolations(value):
                 check_interpolation(path, name)
 

@@ -69,10 +69,10 @@ class Expected:
     num_images_per_prompt: int
     seed_of: Callable[..., int]
     """(key, number of the image, the row's own seed or nothing) -> the image's seed."""
-    knows_parents: bool
-    """Whether the seed of what a row's image was made by is the last that `seed_of` takes."""
     planned_rows: int | None
     """Of every model call; None: objects do not say how their images were made."""
+    knows_parents: bool = False
+    """Whether the seed of what a row's image was made by is the last that `seed_of` takes."""
 
 
 def verify_object(store: Store, shard: Shard, expected: Expected) -> ObjectReport:

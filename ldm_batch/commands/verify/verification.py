@@ -154,8 +154,8 @@ def _verify_objects(dataset: Dataset) -> Iterator[ObjectReport]:
         plan.fingerprint,
         planned["num_images_per_prompt"],
         partial(derive, planned["seed"]),
-        PARENT_SEED in task.columns.fields,
         planned_rows(plan) if says_how(plan) else None,
+        knows_parents=PARENT_SEED in task.columns.fields,
     )
     return map_in_threads(
         lambda shard: verify_object(dataset.store, shard, expected), dataset.done, VERIFY_THREADS
