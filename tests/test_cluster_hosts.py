@@ -234,6 +234,7 @@ def test_a_host_that_vanishes_costs_no_attempts(
         site.kill("two")
 
 
+@pytest.mark.long
 def test_a_host_that_joins_late_takes_part(
     site: Site, dataset: Dataset, reference: dict[str, str]
 ) -> None:

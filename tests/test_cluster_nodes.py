@@ -109,6 +109,7 @@ def drain(cluster: Cluster, node: Node) -> None:
     subprocess.run([*command, *which, *why, deadline], check=True, capture_output=True)
 
 
+@pytest.mark.long
 def test_one_node_is_removed_and_another_added(
     cluster: Cluster, folder: Path, reference: dict[str, str]
 ) -> None:

@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from commands import digests, finish, kill, objects, run, start, wait_until
 from test_family import SD
 from test_family import model as model
@@ -12,6 +13,7 @@ from test_family_task_jobs import rows as rows
 from test_family_tasks import CHANGE
 
 
+@pytest.mark.long
 def test_a_killed_job_is_resumed_to_the_same_bytes(
     model: Callable[[str], Path], rows: Callable[..., str], tmp_path: Path
 ) -> None:

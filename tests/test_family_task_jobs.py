@@ -25,6 +25,14 @@ from ldm_batch.write.encode import sha256
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # diffusers' own, of numpy
 
 NUMBERS = range(6)
+SHORT = [
+    (SD, CHANGE),
+    (FLUX, CHANGE),
+    (SD, INPAINT),
+    ("FluxFillPipeline", INPAINT),
+    (UPSCALE, ENLARGE),
+]
+"""What is tried as a whole job each time; the others by `make test-long`."""
 STRENGTHS = (0.6, 1.0, 0.6, 0.9, 1.0, None)
 """Of each row: several calls in every shard; the last row takes the job's."""
 
@@ -91,7 +99,10 @@ def images(job: JobConfig) -> dict[str, np.ndarray]:
     return found
 
 
-@pytest.mark.parametrize(("kind", "task"), PAIRS)
+@pytest.mark.parametrize(
+    ("kind", "task"),
+    [*SHORT, *(pytest.param(*pair, marks=pytest.mark.long) for pair in PAIRS if pair not in SHORT)],
+)
 def test_a_job_is_made_verified_and_resumed(
     kind: str, task: str, model: Callable[[str], Path], rows: Callable[..., str], tmp_path: Path
 ) -> None:

@@ -66,7 +66,7 @@ def test_noise_of_every_step_is_the_images_own(
     assert draw(still, kind, task, 0, 1, 2) != first
 
 
-@pytest.mark.parametrize("task", [CHANGE, INPAINT])
+@pytest.mark.parametrize("task", [CHANGE, pytest.param(INPAINT, marks=pytest.mark.long)])
 @pytest.mark.parametrize("name", NAMES)
 def test_every_scheduler_of_the_list_draws_each_image_by_itself(
     name: str, task: str, model: Callable[[str], Path]

@@ -455,6 +455,7 @@ def test_a_wrong_correction_is_named(config: dict[str, Any], message: str) -> No
         choose(JobConfig(model=model)).engine.check_models(JobConfig(model=model), TEXT_TO_IMAGE)
 
 
+@pytest.mark.long
 def test_the_warnings_remedy_can_be_pasted(prompts: Path) -> None:
     folder = pickled(prompts / "model")
     path = folder / "scheduler" / "scheduler_config.json"

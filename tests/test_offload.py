@@ -196,6 +196,7 @@ for dtype in ("float32", "bfloat16"):
 """
 
 
+@pytest.mark.long
 def test_without_accelerate_and_peft_the_same_is_drawn(
     model: Callable[[str], Path],
 ) -> None:

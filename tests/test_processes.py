@@ -43,9 +43,8 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize(
-    "num_workers", [2, *(pytest.param(n, marks=pytest.mark.long) for n in (1, 4))]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("num_workers", [1, 2, 4])
 def test_driver_killed_at_a_random_moment_then_resumed(
     folder: Path, reference: dict[str, str], num_workers: int
 ) -> None:
