@@ -132,10 +132,14 @@ class Worker:
 
         with self._turn:
             clock.lap("wait_s")
-            made = generate_images(self._pipeline, images, lambda i: task.make_request(i, given))
-            pictures = self._encoders.spool_images(made, encoded)
+            encoding = self._encoders.begin(encoded)
+            for drawn in generate_images(
+                self._pipeline, images, lambda image: task.make_request(image, given)
+            ):
+                encoding.add(drawn)
             notes = tuple(self._pipeline.pop_notes())
             clock.lap("generate_s")
+        pictures = encoding.finish()  # another shard may generate
 
         faulty = reject_faulty(images, pictures.faults)
         rejections = [*found.rejections, *too_long, *faulty.values()]

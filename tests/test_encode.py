@@ -1,7 +1,7 @@
 """Pixels to bytes: lossless where promised, the same bytes each time, marked as synthetic."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import pytest
@@ -14,7 +14,8 @@ from PIL import Image
 from ldm_batch.config import ImageConfig
 from ldm_batch.config.job import IMAGE_FORMATS
 from ldm_batch.records import Fault, Reason, Slot
-from ldm_batch.write.encode import Encoders, encode_image, sha256
+from ldm_batch.write.encode import Drawn, Encoded, Encoders, encode_image, sha256
+from ldm_batch.write.spool import Spool
 
 Pixels = NDArray[np.uint8]
 PICTURES = arrays.arrays(np.uint8, st.tuples(st.integers(1, 20), st.integers(1, 20), st.just(3)))
@@ -31,8 +32,8 @@ def decode(data: bytes) -> Pixels:
 class Kept(dict[int, bytes]):
     """A spool in memory."""
 
-    def add(self, slot: int, data: bytes) -> None:
-        self[slot] = data
+    def add_all(self, files: Sequence[tuple[int, bytes]]) -> None:
+        self.update(files)
 
 
 @pytest.mark.parametrize("image_format", ["webp", "png"])
@@ -80,7 +81,7 @@ def test_a_digest_is_of_the_pixels_in_their_order() -> None:
 def test_images_are_spooled_with_their_digests() -> None:
     pictures = {(number, "image"): picture(number) for number in (5, 0, 3)}
     spool = Kept()
-    digests, faults, _ = Encoders(ImageConfig("png"), 2).spool_images(pictures.items(), spool)
+    digests, faults, _ = encode(ImageConfig("png"), 2, [[*pictures.items()]], spool)
     assert {slot: decode(data).tolist() for slot, data in spool.items()} == {
         slot: pixels.tolist() for slot, pixels in pictures.items()
     }
@@ -93,29 +94,53 @@ def test_faults_pass_by() -> None:
     spool = Kept()
     good = {(n, "image"): picture(n) for n in (0, 2)}
     made = [*good.items(), ((1, "image"), fault)]
-    digests, faults, _ = Encoders(ImageConfig(), 2).spool_images(made, spool)
+    digests, faults, _ = encode(ImageConfig(), 2, [made[:1], made[1:]], spool)
     assert (faults, set(digests), set(spool)) == ({1: fault}, good.keys(), good.keys())
 
 
 def test_no_images_are_no_trouble() -> None:
-    assert Encoders(ImageConfig(), 2).spool_images([], Kept()) == ({}, {}, {})
+    assert encode(ImageConfig(), 2, [], Kept()) == ({}, {}, {})
+    assert encode(ImageConfig(), 2, [[]], Kept()) == ({}, {}, {})
 
 
 def test_few_images_wait_in_memory() -> None:
-    """Two batches and one image at most stand between the pipeline and the spool."""
+    """Two batches at most stand between the pipeline and the spool when the next one begins."""
     spool, waiting = Kept(), []
 
-    def made() -> Iterator[tuple[Slot, Pixels]]:
-        for slot in range(100):
-            waiting.append(slot - len(spool))
-            yield (slot, "image"), picture(slot)
+    def made() -> Iterator[list[tuple[Slot, Pixels]]]:
+        for start in range(0, 100, 4):
+            waiting.append(start - len(spool))
+            yield [((slot, "image"), picture(slot)) for slot in range(start, start + 4)]
 
-    Encoders(ImageConfig("png"), 4).spool_images(made(), spool)
-    assert max(waiting) <= 2 * 4 + 1
+    encode(ImageConfig("png"), 4, made(), spool)
+    assert max(waiting) <= 2 * 4
     assert list(spool) == [(number, "image") for number in range(100)]
 
 
 def test_an_image_that_cannot_be_encoded_is_an_error() -> None:
     too_wide = np.zeros((1, 20_000, 3), np.uint8)
     with pytest.raises(ValueError, match="encoding error 5"):
-        Encoders(ImageConfig("webp"), 2).spool_images([((0, "image"), too_wide)], Kept())
+        encode(ImageConfig("webp"), 2, [[((0, "image"), too_wide)]], Kept())
+
+
+def test_large_images_are_encoded_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ldm_batch.write.encode.MAX_PART_BYTES", 2 * picture(0).nbytes)
+    monkeypatch.setattr("ldm_batch.write.encode.MAX_PENDING_BYTES", 3 * picture(0).nbytes)
+    spool = Kept()
+    encoding = Encoders(ImageConfig("png"), 100).begin(spool)
+    encoding.add([((number, "image"), picture(number)) for number in range(9)])
+    assert len(spool) >= 6
+    encoding.finish()
+    assert list(spool) == [(number, "image") for number in range(9)]
+
+
+def encode(
+    image: ImageConfig,
+    batch_size: int,
+    batches: Iterable[Sequence[tuple[Slot, Drawn]]],
+    spool: Spool,
+) -> Encoded:
+    encoding = Encoders(image, batch_size).begin(spool)
+    for drawn in batches:
+        encoding.add(drawn)
+    return encoding.finish()

@@ -111,7 +111,8 @@ def test_pixels_go_to_their_own_image(planned: list[PlannedImage], batch_size: i
     """Whatever stands beside it in a batch: each picture is that of its own seed."""
     made = {
         slot[0]: pixels
-        for slot, pixels in generate_images(RandomPixels(batch_size), planned, request)
+        for drawn in generate_images(RandomPixels(batch_size), planned, request)
+        for slot, pixels in drawn
     }
     assert sorted(made) == list(range(len(planned)))
     for slot, image in enumerate(planned):

@@ -47,8 +47,8 @@ def generate_images(
     pipeline: Pipeline,
     images: Sequence[PlannedImage],
     make_request: Callable[[PlannedImage], Request],
-) -> Iterator[tuple[Slot, Drawn]]:
-    """Make images batch by batch; yields where each belongs, and its pixels or its fault.
+) -> Iterator[list[tuple[Slot, Drawn]]]:
+    """Make images batch by batch; of each batch, where an image belongs, and its pixels or fault.
 
     What was measured of an image, and what the first of two stages made, follow it.
 
@@ -57,12 +57,14 @@ def generate_images(
     """
     for numbers in make_batches(images, pipeline.batch_key):
         requests = [make_request(images[number]) for number in numbers]
+        drawn: list[tuple[Slot, Drawn]] = []
         for number, made in zip(numbers, pipeline.generate(requests), strict=True):
             if isinstance(made, Made):
-                yield (number, IMAGE), made.pixels
+                drawn.append(((number, IMAGE), made.pixels))
                 if made.low_resolution is not None:
-                    yield (number, LOW_RESOLUTION), made.low_resolution
+                    drawn.append(((number, LOW_RESOLUTION), made.low_resolution))
                 if made.columns:
-                    yield (number, IMAGE), made.columns
+                    drawn.append(((number, IMAGE), made.columns))
             else:
-                yield (number, IMAGE), made
+                drawn.append(((number, IMAGE), made))
+        yield drawn

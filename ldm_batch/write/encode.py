@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple, cast
 
@@ -29,6 +29,9 @@ MAX_PENDING_BATCHES = 2
 """One is being encoded while the device makes the next."""
 MAX_PENDING_BYTES = 256 * 1024 * 1024
 """Two batches of large images would not fit: 16 of 4096 x 4096 pixels are 768 MiB."""
+MAX_PART_BYTES = 16 * 1024 * 1024
+"""Of pixels that a thread encodes before they are spooled; small images share a part: to hand each
+one over costs more than to hash it."""
 
 XMP_TRAINED_MODEL = (
     b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF '
@@ -92,39 +95,102 @@ class Encoded(NamedTuple):
 
 
 class Encoders:
-    """Threads that encode images while the device makes the next ones."""
+    """Threads that encode the images of shards while the device makes the next ones."""
 
     def __init__(self, image: ImageConfig, batch_size: int) -> None:
         self._format, self._mark = cast(ImageFormat, image.format), image.mark
         self._max_pending = MAX_PENDING_BATCHES * batch_size
         self._pool = ThreadPoolExecutor(ENCODE_THREADS, thread_name_prefix="encode")
 
-    def spool_images(self, made: Iterable[tuple[Slot, Drawn]], spool: Spool) -> Encoded:
-        """Encode images as they come and spool them; at most two batches, and of large images
-        256 MiB, wait in memory.
-        """
-        digests: dict[Slot, tuple[str, str]] = {}
-        faults: dict[int, Fault] = {}
-        measured: dict[int, Mapping[str, Any]] = {}
-        pending: deque[tuple[Slot, int, Future[tuple[bytes, str]]]] = deque()
+    def begin(self, spool: Spool) -> Encoding:
+        """Begin with the images of one shard, whose bytes go into a spool."""
+        return Encoding(self._submit, self._max_pending, spool)
 
-        def drain(limit: int) -> None:
-            while len(pending) > limit or sum(p[1] for p in pending) > MAX_PENDING_BYTES:
-                slot, _, future = pending.popleft()
-                data, pixel_sha256 = future.result()
-                digests[slot] = (sha256(data), pixel_sha256)
-                spool.add(slot, data)
+    def _submit(self, pictures: Sequence[NDArray[np.uint8]]) -> Future[list[EncodedImage]]:
+        return self._pool.submit(lambda: [self._encode(pixels) for pixels in pictures])
 
-        for slot, pixels in made:
-            if isinstance(pixels, Fault):
-                faults[slot[0]] = pixels
-            elif isinstance(pixels, Mapping):
-                measured[slot[0]] = pixels
+    def _encode(self, pixels: NDArray[np.uint8]) -> EncodedImage:
+        data = encode_image(pixels, self._format, mark=self._mark)
+        return EncodedImage(data, sha256(data), sha256(pixels))
+
+
+class Encoding:
+    """The images of one shard on their way into its spool: at most two batches, and of large
+    images 256 MiB, wait in memory."""
+
+    def __init__(self, submit: Submit, max_pending: int, spool: Spool) -> None:
+        self._submit, self._max_pending, self._spool = submit, max_pending, spool
+        self._encoded = Encoded({}, {}, {})
+        self._pending: deque[Part] = deque()
+        self._num_pending = self._pending_bytes = 0
+
+    def add(self, drawn: Sequence[tuple[Slot, Drawn]]) -> None:
+        """Take what became of one batch; wait for earlier images, where there are many."""
+        pictures: list[tuple[Slot, NDArray[np.uint8]]] = []
+        for slot, made in drawn:
+            if isinstance(made, Fault):
+                self._encoded.faults[slot[0]] = made
+            elif isinstance(made, Mapping):
+                self._encoded.measured[slot[0]] = made
             else:
-                pending.append((slot, pixels.nbytes, self._pool.submit(self._encode, pixels)))
-            drain(self._max_pending)
-        drain(0)
-        return Encoded(digests, faults, measured)
+                pictures.append((slot, made))
+        for part in _parts(pictures):
+            slots, images = zip(*part, strict=True)
+            num_bytes = sum(pixels.nbytes for pixels in images)
+            self._pending.append(Part(slots, num_bytes, self._submit(images)))
+            self._num_pending += len(slots)
+            self._pending_bytes += num_bytes
+            while self._num_pending > self._max_pending or self._pending_bytes > MAX_PENDING_BYTES:
+                self._spool_oldest()
 
-    def _encode(self, pixels: NDArray[np.uint8]) -> tuple[bytes, str]:
-        return encode_image(pixels, self._format, mark=self._mark), sha256(pixels)
+    def finish(self) -> Encoded:
+        """What became of all images, when the last one is in the spool."""
+        while self._pending:
+            self._spool_oldest()
+        return self._encoded
+
+    def _spool_oldest(self) -> None:
+        slots, num_bytes, future = self._pending.popleft()
+        self._num_pending -= len(slots)
+        self._pending_bytes -= num_bytes
+        images = dict(zip(slots, future.result(), strict=True))
+        for slot, image in images.items():
+            self._encoded.digests[slot] = (image.sha256, image.pixel_sha256)
+        self._spool.add_all([(slot, image.data) for slot, image in images.items()])
+
+
+class EncodedImage(NamedTuple):
+    """The bytes of an image's file, and their SHA-256 and its pixels' (hexadecimal)."""
+
+    data: bytes
+    sha256: str
+    pixel_sha256: str
+
+
+Submit = Callable[[Sequence[NDArray[np.uint8]]], Future[list[EncodedImage]]]
+"""Has pictures encoded in another thread."""
+
+
+class Part(NamedTuple):
+    """Images that one thread encodes: whose they are, and how many bytes their pixels have."""
+
+    slots: Sequence[Slot]
+    num_bytes: int
+    encoded: Future[list[EncodedImage]]
+
+
+def _parts(
+    pictures: Sequence[tuple[Slot, NDArray[np.uint8]]],
+) -> Iterator[list[tuple[Slot, NDArray[np.uint8]]]]:
+    """Share a batch out to the threads, at most 16 MiB to a part."""
+    most = -(-len(pictures) // ENCODE_THREADS)
+    part: list[tuple[Slot, NDArray[np.uint8]]] = []
+    num_bytes = 0
+    for slot, pixels in pictures:
+        if part and (len(part) == most or num_bytes + pixels.nbytes > MAX_PART_BYTES):
+            yield part
+            part, num_bytes = [], 0
+        part.append((slot, pixels))
+        num_bytes += pixels.nbytes
+    if part:
+        yield part
