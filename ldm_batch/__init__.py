@@ -3,7 +3,7 @@
 plan/ cuts the input into shards, read/ turns one shard into rows and rejections, generate/ rows
 into pixels, write/ pixels into one object that appears whole or not at all; worker.py is that line
 for one shard, README.md the map of the rest. Importing this package imports nothing else: what is
-named below is loaded when it is first used.
+named below is loaded when it is first used. No module of the package imports this face of it.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from ldm_batch.diffusion.text_to_image import TextToImage as TextToImage
     from ldm_batch.errors import LdmBatchError as LdmBatchError
     from ldm_batch.run import run_job as run_job
-
-__version__ = "0.1.0"
+    from ldm_batch.versions import __version__ as __version__
 
 _EXPORTS = {
+    "__version__": "ldm_batch.versions",
     "JobConfig": "ldm_batch.config",
     "LdmBatchError": "ldm_batch.errors",
     "SuperResolution": "ldm_batch.diffusion.super_resolution",

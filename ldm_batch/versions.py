@@ -9,8 +9,7 @@ import importlib.metadata
 import platform
 from collections.abc import Mapping
 
-from ldm_batch import __version__
-
+__version__ = "0.1.0"
 RECORDED_PACKAGES = (
     *("torch", "diffusers", "transformers", "numpy", "pillow", "simplejpeg", "pyarrow", "ray"),
 )

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import ldm_batch
 from ldm_batch.config.described import job_fields, section_about
 
 JOBS = "conf"
@@ -50,7 +49,7 @@ class Option:
 def shipped(name: str) -> Path:
     """A folder or file that travels in the package, where it is installed, and stands beside it in
     a checkout."""
-    package = Path(ldm_batch.__file__).parent
+    package = Path(__file__).parents[1]
     inside = package / name
     return inside if inside.exists() else package.parent / name
 
