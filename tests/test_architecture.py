@@ -5,6 +5,7 @@ import importlib
 import shlex
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from itertools import islice, pairwise
@@ -173,6 +174,14 @@ def test_no_module_imports_itself_by_a_detour() -> None:
     assert not left, "these import each other in a circle"
 
 
+@pytest.mark.parametrize("module", MODULES)
+def test_no_module_imports_the_face_of_the_package(module: str) -> None:
+    """It hands on what stands above: whoever asks it for something asks upwards."""
+    ours = [name for name in imports(MODULES[module]) if name.split(".")[0] == "ldm_batch"]
+    places = {f"ldm_batch.{name.removesuffix('.__init__')}" for name in MODULES}
+    assert not [name for name in ours if not {name, name.rpartition(".")[0]} & places]
+
+
 @pytest.mark.parametrize("system", PLACES)
 def test_a_foreign_system_is_met_in_its_place(system: str) -> None:
     users = {
@@ -250,6 +259,16 @@ def test_every_command_is_there(name: str) -> None:
 def test_a_module_says_what_it_owns(module: str) -> None:
     tree = parse(MODULES[module])
     assert ast.get_docstring(tree) or not tree.body
+
+
+def test_one_name_is_one_class() -> None:
+    names = Counter(
+        node.name
+        for path in MODULES.values()
+        for node in parse(path).body
+        if isinstance(node, ast.ClassDef)
+    )
+    assert [name for name, number in names.items() if number > 1] == []
 
 
 def test_file_names_tell_what_is_in_them() -> None:

@@ -9,7 +9,7 @@ from diffusers import LDMSuperResolutionPipeline, LDMTextToImagePipeline
 from ldm_batch.demo.evaluate import MODELS, folder_bytes
 from ldm_batch.demo.measure_super_resolution import load_super_resolution, measure_scenes
 from ldm_batch.demo.measure_text_to_image import (
-    Call,
+    PictureCall,
     load_text_to_image,
     measure_autoencoder,
     measure_pictures,
@@ -29,8 +29,8 @@ def enlarger() -> LDMSuperResolutionPipeline:
 
 
 def test_text_to_image_draws_held_out_scenes(painter: LDMTextToImagePipeline) -> None:
-    assert measure_pictures(painter, 24, 1, Call())["is_right"] >= 0.8
-    assert measure_pictures(painter, 24, 2, Call())["is_right"] >= 0.7
+    assert measure_pictures(painter, 24, 1, PictureCall())["is_right"] >= 0.8
+    assert measure_pictures(painter, 24, 2, PictureCall())["is_right"] >= 0.7
 
 
 def test_autoencoder_keeps_scenes_right(painter: LDMTextToImagePipeline) -> None:

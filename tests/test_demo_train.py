@@ -15,12 +15,12 @@ from ldm_batch.demo.train.compact import (
     tokenize,
 )
 from ldm_batch.demo.train.loop import Settings, step_generator, train
-from ldm_batch.demo.train.optim import Schedule, orthogonalise
+from ldm_batch.demo.train.optim import LearningRate, orthogonalise
 from ldm_batch.demo.train.text_encoder import make_bert, make_tokenizer
 from ldm_batch.demo.train.text_to_image_unet import make_unet
 from ldm_batch.demo.world import caption, draw_specs
 
-SETTINGS = Settings(Schedule(1e-2, 12, 4), evaluate_every=3, checkpoint_every=4)
+SETTINGS = Settings(LearningRate(1e-2, 12, 4), evaluate_every=3, checkpoint_every=4)
 
 
 class Regression:

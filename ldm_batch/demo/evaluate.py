@@ -18,7 +18,7 @@ from ldm_batch.demo.measure_super_resolution import (
     measure_scenes,
 )
 from ldm_batch.demo.measure_text_to_image import (
-    Call,
+    PictureCall,
     load_text_to_image,
     measure_autoencoder,
     measure_pictures,
@@ -60,14 +60,14 @@ TARGETS = (
 
 def measure_all(arguments: argparse.Namespace) -> Figures:
     """Measure everything that was asked for; super-resolution only where its model is there."""
-    call = Call(arguments.steps, arguments.guidance)
+    call = PictureCall(arguments.steps, arguments.guidance)
     painter = load_text_to_image(str(arguments.models / "text_to_image"))
     figures: Figures = {
         "checker": measure_checker(),
         "autoencoder": measure_autoencoder(painter),
         "one_object": measure_pictures(painter, arguments.num_images, 1, call),
         "two_objects": measure_pictures(painter, arguments.num_images, 2, call),
-        "time": measure_time(painter, Call(20, arguments.guidance)),
+        "time": measure_time(painter, PictureCall(20, arguments.guidance)),
         "size": {"mib": folder_bytes(arguments.models) / MEBIBYTE},
     }
     if (arguments.models / "super_resolution").is_dir():

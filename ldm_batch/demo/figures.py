@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 from ldm_batch.demo.checker import check
 from ldm_batch.demo.measure_super_resolution import enlarge, load_super_resolution
 from ldm_batch.demo.measure_text_to_image import (
-    Call,
+    PictureCall,
     held_out_scenes,
     load_text_to_image,
     paint,
@@ -103,7 +103,9 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     draw_training_plot(sorted(TRAINING_LOGS.glob("*.csv")), arguments.out / "training.png")
     specs = held_out_scenes(16, 1) + held_out_scenes(16, 2)
-    pixels = paint(load_text_to_image(str(arguments.models / "text_to_image")), specs, Call())
+    pixels = paint(
+        load_text_to_image(str(arguments.models / "text_to_image")), specs, PictureCall()
+    )
     images = [Image.fromarray(picture.round().astype(np.uint8)) for picture in pixels]
     draw_contact_sheet(images, specs).save(arguments.out / "text_to_image.png")
     enlarger = load_super_resolution(str(arguments.models / "super_resolution"))

@@ -18,7 +18,7 @@ BATCH_SIZE = 16
 
 
 @dataclass(frozen=True)
-class Call:
+class PictureCall:
     """How pictures are asked for."""
 
     num_inference_steps: int = 20
@@ -38,7 +38,11 @@ def held_out_scenes(num: int, num_objects: int) -> list[SceneSpec]:
 
 
 def paint(
-    pipeline: LDMTextToImagePipeline, specs: Sequence[SceneSpec], call: Call, *, seed: int = 0
+    pipeline: LDMTextToImagePipeline,
+    specs: Sequence[SceneSpec],
+    call: PictureCall,
+    *,
+    seed: int = 0,
 ) -> NDArray[np.float32]:
     """Generate one picture per scene, (N, 64, 64, 3) in 0..255; picture i has seed + i's noise."""
     images = []
@@ -58,7 +62,7 @@ def paint(
 
 
 def measure_pictures(
-    pipeline: LDMTextToImagePipeline, num: int, num_objects: int, call: Call
+    pipeline: LDMTextToImagePipeline, num: int, num_objects: int, call: PictureCall
 ) -> dict[str, float]:
     """Share of pictures that are right, in all and per attribute."""
     specs = held_out_scenes(num, num_objects)
@@ -85,7 +89,7 @@ def measure_autoencoder(pipeline: LDMTextToImagePipeline, num: int = 512) -> dic
     return {"right": share_right(decoded, specs), "psnr_db": psnr(decoded, images)}
 
 
-def measure_time(pipeline: LDMTextToImagePipeline, call: Call) -> dict[str, float]:
+def measure_time(pipeline: LDMTextToImagePipeline, call: PictureCall) -> dict[str, float]:
     """CPU-seconds per picture in one thread, batch 16, decoding included; the best of three."""
     specs = held_out_scenes(BATCH_SIZE, 2)
     torch.set_num_threads(1)

@@ -19,7 +19,7 @@ from ldm_batch.config.model import DEVICES
 from ldm_batch.diffusion.models.blueprint import refuse_larger
 from ldm_batch.diffusion.models.conversion import read_conversion
 from ldm_batch.diffusion.models.files import (
-    Weights,
+    WeightFiles,
     find_weights,
     read_index,
     read_json,
@@ -137,7 +137,7 @@ def _load_component(
     class_name: str,
     dtype: torch.dtype,
     device: torch.device | str,
-    weights: Weights | None,
+    weights: WeightFiles | None,
 ) -> Component:
     supported = COMPONENT_CLASSES[name]
     if class_name not in supported:
@@ -161,7 +161,7 @@ def _load_tokenizer(folder: Path) -> BertTokenizer:
     return BertTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
 
-def _load_module(folder: Path, class_name: str, weights: Weights) -> torch.nn.Module:
+def _load_module(folder: Path, class_name: str, weights: WeightFiles) -> torch.nn.Module:
     """Load one torch module in float32 and check that its weights are whole."""
     module_class, header = _module_class(class_name), read_headers(folder.parent, weights)
     refuse_foreign_code(folder / "config.json")

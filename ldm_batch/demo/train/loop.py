@@ -14,10 +14,10 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from ldm_batch.demo.train.optim import MuonAndAdamW, Schedule, WeightAverage
+from ldm_batch.demo.train.optim import LearningRate, MuonAndAdamW, WeightAverage
 
 
-class Stage(Protocol):
+class Training(Protocol):
     """One thing to train: `model` is what is optimised, averaged and checkpointed."""
 
     @property
@@ -43,14 +43,14 @@ class Stage(Protocol):
 class Settings:
     """How a stage is run. Steps, never time: a run is the same on a fast and on a slow machine."""
 
-    schedule: Schedule
+    schedule: LearningRate
     evaluate_every: int
     checkpoint_every: int = 250
     average_decay: float = 0.995
     weight_decay: float = 1e-4
 
 
-def train(stage: Stage, settings: Settings, folder: Path) -> None:
+def train(stage: Training, settings: Settings, folder: Path) -> None:
     """Train a stage to the end of its schedule, going on from `folder`'s checkpoint if it has one.
 
     The model is left with the averaged weights; `folder`/log.csv has a row per metric.
@@ -87,7 +87,7 @@ def step_generator(seed: int, step: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed * 1_000_003 + step)
 
 
-def _evaluate(stage: Stage, average: WeightAverage) -> dict[str, float]:
+def _evaluate(stage: Training, average: WeightAverage) -> dict[str, float]:
     average.swap(stage.model)
     stage.model.eval()
     with torch.no_grad():

@@ -13,7 +13,7 @@ ADAM_ONLY = ("conv_in", "conv_out", "quant", "emb", "judge")
 
 
 @dataclass(frozen=True)
-class Schedule:
+class LearningRate:
     """Learning rate by step: linear warm-up, constant, then a cosine down to `final` of it."""
 
     learning_rate: float

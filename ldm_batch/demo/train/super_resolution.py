@@ -25,14 +25,14 @@ from ldm_batch.demo.train.details import (
 )
 from ldm_batch.demo.train.loop import Settings, step_generator, train
 from ldm_batch.demo.train.metrics import psnr
-from ldm_batch.demo.train.optim import Schedule
+from ldm_batch.demo.train.optim import LearningRate
 from ldm_batch.demo.train.pass_through import make_pass_through
 from ldm_batch.demo.train.save import save_pipeline
 from ldm_batch.demo.train.scenes import to_tensor
 from ldm_batch.demo.train.text_to_image_unet import make_scheduler
 
-AUTOENCODER = Settings(Schedule(2e-3, 1800, 400), evaluate_every=200, average_decay=0.99)
-UNET = Settings(Schedule(3e-3, 1000, 500), evaluate_every=250, weight_decay=1e-3)
+AUTOENCODER = Settings(LearningRate(2e-3, 1800, 400), evaluate_every=200, average_decay=0.99)
+UNET = Settings(LearningRate(3e-3, 1000, 500), evaluate_every=250, weight_decay=1e-3)
 NUM_CODES = 4096
 NUM_IMITATIONS = 512
 MAX_IMITATION_NOISE = 0.6

@@ -11,7 +11,7 @@ from ldm_batch.demo.train.autoencoder import (
     fold_statistics,
 )
 from ldm_batch.demo.train.loop import Settings, train
-from ldm_batch.demo.train.optim import Schedule
+from ldm_batch.demo.train.optim import LearningRate
 from ldm_batch.demo.train.save import save_pipeline
 from ldm_batch.demo.train.text_encoder import (
     ReadingBert,
@@ -26,9 +26,9 @@ from ldm_batch.demo.train.text_to_image_unet import (
     make_unet,
 )
 
-TEXT_ENCODER = Settings(Schedule(4e-3, 1200, 300), evaluate_every=150, average_decay=0.99)
-AUTOENCODER = Settings(Schedule(2e-3, 2000, 500), evaluate_every=250, average_decay=0.99)
-UNET = Settings(Schedule(7e-3, 2500, 750), evaluate_every=500, weight_decay=1e-3)
+TEXT_ENCODER = Settings(LearningRate(4e-3, 1200, 300), evaluate_every=150, average_decay=0.99)
+AUTOENCODER = Settings(LearningRate(2e-3, 2000, 500), evaluate_every=250, average_decay=0.99)
+UNET = Settings(LearningRate(7e-3, 2500, 750), evaluate_every=500, weight_decay=1e-3)
 NUM_LATENT_SCENES = 16_000
 MIN_RIGHT = 0.97
 

@@ -20,10 +20,10 @@ from ldm_batch.errors import JobError
 
 NAME = "ldm_batch"
 """Of the adapter while it is there."""
-Weights = dict[str, torch.Tensor]
+LoraWeights = dict[str, torch.Tensor]
 
 
-def read_loras(loras: Sequence[LoraFile]) -> list[Weights]:
+def read_loras(loras: Sequence[LoraFile]) -> list[LoraWeights]:
     """Read the weights of LoRAs.
 
     Raises:
@@ -33,7 +33,7 @@ def read_loras(loras: Sequence[LoraFile]) -> list[Weights]:
 
 
 def fuse_loras(
-    pipe: Any, family: Family, loras: Sequence[LoraFile], weights: Sequence[Weights]
+    pipe: Any, family: Family, loras: Sequence[LoraFile], weights: Sequence[LoraWeights]
 ) -> None:
     """Add LoRAs to the weights of a pipeline, one after another; its modules stay plain.
 
@@ -71,7 +71,7 @@ def fuse_loras(
             getattr(pipe, part).eval().requires_grad_(False)
 
 
-def _read(lora: LoraFile) -> Weights:
+def _read(lora: LoraFile) -> LoraWeights:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -89,13 +89,13 @@ def _read(lora: LoraFile) -> Weights:
 
 
 def _place(
-    pipe: Any, family: Family, given: Weights, adapter: Mapping[str, Any] | None
+    pipe: Any, family: Family, given: LoraWeights, adapter: Mapping[str, Any] | None
 ) -> list[str]:
     """Let diffusers put the weights of one LoRA beside the pipeline's; names of those that found no
     place, and of places that found no weight."""
-    convert, lost, converted = pipe.lora_state_dict, list[str](), Weights()
+    convert, lost, converted = pipe.lora_state_dict, list[str](), LoraWeights()
 
-    def watched(state: Weights, **options: Any) -> tuple[Any, ...]:
+    def watched(state: LoraWeights, **options: Any) -> tuple[Any, ...]:
         made, *others, _ = convert(state, **options)
         reached = _origins(made.values())
         lost.extend(_lost(given, {name for name, one in given.items() if id(one) in reached}))
@@ -135,7 +135,7 @@ def _origins(made: Iterable[torch.Tensor]) -> set[int]:
     return found
 
 
-def _lost(given: Weights, reached: set[str]) -> list[str]:
+def _lost(given: LoraWeights, reached: set[str]) -> list[str]:
     """Weights that the conversion left out. A number beside weights that it took is a factor of
     theirs and counts with them; zeros change nothing."""
     taken = {name.rsplit(".", count)[0] for name in reached for count in (1, 2, 3)}
@@ -148,7 +148,7 @@ def _lost(given: Weights, reached: set[str]) -> list[str]:
     ]
 
 
-def _unmatched(converted: Weights, placed: Weights) -> list[str]:
+def _unmatched(converted: LoraWeights, placed: LoraWeights) -> list[str]:
     """Names of converted weights that are not among those that were placed, by shape and value,
     and of placed ones that none of the converted became."""
     unused, foreign = dict.fromkeys(converted), list[str]()

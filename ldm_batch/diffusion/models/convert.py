@@ -26,7 +26,7 @@ from ldm_batch.diffusion.models.conversion import (
 )
 from ldm_batch.diffusion.models.files import (
     SAFE,
-    Weights,
+    WeightFiles,
     find_weights,
     index_name,
     needed_files,
@@ -121,7 +121,7 @@ def convert_folder(
 
 
 def _convert_component(
-    source: Path, target: Path, name: str, weights: Weights, store_tied_once: bool
+    source: Path, target: Path, name: str, weights: WeightFiles, store_tied_once: bool
 ) -> dict[str, str]:
     single, index = weight_name(name, SAFE, None), index_name(name, SAFE, None)
     if len(weights.paths) == 1:

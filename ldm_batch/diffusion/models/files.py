@@ -67,7 +67,7 @@ MAX_LEVELS = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Weights:
+class WeightFiles:
     """The files that hold the weights of one component."""
 
     paths: tuple[str, ...]
@@ -247,7 +247,7 @@ def _tokenizer_files(folder: Path, name: str, is_family: bool) -> list[str]:
     return [f"{name}/{n}" for n in present]
 
 
-def find_weights(folder: Path, variant: str | None = None) -> dict[str, Weights]:
+def find_weights(folder: Path, variant: str | None = None) -> dict[str, WeightFiles]:
     """The weights of each component of a folder: of the variant where a component has it, and
     safetensors before pickles.
 
@@ -282,14 +282,14 @@ def index_name(component: str, ending: str, variant: str | None) -> str:
     return f"{name}.{variant}.json" if variant else f"{name}.json"
 
 
-def _weights_of(folder: Path, name: str, variant: str | None) -> Weights:
+def _weights_of(folder: Path, name: str, variant: str | None) -> WeightFiles:
     for one, ending in weight_forms(variant):
         single, index = weight_name(name, ending, one), index_name(name, ending, one)
         if (folder / single).is_file():
-            return Weights((single,), ending, one)
+            return WeightFiles((single,), ending, one)
         if (folder / index).is_file():
             parts = part_names(folder / index, ending)
-            return Weights((index, *(f"{name}/{part}" for part in parts)), ending, one)
+            return WeightFiles((index, *(f"{name}/{part}" for part in parts)), ending, one)
     found = variants_of(name, [str(p.relative_to(folder)) for p in folder.glob(f"{name}/*")])
     hint = f"; it has {', '.join(found)}: model.variant={found[0]}" if found else ""
     raise JobError(

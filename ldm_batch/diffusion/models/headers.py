@@ -15,7 +15,7 @@ from pathlib import Path
 from ldm_batch.diffusion.models.files import (
     SAFE,
     WEIGHT_NAMES,
-    Weights,
+    WeightFiles,
     find_weights,
     part_names,
     read_json,
@@ -46,7 +46,7 @@ class Stored:
         return math.prod(self.shape)
 
 
-def read_headers(folder: Path, weights: Weights) -> Header:
+def read_headers(folder: Path, weights: WeightFiles) -> Header:
     """Return what the files of a component hold; of pickled ones nothing.
 
     Args:

@@ -13,7 +13,7 @@ import torch
 from ldm_batch.diffusion.models.blueprint import check_values
 from ldm_batch.diffusion.models.original import text_encoder
 from ldm_batch.diffusion.models.original.settings import Section
-from ldm_batch.diffusion.models.original.text_encoder import TextEncoder
+from ldm_batch.diffusion.models.original.text_encoder import TextEncoderShape
 from ldm_batch.diffusion.models.original.unet import UNet
 from ldm_batch.diffusion.models.original.weights import Weights
 from ldm_batch.diffusion.models.side_file import (
@@ -42,7 +42,7 @@ class Condition:
     pipeline: str
     token_width: int | None = None
     num_beside: int = 0
-    text_encoder: TextEncoder | None = None
+    text_encoder: TextEncoderShape | None = None
     class_embedder: ClassEmbedder | None = None
     rescaler: Rescaler | None = None
 

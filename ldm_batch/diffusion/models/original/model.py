@@ -204,7 +204,7 @@ def _unet_part(network: unet.UNet, weights: Weights) -> Part:
     return Part("diffusers", kind, config, renamed)
 
 
-def _bert_part(encoder: text_encoder.TextEncoder, weights: dict[str, torch.Tensor]) -> Part:
+def _bert_part(encoder: text_encoder.TextEncoderShape, weights: dict[str, torch.Tensor]) -> Part:
     arguments = text_encoder.make_config(encoder)
     config = blueprint.complete("LDMBertModel", arguments, weights, "cond_stage_model")
     return Part("latent_diffusion", "LDMBertModel", config, weights, "model.safetensors")

@@ -21,7 +21,7 @@ WIDENING = 4
 
 
 @dataclass(frozen=True)
-class TextEncoder:
+class TextEncoderShape:
     """The numbers of a text encoder."""
 
     width: int
@@ -32,7 +32,7 @@ class TextEncoder:
     """False where tokens are made otherwise, as layouts are."""
 
 
-def read_text_encoder(section: Section) -> TextEncoder:
+def read_text_encoder(section: Section) -> TextEncoderShape:
     """Read a text encoder's numbers from its section of the yaml.
 
     Raises:
@@ -42,7 +42,7 @@ def read_text_encoder(section: Section) -> TextEncoder:
     params = section.section("params")
     section.refuse_others()
     params.ignore(["embedding_dropout", "device"])
-    encoder = TextEncoder(
+    encoder = TextEncoderShape(
         width=params.integer("n_embed"),
         num_layers=params.integer("n_layer", most=256),
         vocabulary_size=params.integer("vocab_size", 30522),
@@ -53,7 +53,7 @@ def read_text_encoder(section: Section) -> TextEncoder:
     return encoder
 
 
-def make_config(encoder: TextEncoder) -> dict[str, Any]:
+def make_config(encoder: TextEncoderShape) -> dict[str, Any]:
     """The arguments of LDMBertConfig."""
     return {
         "vocab_size": encoder.vocabulary_size,
@@ -67,7 +67,7 @@ def make_config(encoder: TextEncoder) -> dict[str, Any]:
     }
 
 
-def rename(weights: Weights, encoder: TextEncoder) -> dict[str, torch.Tensor]:
+def rename(weights: Weights, encoder: TextEncoderShape) -> dict[str, torch.Tensor]:
     """Return the weights by diffusers' names.
 
     Raises:
