@@ -21,8 +21,8 @@ from ldm_batch.generate.then_upscale import load_both
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from ldm_batch.diffusion.family.family import Family
     from ldm_batch.diffusion.family.pipeline import FamilyPipeline
-    from ldm_batch.diffusion.family.table import Family
 
 NAME = "diffusers"
 

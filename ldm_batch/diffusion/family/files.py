@@ -8,12 +8,11 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+from ldm_batch.diffusion.family.family import Drawing, Family
 from ldm_batch.diffusion.family.table import (
     FAMILIES,
     LOW_RES_SCHEDULER,
     NOT_LOADED,
-    Drawing,
-    Family,
 )
 from ldm_batch.diffusion.models.files import MODEL_INDEX, read_json, read_kind, vae_factor
 from ldm_batch.errors import JobError

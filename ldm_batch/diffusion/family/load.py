@@ -17,6 +17,7 @@ import torch
 from ldm_batch.config import ModelConfig, SchedulerConfig
 from ldm_batch.diffusion.family.components import find_class, load_part
 from ldm_batch.diffusion.family.extras import check_extras
+from ldm_batch.diffusion.family.family import Drawing, Family
 from ldm_batch.diffusion.family.files import (
     max_noise_level,
     read_drawing,
@@ -29,7 +30,6 @@ from ldm_batch.diffusion.family.lora import fuse_loras, read_loras
 from ldm_batch.diffusion.family.offload import offload, offload_on
 from ldm_batch.diffusion.family.parts import check_parts
 from ldm_batch.diffusion.family.scheduler import make_family_scheduler
-from ldm_batch.diffusion.family.table import Drawing, Family
 from ldm_batch.diffusion.load import pick_device, quiet_libraries
 from ldm_batch.diffusion.models.files import MODEL_INDEX, read_index, read_json, verify_lock
 from ldm_batch.diffusion.models.find import find_model

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from ldm_batch.diffusion.family.table import Family
+from ldm_batch.diffusion.family.family import Family
 from ldm_batch.diffusion.load import quiet_libraries
 from ldm_batch.diffusion.models.loras import LoraFile
 from ldm_batch.errors import JobError

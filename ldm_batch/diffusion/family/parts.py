@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ldm_batch.diffusion.family.extras import check_vocabulary
+from ldm_batch.diffusion.family.family import Family
 from ldm_batch.diffusion.family.files import read_family
-from ldm_batch.diffusion.family.table import LOW_RES_SCHEDULER, TOKENIZERS, Family
+from ldm_batch.diffusion.family.table import LOW_RES_SCHEDULER, TOKENIZERS
 from ldm_batch.diffusion.models.conversion import read_conversion
 from ldm_batch.diffusion.models.files import (
     MODEL_INDEX,

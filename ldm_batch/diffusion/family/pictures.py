@@ -6,14 +6,15 @@ or batches.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ldm_batch.columns import IMAGE, MASK
-from ldm_batch.diffusion.family.table import Drawing, Family
+from ldm_batch.diffusion.family.family import Drawing, Family
 from ldm_batch.records import Call, Request
 
 
@@ -30,13 +31,14 @@ def picture_arguments(requests: Sequence[Request]) -> dict[str, torch.Tensor]:
     return given
 
 
-def made_up_pictures(task: str, side: int) -> dict[str, np.ndarray]:
-    """An image of shades of grey, and a mask of its lower half, where rows of a task have such."""
+def made_up_pictures(names: Iterable[str], side: int) -> dict[str, NDArray[Any]]:
+    """An image of shades of grey, uint8 `[side, side, 3]`, and a mask of its lower half, bool
+    `[side, side]`: those that are named."""
     shades = np.linspace(0, 255, side).astype(np.uint8)[:, None, None]
     image = np.broadcast_to(shades, (side, side, 3)).copy()
     mask = image[..., 0] >= image[side // 2, 0, 0]
-    made = {} if task == "text_to_image" else {IMAGE: image}
-    return {**made, MASK: mask} if task == "inpainting" else made
+    made: dict[str, NDArray[Any]] = {IMAGE: image, MASK: mask}
+    return {name: made[name] for name in names}
 
 
 def picture_numbers(call: Call, drawing: Drawing) -> dict[str, Any]:

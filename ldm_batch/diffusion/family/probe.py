@@ -35,7 +35,7 @@ def probe(call: FamilyCall) -> None:
     texts = {"prompt": "a", "negative_prompt": "b" if family.has_negative else ""}
     steps = _probe_steps(call)
     request = Request(
-        inputs={**texts, **made_up_pictures(loaded.task, side)},
+        inputs={**texts, **made_up_pictures(drawing.pictures, side)},
         seed=0,
         call=Call(
             num_inference_steps=2 * steps if drawing.has_strength else steps,

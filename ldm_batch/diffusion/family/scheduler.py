@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ldm_batch.config import SchedulerConfig
 from ldm_batch.diffusion import schedulers
-from ldm_batch.diffusion.family.table import Family
+from ldm_batch.diffusion.family.family import Family
 from ldm_batch.diffusion.schedulers import (
     FROM_MODEL,
     check_settings,

@@ -1,103 +1,26 @@
 """What diffusers' own pipelines take and need: a closed table, a row for each kind of model.
 
-Data alone; imports no torch. A row says what a class was found to be: which parts it may be built
-of, what its call takes, and where its noise comes from. Must not know how a pipeline is loaded or
-run.
+Data alone; imports no torch. A row says what a class was found to be, in the words of family.py.
+Must not know how a pipeline is loaded or run.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
+
+from ldm_batch.columns import IMAGE, MASK
+from ldm_batch.diffusion.family.family import FLOW_SCHEDULER, Drawing, Family
 
 CLIP_TOKENS = 77
 CLIP_TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast")
 T5_TOKENIZERS = ("T5Tokenizer", "T5TokenizerFast")
 QWEN_TOKENIZERS = ("Qwen2Tokenizer", "Qwen2TokenizerFast")
-FLOW_SCHEDULER = "FlowMatchEulerDiscreteScheduler"
 NOT_LOADED = ("safety_checker", "feature_extractor", "image_encoder")
 """Parts that a `model_index.json` may name and that are never loaded: they make no image."""
 LOW_RES_SCHEDULER = "low_res_scheduler"
 """The part of a model that enlarges which adds noise to the image."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Drawing:
-    """How one task is drawn by the parts of a family."""
-
-    pipeline: str
-    """diffusers' class whose call draws it."""
-    has_size: bool = True
-    """Whether its call is told height and width, and does not take them from the image."""
-    has_rescale: bool = False
-    has_strength: bool = False
-    has_noise_level: bool = False
-    is_unshifted: bool = False
-    """Whether it hands the VAE latents without the shift that encoding took from them."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Family:
-    """One pipeline class of diffusers, as a job may draw by it."""
-
-    tasks: Mapping[str, Drawing]
-    """Name of each task that it draws -> how."""
-    parts: Mapping[str, tuple[str, ...]]
-    """Sub-folder of each part -> the only classes that it may be of; the scheduler aside."""
-    optional: tuple[str, ...] = ()
-    """Parts that a model may lack."""
-    denoiser: Literal["unet", "transformer"] = "transformer"
-    loras: tuple[str, ...] = ("transformer",)
-    """Parts that diffusers fuses LoRAs into."""
-    counted_by: str = "tokenizer"
-    """Which tokenizer counts a prompt's tokens: the one that takes most."""
-    max_tokens: int
-    """Tokens of a prompt, special ones included, that the text encoder takes."""
-    max_tokens_undistilled: int | None = None
-    """The same where the denoiser was not trained for guidance as an input."""
-    is_limit_given: bool = True
-    """Whether the call is told `max_tokens`, as `max_sequence_length`."""
-    template: Literal["none", "lower", "instructed", "chat", "qwen"] = "none"
-    """What is made of a prompt before its tokens are counted."""
-    guidance: str = "guidance_scale"
-    """The call's name of it."""
-    has_negative: bool = True
-    is_empty_none: bool = False
-    """Whether an empty negative prompt is no negative prompt to the call, which may mean something
-    else than the embedding of an empty text."""
-    has_eta: bool = False
-    fixed: Mapping[str, Any] = field(default_factory=dict)
-    """Arguments of every call."""
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    """Settings of the pipeline that its `model_index.json` may say, and what they are otherwise."""
-    always: Mapping[str, Any] = field(default_factory=dict)
-    """Settings that are never the model's to say."""
-    is_flow: bool = True
-    """Whether the model is sampled by its own scheduler alone."""
-    schedulers: tuple[str, ...] = (FLOW_SCHEDULER,)
-    """Of models that are: the classes that it may be. Any other model takes our closed list."""
-    has_own_noise: bool = False
-    """Whether the noise of every step comes from the images' generators."""
-    padding: Literal["whole", "embeddings", "grouped"] = "whole"
-    """How texts come to one shape, on which last bits depend: `whole`: the call pads each to the
-    most it takes. Where it pads to the longest of a batch, `embeddings`: we encode texts one by one
-    and pad what comes out. Where it has no one length, `grouped`: texts of one call have one."""
-    text_step: int = 32
-    """Of the lengths of `grouped` texts."""
-    native_latent: int | None = None
-    """Side of the latents that the model was trained for; None: the denoiser's `sample_size`."""
-    positions: str | None = None
-    """The denoiser's setting of how many positions its images may have, if it has one."""
-    vae_levels: str = "block_out_channels"
-    """The list in the VAE's configuration whose length tells its downsampling."""
-    vae_halvings: int = -1
-    """Halvings of the VAE beside one for each entry of that list."""
-    patch: int = 2
-    """Latent pixels that a side must be a multiple of."""
-    pixels: int = 8
-    """Pixels that a side must be a multiple of, whatever the VAE."""
-
 
 _CLIP = ("CLIPTextModel",)
 _CLIP_2 = ("CLIPTextModelWithProjection",)
@@ -109,25 +32,33 @@ _TEXT, _IMAGE, _INPAINT = "text_to_image", "image_to_image", "inpainting"
 _ENLARGE = "super_resolution"
 
 
+def _changes(pipeline: str, **more: Any) -> Drawing:
+    """How an image becomes another one."""
+    return Drawing(pipeline=pipeline, has_strength=True, pictures=(IMAGE,), **more)
+
+
+def _repaints(pipeline: str, **more: Any) -> Drawing:
+    """How what a mask marks of an image is painted anew."""
+    return Drawing(pipeline=pipeline, has_strength=True, pictures=(IMAGE, MASK), **more)
+
+
 def _drawn(
     text: str, image: str | None = None, inpaint: str | None = None, **of_inpaint: bool
 ) -> Mapping[str, Drawing]:
-    """The tasks of a family, by the classes that draw them; all but the first have a strength."""
+    """The tasks of a family, by the classes that draw them."""
     found = {_TEXT: Drawing(pipeline=text)}
     if image is not None:
-        found[_IMAGE] = Drawing(pipeline=image, has_strength=True)
+        found[_IMAGE] = _changes(image)
     if inpaint is not None:
-        found[_INPAINT] = Drawing(pipeline=inpaint, has_strength=True, **of_inpaint)
+        found[_INPAINT] = _repaints(inpaint, **of_inpaint)
     return found
 
 
 _SD = Family(
     tasks={
         _TEXT: Drawing(pipeline="StableDiffusionPipeline", has_rescale=True),
-        _IMAGE: Drawing(
-            pipeline="StableDiffusionImg2ImgPipeline", has_size=False, has_strength=True
-        ),
-        _INPAINT: Drawing(pipeline="StableDiffusionInpaintPipeline", has_strength=True),
+        _IMAGE: _changes("StableDiffusionImg2ImgPipeline", has_size=False),
+        _INPAINT: _repaints("StableDiffusionInpaintPipeline"),
     },
     parts={
         "text_encoder": _CLIP,
@@ -149,15 +80,8 @@ _SD = Family(
 _SDXL = Family(
     tasks={
         _TEXT: Drawing(pipeline="StableDiffusionXLPipeline", has_rescale=True),
-        _IMAGE: Drawing(
-            pipeline="StableDiffusionXLImg2ImgPipeline",
-            has_size=False,
-            has_rescale=True,
-            has_strength=True,
-        ),
-        _INPAINT: Drawing(
-            pipeline="StableDiffusionXLInpaintPipeline", has_rescale=True, has_strength=True
-        ),
+        _IMAGE: _changes("StableDiffusionXLImg2ImgPipeline", has_size=False, has_rescale=True),
+        _INPAINT: _repaints("StableDiffusionXLInpaintPipeline", has_rescale=True),
     },
     parts={
         "text_encoder": _CLIP,
@@ -204,7 +128,10 @@ FAMILIES: Mapping[str, Family] = {
         _SD,
         tasks={
             _ENLARGE: Drawing(
-                pipeline="StableDiffusionUpscalePipeline", has_size=False, has_noise_level=True
+                pipeline="StableDiffusionUpscalePipeline",
+                has_size=False,
+                has_noise_level=True,
+                pictures=(IMAGE,),
             )
         },
         parts={**_SD.parts, "vae": _VAE, LOW_RES_SCHEDULER: ("DDPMScheduler",)},
@@ -242,9 +169,7 @@ FAMILIES: Mapping[str, Family] = {
         positions="pos_embed_max_size",
     ),
     "FluxPipeline": _FLUX,
-    "FluxFillPipeline": replace(
-        _FLUX, tasks={_INPAINT: Drawing(pipeline="FluxFillPipeline", has_strength=True)}
-    ),
+    "FluxFillPipeline": replace(_FLUX, tasks={_INPAINT: _repaints("FluxFillPipeline")}),
     "PixArtSigmaPipeline": Family(
         tasks=_drawn("PixArtSigmaPipeline"),
         parts={

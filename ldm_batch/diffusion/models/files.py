@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ldm_batch.diffusion.family.family import Family
 from ldm_batch.diffusion.family.table import (
     FAMILIES,
     LOW_RES_SCHEDULER,
     NOT_LOADED,
     TEXT_ENCODERS,
     TOKENIZERS,
-    Family,
 )
 from ldm_batch.diffusion.models.cache import remembered_sha256, sha256
 from ldm_batch.diffusion.models.conversion import read_conversion

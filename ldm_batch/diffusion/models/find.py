@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import socket
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from ldm_batch.config import ModelConfig
@@ -35,8 +36,8 @@ from ldm_batch.errors import JobError
 
 DEMO_PREFIX = "demo:"
 CHECKPOINTS = (".ckpt", ".pt", ".pth")
-DIFFUSERS = "diffusers"
-"""The engine whose pipelines are diffusers' own."""
+JUDGES: Mapping[str, Callable[[Path], object]] = {"diffusers": read_family}
+"""Engine -> what refuses a folder by its settings, before weights are fetched or converted."""
 SETTINGS_PATTERNS = (
     MODEL_INDEX,
     *SIDE_PATTERNS,
@@ -54,8 +55,8 @@ def find_model(model: ModelConfig) -> Path:
         JobError: neither a local folder nor a hub repository pinned by a full commit sha.
     """
     folder = find_source(model)
-    if model.engine == DIFFUSERS:
-        read_family(folder)
+    if judge := JUDGES.get(model.engine):
+        judge(folder)
     if any(weights.is_pickled for weights in find_weights(folder, model.variant).values()):
         return converted(folder, model.variant)
     return folder
@@ -137,9 +138,9 @@ def _fetch(model: ModelConfig) -> Path:
         )
     repo_id, revision = str(model.repo_id), str(model.revision)
     patterns, named = [*SETTINGS_PATTERNS], [*WEIGHT_NAMES]
-    if model.engine == DIFFUSERS:  # another pipeline is refused before its weights are fetched
+    if judge := JUDGES.get(model.engine):
         folder = fetch_snapshot(repo_id, revision, patterns=patterns)
-        read_family(_check_folder(folder, f"model.repo_id={repo_id}"))
+        judge(_check_folder(folder, f"model.repo_id={repo_id}"))
         index = read_index(folder)
         named = [name for name in WEIGHT_NAMES if name in index]
         for name in index.keys() & {*TOKENIZERS}:
