@@ -10,7 +10,6 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from operator import index
 from typing import Any
 
 import pyarrow as pa
@@ -18,14 +17,20 @@ from PIL import Image
 
 from ldm_batch import identity
 from ldm_batch.columns import IMAGE
+from ldm_batch.commands.python_arguments import (
+    files_of,
+    folder_of,
+    names_of,
+    number_of,
+    s3_of,
+    sink_of,
+)
 from ldm_batch.commands.status import Status, read_status
 from ldm_batch.commands.verify.again import NotMade, planned_rows
 from ldm_batch.commands.verify.regenerate import Again, load_again, mean_levels
-from ldm_batch.config import JobConfig, S3Config
-from ldm_batch.config.bounds import refuse, suggest
+from ldm_batch.config import JobConfig
+from ldm_batch.config.bounds import suggest
 from ldm_batch.config.job import IMAGE_FORMATS
-from ldm_batch.config.s3 import check_s3
-from ldm_batch.config.validate import find_forbidden
 from ldm_batch.dataset import Dataset, find_sink, object_rows, open_object
 from ldm_batch.dataset import open_dataset as open_stored
 from ldm_batch.errors import JobError
@@ -100,7 +105,7 @@ class DatasetView:
             JobError: there is no such column, before the first row is asked for; or an object is
                 damaged.
         """
-        done, wanted = open_stored(self._store).done, _names_of(columns)
+        done, wanted = open_stored(self._store).done, names_of(columns)
         if wanted and done:
             _check_first(self._store, done[0], wanted)
         return (row for shard in done for row in _rows_of(self._store, shard, wanted))
@@ -115,7 +120,7 @@ class DatasetView:
             JobError: there is no such column, before the first row is asked for; or an object or an
                 image is damaged.
         """
-        names = _names_of(columns)
+        names = names_of(columns)
         wanted = None if names is None else [*dict.fromkeys([IMAGE, *names])]
         return self._decoded(self.rows(wanted))
 
@@ -151,8 +156,8 @@ class DatasetView:
                 not the planned one.
             StorageError: an object or an input image cannot be read.
         """
-        image_index, folder = _number_of(image_index), _folder_of(model_path)
-        loras = _files_of(lora_paths)
+        image_index, folder = number_of(image_index), folder_of(model_path)
+        loras = files_of(lora_paths)
         dataset = open_stored(self._store)
         shard, place = _find(dataset, str(key), image_index)
         with _reading(self._store, identity.data_path(f"{shard:05d}")):
@@ -194,25 +199,14 @@ def open_dataset(
         JobError: there is no dataset, or its plan or an object is damaged.
         StorageError: it cannot be reached.
     """
-    if not isinstance(sink, str | os.PathLike):
-        raise JobError(f"sink: {type(sink).__name__}; must be a folder or s3://bucket/prefix")
-    texts = {"endpoint": endpoint, "region": region, "ca_bundle": ca_bundle}
-    for name, text in texts.items():
-        if not isinstance(text, str | None):
-            raise JobError(f"{name}: {type(text).__name__}; must be a text, or None")
-    for name, flag in {"anonymous": anonymous, "path_style": path_style}.items():
-        if not isinstance(flag, bool) and (flag is not None or name == "anonymous"):
-            raise JobError(f"{name}={flag!r}: must be True or False")
-    s3 = S3Config(
+    access = s3_of(
         endpoint=endpoint,
         region=region,
         anonymous=anonymous,
         path_style=path_style,
         ca_bundle=ca_bundle,
     )
-    refuse(check_s3("", s3))
-    refuse(f"{path}: refused, {why}" for path, why in find_forbidden(s3))
-    return DatasetView(find_sink(os.fspath(sink), s3))
+    return DatasetView(find_sink(sink_of(sink), access))
 
 
 def _find(dataset: Dataset, key: str, image_index: int) -> tuple[int, int]:
@@ -259,44 +253,6 @@ def _reading(store: Store, path: str) -> Iterator[None]:
         yield
     except (pa.ArrowException, OSError) as error:
         raise JobError(f"{store.uri(path)}: cannot be read: {error}") from error
-
-
-def _names_of(columns: object) -> list[str] | None:
-    """Names of columns as a caller gives them, each once; None: all."""
-    if columns is None:
-        return None
-    if isinstance(columns, str | bytes) or not isinstance(columns, Iterable):
-        raise JobError(f"columns={columns!r}: must be a list of columns, or None for all")
-    names = list(columns)
-    for name in names:
-        if not isinstance(name, str):
-            raise JobError(f"columns: {name!r} is no name of a column")
-    return [*dict.fromkeys(names)]
-
-
-def _number_of(image_index: object) -> int:
-    try:
-        number = -1 if isinstance(image_index, bool) else index(image_index)  # type: ignore[arg-type]
-    except TypeError:
-        number = -1
-    if number < 0:
-        raise JobError(f"image_index={image_index!r}: must be a whole number from 0")
-    return number
-
-
-def _folder_of(model_path: object) -> str | None:
-    folder = os.fspath(model_path) if isinstance(model_path, os.PathLike) else model_path
-    if isinstance(folder, str | None):
-        return folder
-    raise JobError(f"model_path: {type(model_path).__name__}; must be a folder, or None")
-
-
-def _files_of(lora_paths: object) -> list[str]:
-    if isinstance(lora_paths, Iterable) and not isinstance(lora_paths, str | bytes):
-        files = [os.fspath(p) if isinstance(p, os.PathLike) else p for p in lora_paths]
-        if all(isinstance(file, str) for file in files):
-            return files
-    raise JobError(f"lora_paths={lora_paths!r}: must be a list of files")
 
 
 def _check_ours(uri: str, names: Sequence[str]) -> None:
