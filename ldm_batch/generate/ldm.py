@@ -63,6 +63,7 @@ def find_stages(job: JobConfig, stages: list[Stage]) -> FoundModels:
     from ldm_batch.diffusion.models import conversion, files
     from ldm_batch.diffusion.models.find import find_model
     from ldm_batch.diffusion.models.loras import lock_loras
+    from ldm_batch.diffusion.models.sizes import native_size
 
     lock: dict[str, str] = {}
     results: dict[str, str] = {}
@@ -74,7 +75,7 @@ def find_stages(job: JobConfig, stages: list[Stage]) -> FoundModels:
         results |= {f"{before}{path}": sha for path, sha in (made.result if made else {}).items()}
     if job.call.height is not None and job.call.width is not None:
         return FoundModels(lock, (job.call.height, job.call.width), results)
-    return FoundModels(lock, files.native_size(folders[0][1]), results)
+    return FoundModels(lock, native_size(folders[0][1]), results)
 
 
 def check_models(job: JobConfig, task: Task) -> list[str]:

@@ -14,7 +14,8 @@ from ldm_batch.diffusion.family.table import (
     LOW_RES_SCHEDULER,
     NOT_LOADED,
 )
-from ldm_batch.diffusion.models.files import MODEL_INDEX, read_json, read_kind, vae_factor
+from ldm_batch.diffusion.models.files import MODEL_INDEX, read_json, read_kind
+from ldm_batch.diffusion.models.sizes import vae_factor
 from ldm_batch.errors import JobError
 
 

@@ -16,7 +16,8 @@ import torch
 from ldm_batch.config import CallConfig
 from ldm_batch.diffusion.family.family import Family
 from ldm_batch.diffusion.load import quiet_libraries
-from ldm_batch.diffusion.models.files import read_json, vae_factor
+from ldm_batch.diffusion.models.files import read_json
+from ldm_batch.diffusion.models.sizes import vae_factor
 from ldm_batch.errors import JobError, one_line
 from ldm_batch.records import Call
 
