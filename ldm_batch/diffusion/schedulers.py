@@ -9,12 +9,17 @@ from __future__ import annotations
 import copy
 import inspect
 import logging
-import math
-import types
 import typing
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from ldm_batch.diffusion.scheduler_settings import (
+    check_settings,
+    is_of_type,
+    parameters,
+    refuse_odd_numbers,
+    type_name,
+)
 from ldm_batch.errors import JobError
 
 if TYPE_CHECKING:
@@ -65,11 +70,6 @@ PAPER_SETTINGS = {"beta_schedule": "scaled_linear", "steps_offset": 1, "set_alph
 """What their code means, in the words of a scheduler_config.json."""
 
 
-FIELD = "scheduler.settings"
-MAY_BE_INFINITE = ("lambda_min_clipped",)
-MAX_TRAIN_TIMESTEPS = 100_000
-
-
 def make_scheduler(
     model_settings: Mapping[str, Any], name: str = FROM_MODEL, settings: Mapping[str, Any] = {}
 ) -> SchedulerMixin:
@@ -104,33 +104,6 @@ def make_scheduler(
             "within 0 and 1 (beta_start, beta_end, trained_betas)"
         )
     return scheduler
-
-
-def refuse_odd_numbers(model_settings: Mapping[str, Any], settings: Mapping[str, Any] = {}) -> None:
-    """Refuse numbers that are none, and a training without steps or without end.
-
-    Args:
-        model_settings: the model's `scheduler_config.json`.
-        settings: the user's overrides.
-
-    Raises:
-        JobError: names the setting.
-    """
-    own = "scheduler_config.json of the model"
-    for where, given in ((own, model_settings), (FIELD, settings)):
-        remedy = "; model.scheduler_config corrects it" * (where == own)
-        for name, value in given.items():
-            numbers = value if isinstance(value, list) else [value]
-            is_odd = name not in MAY_BE_INFINITE and any(
-                isinstance(one, float) and not math.isfinite(one) for one in numbers
-            )
-            if is_odd or any(one != one for one in numbers):
-                raise JobError(f"{where}: {name}={value!r:.100} is not a finite number{remedy}")
-        steps = given.get("num_train_timesteps", 1)
-        if type(steps) is int and not 1 <= steps <= MAX_TRAIN_TIMESTEPS:
-            raise JobError(
-                f"{where}: num_train_timesteps={steps}; must be 1 to {MAX_TRAIN_TIMESTEPS}{remedy}"
-            )
 
 
 def check_steps(scheduler: SchedulerMixin, num_inference_steps: int) -> None:
@@ -175,12 +148,12 @@ def find_config_trouble(
     """
     known: set[str] = set()
     for scheduler_class in map(_load_class, classes):
-        parameters = _parameters(scheduler_class)
+        arguments = parameters(scheduler_class)
         hints = typing.get_type_hints(inspect.unwrap(scheduler_class.__init__))
-        known |= parameters.keys()
-        for key in config.keys() & parameters.keys():
-            if not _is_of_type(config[key], hints.get(key, Any)):
-                return f"{key}={config[key]!r}: must be {_describe(hints[key])}"
+        known |= arguments.keys()
+        for key in config.keys() & arguments.keys():
+            if not is_of_type(config[key], hints.get(key, Any)):
+                return f"{key}={config[key]!r}: must be {type_name(hints[key])}"
     unknown = sorted(config.keys() - known)
     return f"{unknown[0]}: no scheduler has such a setting" if unknown else None
 
@@ -232,35 +205,10 @@ def _own_settings(
     written = {k: v for k, v in model_settings.items() if not k.startswith("_")}
     model_class = str(model_settings.get("_class_name"))
     if model_class in SCHEDULER_CLASSES:
-        defaults = _parameters(_load_class(model_class))
+        defaults = parameters(_load_class(model_class))
         facts = {k: defaults[k].default for k in TRAINING_SETTINGS if k in defaults}
         written = {**facts, **written}
-    return {k: v for k, v in written.items() if k in _parameters(scheduler_class)}
-
-
-def check_settings(
-    scheduler_class: type[SchedulerMixin],
-    settings: Mapping[str, Any],
-    model_settings: Mapping[str, Any],
-) -> None:
-    """Refuse settings that a class has not, or has of another type, naming the field."""
-    parameters = _parameters(scheduler_class)
-    hints = typing.get_type_hints(inspect.unwrap(scheduler_class.__init__))
-    for key, value in settings.items():
-        field = f"scheduler.settings.{key}={value!r}"
-        if key not in parameters:
-            known = ", ".join(parameters)
-            raise JobError(
-                f"{field}: {scheduler_class.__name__} has no such setting; it has {known}"
-            )
-        if not _is_of_type(value, hints.get(key, Any)):
-            raise JobError(f"{field}: must be {_describe(hints[key])}")
-    trained = model_settings.get("prediction_type", "epsilon")  # diffusers' own default
-    if settings.get("prediction_type", trained) != trained:
-        raise JobError(
-            f"scheduler.settings.prediction_type={settings['prediction_type']}: the model "
-            f"predicts {trained} (its scheduler_config.json), so every image would be wrong"
-        )
+    return {k: v for k, v in written.items() if k in parameters(scheduler_class)}
 
 
 def _check_model_fits(
@@ -272,42 +220,10 @@ def _check_model_fits(
     name = scheduler_class.__name__
     hints = typing.get_type_hints(inspect.unwrap(scheduler_class.__init__))
     prediction_type = model_own.get("prediction_type", "epsilon")
-    if not _is_of_type(prediction_type, hints.get("prediction_type", str)):
+    if not is_of_type(prediction_type, hints.get("prediction_type", str)):
         raise JobError(f"scheduler.name: {name} cannot be used with {prediction_type} models")
     if model_settings.get("rescale_betas_zero_snr") and "rescale_betas_zero_snr" not in model_own:
         raise JobError(f"scheduler.name: {name} cannot follow the model's zero terminal SNR betas")
     spacing = model_settings.get("timestep_spacing")
     if spacing is not None and "timestep_spacing" not in model_own:
         logger.warning("%s ignores the model's timestep_spacing=%s", name, spacing)
-
-
-def _parameters(scheduler_class: type[SchedulerMixin]) -> dict[str, inspect.Parameter]:
-    parameters = dict(inspect.signature(scheduler_class.__init__).parameters)
-    del parameters["self"]
-    return parameters
-
-
-def _is_of_type(value: object, hint: object) -> bool:
-    """Tell whether a configuration value suits a type hint of a scheduler's argument."""
-    origin = typing.get_origin(hint)
-    if origin in (typing.Union, types.UnionType):
-        return any(_is_of_type(value, option) for option in typing.get_args(hint))
-    if origin is typing.Literal:
-        return value in typing.get_args(hint)
-    if hint in (bool, int, str):
-        return type(value) is hint
-    if hint is float:
-        return type(value) in (int, float)
-    if hint in (None, types.NoneType):
-        return value is None
-    if origin is list:
-        return isinstance(value, list) and all(
-            _is_of_type(item, typing.get_args(hint)[0]) for item in value
-        )
-    return hint is Any
-
-
-def _describe(hint: object) -> str:
-    if typing.get_origin(hint) is typing.Literal:
-        return "one of " + ", ".join(map(str, typing.get_args(hint)))
-    return getattr(hint, "__name__", None) or str(hint)

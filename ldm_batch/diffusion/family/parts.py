@@ -26,7 +26,7 @@ from ldm_batch.diffusion.models.files import (
 )
 from ldm_batch.diffusion.models.headers import check_headers
 from ldm_batch.diffusion.models.untrusted import refuse_foreign_code
-from ldm_batch.diffusion.schedulers import refuse_odd_numbers
+from ldm_batch.diffusion.scheduler_settings import refuse_odd_numbers
 from ldm_batch.errors import JobError
 
 NEVER_READ = ("adapter_config.json", "additional_chat_templates")

@@ -14,12 +14,8 @@ from typing import TYPE_CHECKING, Any
 from ldm_batch.config import SchedulerConfig
 from ldm_batch.diffusion import schedulers
 from ldm_batch.diffusion.family.family import Family
-from ldm_batch.diffusion.schedulers import (
-    FROM_MODEL,
-    check_settings,
-    make_scheduler,
-    refuse_odd_numbers,
-)
+from ldm_batch.diffusion.scheduler_settings import check_settings, refuse_odd_numbers
+from ldm_batch.diffusion.schedulers import FROM_MODEL, make_scheduler
 from ldm_batch.errors import JobError, one_line
 
 if TYPE_CHECKING:
