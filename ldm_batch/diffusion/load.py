@@ -167,19 +167,25 @@ def _load_module(folder: Path, class_name: str, weights: WeightFiles) -> torch.n
     refuse_foreign_code(folder / "config.json")
     refuse_endless(folder / "config.json", len(header))
     refuse_larger(module_class, header, folder)
-    options: dict[str, Any] = {
-        "use_safetensors": True,
-        "local_files_only": True,
-        "output_loading_info": True,
-        "ignore_mismatched_sizes": True,  # `check_whole` names them
-        "variant": weights.variant,
-    }
+    options = loading_options(weights)
     if class_name != "LDMBertModel":
         options["low_cpu_mem_usage"] = False  # the other way needs the package accelerate
     with torch.random.fork_rng(devices=[]):
         module, info = module_class.from_pretrained(folder, **options)
     check_whole(module, info, folder)
     return module  # type: ignore[no-any-return]
+
+
+def loading_options(weights: WeightFiles) -> dict[str, Any]:
+    """How any module is loaded: of local safetensors alone, and told what did not fit, which
+    `check_whole` takes."""
+    return {
+        "use_safetensors": True,
+        "local_files_only": True,
+        "output_loading_info": True,
+        "ignore_mismatched_sizes": True,  # `check_whole` names them
+        "variant": weights.variant,
+    }
 
 
 def check_whole(

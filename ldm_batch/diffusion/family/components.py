@@ -25,7 +25,7 @@ from ldm_batch.diffusion.family.table import (
     TOKENIZERS,
 )
 from ldm_batch.diffusion.family.template import freeze_template
-from ldm_batch.diffusion.load import TORCH_DTYPES, check_whole, quiet_libraries
+from ldm_batch.diffusion.load import TORCH_DTYPES, check_whole, loading_options, quiet_libraries
 from ldm_batch.diffusion.models.blueprint import refuse_larger
 from ldm_batch.diffusion.models.conversion import read_conversion
 from ldm_batch.diffusion.models.files import find_weights, read_index, read_json
@@ -99,13 +99,7 @@ def _load_module(
     made = read_conversion(folder)
     weights = find_weights(folder, variant if made is None else None)[name]
     refuse_larger(find_class(class_name), read_headers(folder, weights), folder / name)
-    options: dict[str, Any] = {
-        "use_safetensors": True,
-        "local_files_only": True,
-        "output_loading_info": True,
-        "ignore_mismatched_sizes": True,  # `check_whole` names them
-        "variant": weights.variant,
-    }
+    options = loading_options(weights)
     is_text = name in TEXT_ENCODERS
     if is_text:
         options |= {"dtype": dtype, "trust_remote_code": False}
