@@ -11,6 +11,7 @@ from typing import Any
 
 from ldm_batch.columns import COLUMNS, IMAGE
 from ldm_batch.config import JobConfig, UpscaleConfig
+from ldm_batch.generate.task import OF_EVERY_IMAGE
 from ldm_batch.read.rows import InvalidRow, RowContext, parse_arguments, parse_seed, parse_text
 from ldm_batch.records import Call, Fault, InputImage, PromptCount, Reason, Row
 
@@ -48,15 +49,7 @@ def recorded(arguments: Sequence[str], more: Sequence[str] = ()) -> tuple[str, .
         "width",
         "prompt_tokens",
         "prompt_truncated",
-        "scheduler",
-        "model",
-        "model_sha256",
-        "image_format",
-        "image_sha256",
-        "pixel_sha256",
-        "made_as",
-        "input_file",
-        "input_row",
+        *OF_EVERY_IMAGE,
         *ABOUT_IMAGE,
         *more,
         "fingerprint",

@@ -17,7 +17,7 @@ from ldm_batch.config import UPSCALE, JobConfig
 from ldm_batch.errors import JobError
 from ldm_batch.generate import from_images
 from ldm_batch.generate.pipeline import Picture, Pipeline
-from ldm_batch.generate.task import LoadImages, Lock, Stage, Task
+from ldm_batch.generate.task import OF_EVERY_IMAGE, LoadImages, Lock, Stage, Task
 from ldm_batch.identity import Form
 from ldm_batch.made_as import MadeAs
 from ldm_batch.read.colour import enlarge_alpha
@@ -52,15 +52,7 @@ COLUMNS = TaskColumns(
         *ARGUMENTS,
         "height",
         "width",
-        "scheduler",
-        "model",
-        "model_sha256",
-        "image_format",
-        "image_sha256",
-        "pixel_sha256",
-        "made_as",
-        "input_file",
-        "input_row",
+        *OF_EVERY_IMAGE,
         *from_images.ABOUT_IMAGE,
         "fingerprint",
     ),

@@ -20,6 +20,18 @@ from ldm_batch.identity import Form
 from ldm_batch.read.rows import ParseRow
 from ldm_batch.records import PlannedImage, PromptCount, Request, Row
 
+OF_EVERY_IMAGE = (
+    "scheduler",
+    "model",
+    "model_sha256",
+    "image_format",
+    "image_sha256",
+    "pixel_sha256",
+    "made_as",
+    "input_file",
+    "input_row",
+)
+"""What is recorded of every image that a model draws, in this order, after what it is made of."""
 Lock = Mapping[str, str]
 """Path -> SHA-256 of every file that loading a job's models reads."""
 

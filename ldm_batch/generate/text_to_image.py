@@ -10,7 +10,7 @@ from ldm_batch.columns import COLUMNS as ALL
 from ldm_batch.columns import TaskColumns
 from ldm_batch.config import JobConfig
 from ldm_batch.generate.pipeline import Pipeline
-from ldm_batch.generate.task import LoadImages, Lock, Stage, Task, nothing_to_check
+from ldm_batch.generate.task import OF_EVERY_IMAGE, LoadImages, Lock, Stage, Task, nothing_to_check
 from ldm_batch.identity import Form
 from ldm_batch.read.rows import (
     InvalidRow,
@@ -36,15 +36,7 @@ COLUMNS = TaskColumns(
         *(name for name in ARGUMENTS if not ALL[name].is_named),
         "prompt_tokens",
         "prompt_truncated",
-        "scheduler",
-        "model",
-        "model_sha256",
-        "image_format",
-        "image_sha256",
-        "pixel_sha256",
-        "made_as",
-        "input_file",
-        "input_row",
+        *OF_EVERY_IMAGE,
         "fingerprint",
     ),
 )
