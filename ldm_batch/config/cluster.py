@@ -24,6 +24,7 @@ RAYS_OWN = {
     "object_store_memory": "no such field, workers keep nothing there",
 }
 SMALLEST_AMOUNT = 0.0001
+"""Ray counts resources in ten-thousandths."""
 LAST_PORT = 65535
 
 

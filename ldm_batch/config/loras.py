@@ -16,7 +16,9 @@ from ldm_batch.config.bounds import suggest
 
 ENDING = ".safetensors"
 LARGEST_SCALE = 10.0
+"""Ten times what it was trained to do."""
 MAX_LORAS = 64
+"""Each is converted and traced whenever a model is loaded."""
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,7 @@ def main() -> None:
     for name in RESOLVERS:
         OmegaConf.clear_resolver(name)
     try:
+        # Private: the public way to Hydra's options, `hydra.main`, runs the job as well.
         code = _answer(get_args_parser().parse_args())
     except KeyboardInterrupt:
         for again in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):

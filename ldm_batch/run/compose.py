@@ -200,6 +200,7 @@ def _own_hydra(folder: Path | None = None) -> Iterator[None]:
         try:
             setbase(VERSION_BASE)
             ConfigStore.instance().store(name="job_schema", node=JobConfig)
+            # Private: the public `initialize_config_dir` takes one folder, and none in an order.
             places = create_config_search_path(str(config_folder()))
             if folder is not None:
                 query = SearchPathQuery(provider="schema")

@@ -77,6 +77,7 @@ class JobFiles(FileConfigSource):
 def read_here() -> Iterator[None]:
     """Let Hydra read files as this module does, for as long as it lasts."""
     Plugins.instance()  # whose first use registers Hydra's own
+    # Private: the public way, a plugin, cannot take the place of Hydra's own reader of files.
     types = SourcesRegistry.instance().types
     before = types[FileConfigSource.scheme()]
     types[FileConfigSource.scheme()] = JobFiles
@@ -104,6 +105,7 @@ def _read(file: Path) -> str:
 def _document(file: Path, text: str, section: str, *, is_own: bool) -> dict[str, Any]:
     """The mapping that a file holds, with its texts as they are written."""
     try:
+        # Private: what `OmegaConf.load` reads by, which gives no lines and no tags.
         loader = get_yaml_loader()(text)
         root = loader.get_single_node()
         if root is None or (root.tag == NULL_TAG and not root.value):

@@ -18,6 +18,7 @@ from ldm_batch.errors import JobError, one_line
 
 PROGRAM = Path(__file__).with_name("render_template.py")
 MAX_SECONDS = 60
+"""Of the clock: six times the CPU time that the program itself may take, on a busy machine."""
 MAX_TEMPLATE, MAX_FRAME = 1_000_000, 100_000
 """Characters of a template, and of what stands around a prompt."""
 MARK = "ldm-batch-7c0e"

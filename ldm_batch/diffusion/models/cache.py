@@ -24,6 +24,7 @@ SMALL_BYTES = 1 << 20
 SETTLED_S = 2.0
 """A file younger than this may change once more within one tick of its time stamp."""
 MAX_DIGESTS = 4096
+"""The latest are remembered; a model in parts has tens of files."""
 
 
 def cache_folder() -> Path:

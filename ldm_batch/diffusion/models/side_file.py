@@ -30,6 +30,7 @@ CONVERTER = 1
 """Number of the rules by which weights of another form become ours; part of what identifies images
 of a model that came in so."""
 MAX_BYTES = 64 * 1024
+"""What we write has less than 1 kB; a hostile one must not fill memory."""
 CONDITION_WEIGHTS = "model.safetensors"
 CLASS_TO_IMAGE = "LDMClassToImagePipeline"
 LAYOUT_TO_IMAGE = "LDMLayoutToImagePipeline"

@@ -26,6 +26,7 @@ BUFFERS = {
 }
 """Tensors of a checkpoint that follow from the schedule, or weigh the loss."""
 TOLERANCE = 1e-5
+"""Of products of alphas, 0 to 1: checkpoints hold them in float32, rounded by another sum."""
 
 
 def read_schedule(params: Section) -> dict[str, Any]:
