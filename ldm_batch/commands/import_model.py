@@ -16,17 +16,17 @@ from typing import TYPE_CHECKING
 from ldm_batch.commands.ending import ends
 from ldm_batch.commands.program import program
 from ldm_batch.diffusion.family.table import FAMILIES
+from ldm_batch.diffusion.models.files import CHECKPOINTS, LDM_SUPER_RESOLUTION, LDM_TEXT_TO_IMAGE
 from ldm_batch.errors import JobError
 from ldm_batch.plan.command_line import shell_line, text_word
 
 if TYPE_CHECKING:
     from ldm_batch.diffusion.models.model_folder import ModelFolder
 
-PICKLED = (".ckpt", ".pt", ".pth")
-CHECKPOINTS = (*PICKLED, ".safetensors")
+FILES = (*CHECKPOINTS, ".safetensors")
 COMMANDS = {
-    "LDMTextToImagePipeline": "run model=local {} source.uri=PROMPTS sink.uri=DATASET",
-    "LDMSuperResolutionPipeline": (
+    LDM_TEXT_TO_IMAGE: "run model=local {} source.uri=PROMPTS sink.uri=DATASET",
+    LDM_SUPER_RESOLUTION: (
         "run task=super_resolution model=local_upscale {} source.uri=IMAGES sink.uri=DATASET"
     ),
     **dict.fromkeys(
@@ -62,7 +62,7 @@ def import_model(wanted: Import) -> str:
 
     check_target(wanted.target)
     source = Path(wanted.source)
-    if source.suffix in CHECKPOINTS and not source.is_dir():
+    if source.suffix in FILES and not source.is_dir():
         model = _read_checkpoint(source, wanted)
         from ldm_batch.diffusion.models.model_folder import write_model
 

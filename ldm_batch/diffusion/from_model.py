@@ -19,6 +19,7 @@ from ldm_batch.config.bounds import refuse
 from ldm_batch.config.model import Device, Dtype, check_model
 from ldm_batch.diffusion.load import TORCH_DTYPES, Component, Components, load, pick_device
 from ldm_batch.diffusion.models.conversion import read_conversion
+from ldm_batch.diffusion.models.files import LDM_SUPER_RESOLUTION, LDM_TEXT_TO_IMAGE
 from ldm_batch.diffusion.models.find import DEMO_PREFIX, find_model, is_hub_id, todays_main
 from ldm_batch.diffusion.schedulers import find_config_trouble
 from ldm_batch.diffusion.switches import apply_switches, decode_dtype
@@ -26,8 +27,6 @@ from ldm_batch.errors import JobError
 
 logger = logging.getLogger(__name__)
 
-TEXT_TO_IMAGE = "LDMTextToImagePipeline"
-SUPER_RESOLUTION = "LDMSuperResolutionPipeline"
 ARGUMENTS = {
     "path": "path_or_repo_id",
     "repo_id": "path_or_repo_id",
@@ -171,7 +170,7 @@ def check_text_to_image(components: Components) -> None:
         JobError: another pipeline, or channels that do not match.
     """
     folder = components.folder
-    _check_pipeline(components, TEXT_TO_IMAGE, "text to image")
+    _check_pipeline(components, LDM_TEXT_TO_IMAGE, "text to image")
     unet, vqvae, bert = components["unet"], components["vqvae"], components["bert"]
     if unet.config.in_channels != vqvae.config.latent_channels:
         raise JobError(
@@ -192,7 +191,7 @@ def check_super_resolution(components: Components) -> None:
         JobError: another pipeline, or channels that do not match.
     """
     folder = components.folder
-    _check_pipeline(components, SUPER_RESOLUTION, "super-resolution")
+    _check_pipeline(components, LDM_SUPER_RESOLUTION, "super-resolution")
     unet, latent_channels = components["unet"], components["vqvae"].config.latent_channels
     if unet.config.in_channels != latent_channels + 3:
         raise JobError(

@@ -19,6 +19,8 @@ from ldm_batch.config.model import DEVICES
 from ldm_batch.diffusion.models.blueprint import refuse_larger
 from ldm_batch.diffusion.models.conversion import read_conversion
 from ldm_batch.diffusion.models.files import (
+    LDM_SUPER_RESOLUTION,
+    LDM_TEXT_TO_IMAGE,
     WeightFiles,
     find_weights,
     read_index,
@@ -50,8 +52,8 @@ COMPONENT_CLASSES = {
     "tokenizer": ("BertTokenizer", "BertTokenizerFast"),
 }
 PIPELINE_COMPONENTS = {
-    "LDMTextToImagePipeline": ("bert", "tokenizer", "unet", "vqvae", "scheduler"),
-    "LDMSuperResolutionPipeline": ("unet", "vqvae", "scheduler"),
+    LDM_TEXT_TO_IMAGE: ("bert", "tokenizer", "unet", "vqvae", "scheduler"),
+    LDM_SUPER_RESOLUTION: ("unet", "vqvae", "scheduler"),
 }
 TORCH_DTYPES = {
     "float32": torch.float32,

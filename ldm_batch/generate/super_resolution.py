@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ldm_batch.columns import IMAGE, TaskColumns
 from ldm_batch.config import UPSCALE, JobConfig
+from ldm_batch.diffusion.models.files import LDM_SUPER_RESOLUTION
 from ldm_batch.errors import JobError
 from ldm_batch.generate import from_images
 from ldm_batch.generate.pipeline import Picture, Pipeline
@@ -41,7 +42,6 @@ from ldm_batch.records import (
 
 MAX_OUTPUT_PIXELS = 2**26
 """Pixels of the large images of one call: bounds memory, not results."""
-MODEL_CLASS = "LDMSuperResolutionPipeline"
 ARGUMENTS = ("num_inference_steps", "eta")
 COLUMNS = TaskColumns(
     fields=(IMAGE, "id", "image_index", "seed", *ARGUMENTS),
@@ -98,7 +98,7 @@ def make_request(image: PlannedImage, images: LoadImages | None) -> Request:
 
 def stages(job: JobConfig) -> list[Stage]:
     """One model."""
-    return [Stage("", job.model, job.scheduler, MODEL_CLASS)]
+    return [Stage("", job.model, job.scheduler, LDM_SUPER_RESOLUTION)]
 
 
 def load(job: JobConfig, lock: Lock) -> Pipeline:

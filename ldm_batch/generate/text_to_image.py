@@ -9,6 +9,7 @@ from ldm_batch.columns import ARGUMENTS as ALL_ARGUMENTS
 from ldm_batch.columns import COLUMNS as ALL
 from ldm_batch.columns import TaskColumns
 from ldm_batch.config import JobConfig
+from ldm_batch.diffusion.models.files import LDM_TEXT_TO_IMAGE
 from ldm_batch.generate.pipeline import Pipeline
 from ldm_batch.generate.task import OF_EVERY_IMAGE, LoadImages, Lock, Stage, Task, nothing_to_check
 from ldm_batch.identity import Form
@@ -92,7 +93,7 @@ def request_again(record: Mapping[str, Any], columns: TaskColumns) -> Request:
 
 def stages(job: JobConfig) -> list[Stage]:
     """One model."""
-    return [Stage("", job.model, job.scheduler, "LDMTextToImagePipeline")]
+    return [Stage("", job.model, job.scheduler, LDM_TEXT_TO_IMAGE)]
 
 
 def load(job: JobConfig, lock: Lock) -> Pipeline:

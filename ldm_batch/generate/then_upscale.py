@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from ldm_batch.columns import IMAGE, IMAGE_COLUMNS
 from ldm_batch.config import UPSCALE, JobConfig, ModelConfig
 from ldm_batch.config.identified import identify_model, identify_scheduler
+from ldm_batch.diffusion.models.files import LDM_SUPER_RESOLUTION
 from ldm_batch.generate.pipeline import Picture, Pipeline
 from ldm_batch.generate.super_resolution import (
     MAX_OUTPUT_PIXELS,
-    MODEL_CLASS,
     SUPER_RESOLUTION,
     Enlarger,
     check_scale,
@@ -62,7 +62,7 @@ def then_upscale(task: Task, *, keep_low_resolution: bool) -> Task:
     """
 
     def stages(job: JobConfig) -> list[Stage]:
-        second = Stage(SECTION, job.upscale.model, job.upscale.scheduler, MODEL_CLASS)
+        second = Stage(SECTION, job.upscale.model, job.upscale.scheduler, LDM_SUPER_RESOLUTION)
         return [*task.stages(job), second]
 
     def identify(job: JobConfig, lock: Lock) -> dict[str, Any]:

@@ -26,6 +26,8 @@ from ldm_batch.diffusion.models.side_file import side_files
 from ldm_batch.errors import JobError
 
 MODEL_INDEX = "model_index.json"
+LDM_TEXT_TO_IMAGE, LDM_SUPER_RESOLUTION = "LDMTextToImagePipeline", "LDMSuperResolutionPipeline"
+"""diffusers' classes of the paper's pipelines, those that our own loop draws by."""
 LDM_COMPONENTS = ("bert", "tokenizer", "unet", "vqvae", "scheduler")
 """Sub-folders of the paper's models."""
 COMPONENTS = (
@@ -59,6 +61,8 @@ FAMILY_TOKENIZER_NAMES = (
     "config.json",
 )
 VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "tokenizer.model")
+CHECKPOINTS = (".ckpt", ".pt", ".pth")
+"""Endings of checkpoints of the original code, pickled."""
 MAX_JSON_BYTES = 64 * 1024 * 1024
 """A model's largest JSON, its vocabulary, has up to 34 MB; a hostile one must not fill memory."""
 

@@ -21,6 +21,7 @@ from ldm_batch.diffusion.family.table import TOKENIZERS
 from ldm_batch.diffusion.models.convert import converted
 from ldm_batch.diffusion.models.fetch import fetch_snapshot, resolve_revision
 from ldm_batch.diffusion.models.files import (
+    CHECKPOINTS,
     COMPONENTS,
     MODEL_INDEX,
     WEIGHT_NAMES,
@@ -35,7 +36,6 @@ from ldm_batch.diffusion.models.side_file import HUB_PATTERNS as SIDE_PATTERNS
 from ldm_batch.errors import JobError
 
 DEMO_PREFIX = "demo:"
-CHECKPOINTS = (".ckpt", ".pt", ".pth")
 JUDGES: Mapping[str, Callable[[Path], object]] = {"diffusers": read_family}
 """Engine -> what refuses a folder by its settings, before weights are fetched or converted."""
 SETTINGS_PATTERNS = (

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 import torch
 
+from ldm_batch.diffusion.family.table import NOT_LOADED
 from ldm_batch.diffusion.models import blueprint
 from ldm_batch.diffusion.models.files import MODEL_INDEX, read_json
 from ldm_batch.diffusion.models.model_folder import ModelFolder, Part, describe_sources
@@ -37,8 +38,6 @@ PIPELINES = {
     | {"text_encoder_2": ("transformers", "CLIPTextModelWithProjection")},
 }
 """The pipelines whose single files are read, and the networks of each."""
-OPTIONAL = ("safety_checker", "feature_extractor", "image_encoder")
-"""Components of these pipelines that no single file holds; the folder is made without."""
 TOKENIZER_NAMES = (
     *("vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json"),
     "special_tokens_map.json",
@@ -92,7 +91,7 @@ def _check_index(
     """Refuse a component of another class than is converted here, or one that is not known."""
     tokenizers = {n.replace("text_encoder", "tokenizer") for n in networks if "text" in n}
     for name, value in index.items():
-        if name.startswith("_") or name in OPTIONAL or not isinstance(value, list):
+        if name.startswith("_") or name in NOT_LOADED or not isinstance(value, list):
             continue
         if name not in {*networks, *tokenizers, "scheduler"}:
             raise JobError(f"{settings / MODEL_INDEX}: unknown component {name!r}")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from ldm_batch.diffusion.models.blueprint import check_values
+from ldm_batch.diffusion.models.files import LDM_SUPER_RESOLUTION, LDM_TEXT_TO_IMAGE
 from ldm_batch.diffusion.models.original import text_encoder
 from ldm_batch.diffusion.models.original.settings import Section
 from ldm_batch.diffusion.models.original.text_encoder import TextEncoderShape
@@ -26,8 +27,6 @@ from ldm_batch.diffusion.models.side_file import (
 )
 from ldm_batch.errors import JobError
 
-TEXT_TO_IMAGE = "LDMTextToImagePipeline"
-SUPER_RESOLUTION = "LDMSuperResolutionPipeline"
 UNCONDITIONAL = "LDMPipeline"
 CLASS_EMBEDDER = "ldm.modules.encoders.modules.ClassEmbedder"
 RESCALER = "ldm.modules.encoders.modules.SpatialRescaler"
@@ -85,7 +84,7 @@ def _read_kind(params: Section, latent_channels: int) -> Condition:
     kind = section.target(text_encoder.TARGET, CLASS_EMBEDDER, RESCALER, IDENTITY)
     if kind == text_encoder.TARGET:
         encoder = text_encoder.read_text_encoder(section)
-        pipeline = TEXT_TO_IMAGE if encoder.has_tokenizer else LAYOUT_TO_IMAGE
+        pipeline = LDM_TEXT_TO_IMAGE if encoder.has_tokenizer else LAYOUT_TO_IMAGE
         return Condition(pipeline, token_width=encoder.width, text_encoder=encoder)
     if kind == CLASS_EMBEDDER:
         return _read_class_embedder(section)
@@ -93,7 +92,7 @@ def _read_kind(params: Section, latent_channels: int) -> Condition:
         return _read_rescaler(section)
     if params.text("cond_stage_key", "image") != "LR_image":
         raise JobError(f"{params.place}.cond_stage_key: must be LR_image beside {IDENTITY}")
-    return Condition(SUPER_RESOLUTION, num_beside=3)
+    return Condition(LDM_SUPER_RESOLUTION, num_beside=3)
 
 
 def _read_class_embedder(section: Section) -> Condition:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from ldm_batch.diffusion.models import blueprint
+from ldm_batch.diffusion.models.files import LDM_SUPER_RESOLUTION
 from ldm_batch.diffusion.models.model_folder import ModelFolder, Part, describe_sources
 from ldm_batch.diffusion.models.original import condition as conditions
 from ldm_batch.diffusion.models.original import first_stage, schedule, text_encoder, unet
@@ -173,9 +174,9 @@ def _scale_factor(model: _Diffusion, tensors: dict[str, torch.Tensor], sources: 
         )
     if not 0 < factor < float("inf"):
         raise JobError(f"{sources.checkpoint}: scale_factor is {factor}, must be positive")
-    if factor != 1 and model.condition.pipeline == conditions.SUPER_RESOLUTION:
+    if factor != 1 and model.condition.pipeline == LDM_SUPER_RESOLUTION:
         raise JobError(
-            f"{sources.checkpoint}: scale_factor is {factor}; a {conditions.SUPER_RESOLUTION} "
+            f"{sources.checkpoint}: scale_factor is {factor}; a {LDM_SUPER_RESOLUTION} "
             "decodes latents as they are"
         )
     return factor
