@@ -198,7 +198,7 @@ def _check_answers(cluster: ClusterConfig) -> None:
             "its port for Ray, e.g. 10.0.0.1:6379, or unset it"
         )
     host, _, port = (address or "").rpartition(":")
-    if not host or not port.isdigit():
+    if not host or not port.isdecimal():
         return
     wanted = "it is the head's host and its port for Ray (6379 if not set), not the dashboard's"
     if not 0 < int(port) <= LAST_PORT:

@@ -54,6 +54,8 @@ def new_folder(target: Path) -> Iterator[Path]:
 
 
 def umask() -> int:
+    """The permissions that this process takes from new files, as bits; they can only be read by
+    setting others for a moment."""
     mask = os.umask(0)
     os.umask(mask)
     return mask
