@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal, get_args, get_origin
 
 import pexpect
 import pytest
@@ -17,8 +18,8 @@ from ldm_batch.commands.completion import command
 from ldm_batch.commands.completion.answer import answer, split
 from ldm_batch.commands.completion.scripts import SCRIPTS
 from ldm_batch.commands.words import FLAGS, INFO, VALUED
-from ldm_batch.config import JobConfig
-from ldm_batch.config.described import job_fields
+from ldm_batch.config import JobConfig, cluster, job, model, source, upscale
+from ldm_batch.config.described import CLOSED, job_fields
 from ldm_batch.generate.choose import ENGINES
 
 BREAKS = " \t\n\"'><=;|&(:"
@@ -110,6 +111,14 @@ def test_closed_lists_are_what_a_job_may_say() -> None:
             value = getattr(value, name)
         if field.values and value is not None:
             assert str(value).lower() in field.values, field.path
+
+
+def test_every_closed_list_is_completed() -> None:
+    modules = (cluster, job, model, source, upscale)
+    aliases = [alias for module in modules for alias in vars(module).values()]
+    lists = [get_args(alias) for alias in aliases if get_origin(alias) is Literal]
+    assert len(lists) >= 9
+    assert {*lists} <= {*CLOSED.values()}
 
 
 @pytest.mark.parametrize(

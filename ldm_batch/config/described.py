@@ -16,7 +16,8 @@ from typing import Any
 
 from ldm_batch.config.cluster import EXECUTORS, PLACEMENTS
 from ldm_batch.config.job import IMAGE_FORMATS, JobConfig
-from ldm_batch.config.model import ATTENTIONS, DEVICES, DTYPES
+from ldm_batch.config.model import ATTENTIONS, DEVICES, DTYPES, OFFLOADS
+from ldm_batch.config.places import is_place
 from ldm_batch.config.source import LONG_PROMPT_POLICIES
 from ldm_batch.config.upscale import ALPHA_POLICIES
 
@@ -44,6 +45,7 @@ CLOSED: Mapping[str, tuple[str, ...]] = {
     "ModelConfig.text_encoder_dtype": DTYPES,
     "ModelConfig.attention": ATTENTIONS,
     "ModelConfig.device": DEVICES,
+    "ModelConfig.offload": OFFLOADS,
     "SourceConfig.long_prompts": LONG_PROMPT_POLICIES,
     "UpscaleConfig.alpha": ALPHA_POLICIES,
     "ImageConfig.format": IMAGE_FORMATS,
@@ -51,14 +53,6 @@ CLOSED: Mapping[str, tuple[str, ...]] = {
     "ClusterConfig.placement": PLACEMENTS,
 }
 """Fields of a closed list, by class, and its values."""
-PLACES = (
-    "SourceConfig.uri",
-    "SourceConfig.image_root",
-    "SinkConfig.uri",
-    "ModelConfig.path",
-    "S3Config.ca_bundle",
-)
-"""Fields that name a file or a folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +69,8 @@ class Field:
     """As YAML says it; empty of a section."""
     about: str
     """What it is for, on one line; of a section what its class says."""
+    is_place: bool = False
+    """Whether it names a file or a folder."""
 
     @property
     def name(self) -> str:
@@ -90,11 +86,6 @@ class Field:
     def is_section(self) -> bool:
         """Tell whether other fields stand in it."""
         return not self.kind
-
-    @property
-    def is_place(self) -> bool:
-        """Tell whether it names a file or a folder."""
-        return f"{self.owner}.{self.name}" in PLACES
 
     @property
     def values(self) -> tuple[str, ...]:
@@ -132,7 +123,7 @@ def _fields_below(node: Any, prefix: str) -> Iterator[Field]:
             yield from _fields_below(value, f"{path}.")
         else:
             kind = OPEN_TYPES.get(f"{owner}.{field.name}") or _in_words(annotation)
-            yield Field(path, owner, kind, _as_yaml(value), about)
+            yield Field(path, owner, kind, _as_yaml(value), about, is_place(field))
 
 
 @cache

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import Field
 from typing import Any
 
 from ldm_batch.errors import JobError
 
 PLACE: Mapping[str, Any] = {"is_place": True}
 """Metadata of a field that names a place, or a list of places."""
+
+
+def is_place(field: Field[Any]) -> bool:
+    """Tell whether a field of a section names a place."""
+    return bool(field.metadata.get("is_place"))
 
 
 def with_home(path: str) -> str:

@@ -13,6 +13,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from ldm_batch.config.job import JobConfig
 from ldm_batch.config.loras import NAMES as LORA_NAMES
+from ldm_batch.config.places import is_place
 
 TextKind = Literal["one", "many", "either"]
 """What a field takes: a text, a list of texts, or either."""
@@ -40,7 +41,7 @@ def text_fields() -> dict[str, TextKind]:
 @cache
 def place_fields() -> tuple[str, ...]:
     """The fields that name a place, dotted."""
-    return tuple(path for path, _, is_place in _walk(JobConfig, "") if is_place)
+    return tuple(path for path, _, names_place in _walk(JobConfig, "") if names_place)
 
 
 def text_kind(path: str) -> TextKind | None:
@@ -64,17 +65,17 @@ def _walk(section: type[Any], prefix: str) -> Iterator[tuple[str, TextKind | Non
     hints = get_type_hints(section)
     for field in fields(section):
         path, hint = prefix + field.name, hints[field.name]
-        is_place = bool(field.metadata.get("is_place"))
+        names_place = is_place(field)
         if isinstance(hint, type) and is_dataclass(hint):
             yield from _walk(hint, f"{path}.")
         elif _is_text(hint):
-            yield path, "one", is_place
+            yield path, "one", names_place
         elif get_origin(hint) is list and _is_text(get_args(hint)[0]):
-            yield path, "many", is_place
+            yield path, "many", names_place
         elif get_origin(hint) is dict and _is_text(get_args(hint)[1]):
-            yield f"{path}.*", "one", is_place
+            yield f"{path}.*", "one", names_place
         else:
-            yield path, "either" if is_place else None, is_place
+            yield path, "either" if names_place else None, names_place
 
 
 def _is_text(hint: Any) -> bool:
