@@ -118,9 +118,8 @@ class Worker:
     def _make_shard(self, shard: Shard, terms: Terms, encoded: Spool, inputs: Spool) -> Receipt:
         """Read, generate and encode, write, commit: what the package's listing says."""
         job, task, form, clock = self._spec.job, self._task, FORMS[terms.form], Clock()
-        call, given = with_size(job.call, self._spec.native_size), None
-        if task.columns.has_image:
-            given = InputImages(job, task.columns, shard, inputs)
+        call = with_size(job.call, self._spec.native_size)
+        given = InputImages(job, task.columns, shard, inputs) if task.columns.has_image else None
         context = RowContext(job.source, call, form, given)
 
         found = read_shard(shard, task.columns, task.parse_row, context)
@@ -130,16 +129,7 @@ class Worker:
         images = plan_images(task, rows, form, job_seed=job.seed, num_images=num_images)
         clock.lap("read_s")
 
-        with self._turn:
-            clock.lap("wait_s")
-            encoding = self._encoders.begin(encoded)
-            for drawn in generate_images(
-                self._pipeline, images, lambda image: task.make_request(image, given)
-            ):
-                encoding.add(drawn)
-            notes = tuple(self._pipeline.pop_notes())
-            clock.lap("generate_s")
-        pictures = encoding.finish()  # another shard may generate
+        pictures, notes = self._draw(images, given, encoded, clock)
 
         faulty = reject_faulty(images, pictures.faults)
         rejections = [*found.rejections, *too_long, *faulty.values()]
@@ -169,6 +159,25 @@ class Worker:
             pipeline=self._pipeline.describe(),
             notes=(*notes, *describe_made_as(count_made_as(r[MADE_AS] for _, r in records))),
         )
+
+    def _draw(
+        self,
+        images: Sequence[PlannedImage],
+        given: InputImages | None,
+        encoded: Spool,
+        clock: Clock,
+    ) -> tuple[Encoded, tuple[str, ...]]:
+        """Generate images and encode them, when it is this shard's turn; and what was noted."""
+        with self._turn:
+            clock.lap("wait_s")
+            encoding = self._encoders.begin(encoded)
+            for drawn in generate_images(
+                self._pipeline, images, lambda image: self._task.make_request(image, given)
+            ):
+                encoding.add(drawn)
+            notes = tuple(self._pipeline.pop_notes())
+            clock.lap("generate_s")
+        return encoding.finish(), notes  # meanwhile another shard may generate
 
     def _is_there(self, shard: Shard) -> bool:
         """Tell whether a shard stands by now; what keeps the store from saying so, the commit
