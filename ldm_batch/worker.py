@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from ldm_batch.columns import COLUMNS, IMAGE, LOW_RESOLUTION, By
 from ldm_batch.config import JobConfig, with_size
 from ldm_batch.errors import LdmBatchError, StorageError
-from ldm_batch.generate.batches import generate_images, plan_images
+from ldm_batch.generate.batches import generate_images, plan_images, reject_faulty
 from ldm_batch.generate.choose import choose
 from ldm_batch.generate.pipeline import Pipeline
 from ldm_batch.identity import FORMS, Form, data_path, fingerprint
@@ -27,7 +27,6 @@ from ldm_batch.read.rejected import read_rejected
 from ldm_batch.read.rows import RowContext
 from ldm_batch.read.shard import read_shard
 from ldm_batch.records import (
-    Fault,
     Outcome,
     PlannedImage,
     PromptCount,
@@ -278,19 +277,6 @@ class Worker:
             fingerprint=terms.fingerprint,
             of_task=self._task.origin(spec.job, spec.model_lock, described, terms.model_names),
         )
-
-
-def reject_faulty(
-    images: Sequence[PlannedImage], faults: Mapping[int, Fault]
-) -> dict[str, Rejection]:
-    """Reject, by key, each row of which an image is unusable: a row has all its images or none."""
-    rejections: dict[str, Rejection] = {}
-    for number, fault in sorted(faults.items()):
-        image = images[number]
-        message = f"image {image.image_index}, seed {image.seed}: {fault.message}"
-        rejection = Rejection(image.row.key, image.row.input_row, fault.reason, message)
-        rejections.setdefault(image.row.key, rejection)
-    return rejections
 
 
 class Clock:

@@ -1,4 +1,4 @@
-"""Rows -> pixels: which images a shard needs, and in which batches.
+"""Rows -> pixels: which images a shard needs, in which batches, and whose are unusable.
 
 Rows with an equal call share a batch; the order of the rows is the caller's to restore. Must not
 know who draws.
@@ -6,13 +6,22 @@ know who draws.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from ldm_batch.columns import IMAGE, LOW_RESOLUTION
 from ldm_batch.generate.pipeline import BatchKey, Pipeline
 from ldm_batch.generate.task import Task
 from ldm_batch.identity import Form
-from ldm_batch.records import Call, Made, PlannedImage, Request, Row, Slot
+from ldm_batch.records import (
+    Call,
+    Fault,
+    Made,
+    PlannedImage,
+    Rejection,
+    Request,
+    Row,
+    Slot,
+)
 from ldm_batch.write.encode import Drawn
 
 
@@ -68,3 +77,16 @@ def generate_images(
             else:
                 drawn.append(((number, IMAGE), made))
         yield drawn
+
+
+def reject_faulty(
+    images: Sequence[PlannedImage], faults: Mapping[int, Fault]
+) -> dict[str, Rejection]:
+    """Reject, by key, each row of which an image is unusable: a row has all its images or none."""
+    rejections: dict[str, Rejection] = {}
+    for number, fault in sorted(faults.items()):
+        image = images[number]
+        message = f"image {image.image_index}, seed {image.seed}: {fault.message}"
+        rejection = Rejection(image.row.key, image.row.input_row, fault.reason, message)
+        rejections.setdefault(image.row.key, rejection)
+    return rejections
