@@ -121,7 +121,7 @@ class Encoding:
     def __init__(self, submit: Submit, max_pending: int, spool: Spool) -> None:
         self._submit, self._max_pending, self._spool = submit, max_pending, spool
         self._encoded = Encoded({}, {}, {})
-        self._pending: deque[Part] = deque()
+        self._pending: deque[EncodingPart] = deque()
         self._num_pending = self._pending_bytes = 0
 
     def add(self, drawn: Sequence[tuple[Slot, Drawn]]) -> None:
@@ -137,7 +137,7 @@ class Encoding:
         for part in _parts(pictures):
             slots, images = zip(*part, strict=True)
             num_bytes = sum(pixels.nbytes for pixels in images)
-            self._pending.append(Part(slots, num_bytes, self._submit(images)))
+            self._pending.append(EncodingPart(slots, num_bytes, self._submit(images)))
             self._num_pending += len(slots)
             self._pending_bytes += num_bytes
             while self._num_pending > self._max_pending or self._pending_bytes > MAX_PENDING_BYTES:
@@ -171,7 +171,7 @@ Submit = Callable[[Sequence[NDArray[np.uint8]]], Future[list[EncodedImage]]]
 """Has pictures encoded in another thread."""
 
 
-class Part(NamedTuple):
+class EncodingPart(NamedTuple):
     """Images that one thread encodes: whose they are, and how many bytes their pixels have."""
 
     slots: Sequence[Slot]
