@@ -4,6 +4,7 @@ import base64
 import io
 import struct
 import sys
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -11,9 +12,9 @@ from image_files import encode
 from PIL import Image
 from test_decode import LIMITS, draw
 
-from ldm_batch.read import decode, decoders
+from ldm_batch.read import decoders
 from ldm_batch.read.decode import DecodedImage, decode_image
-from ldm_batch.read.formats import is_cut, name_unidentified
+from ldm_batch.read.formats import is_cut, name_damaged, name_unidentified
 from ldm_batch.records import Fault, Reason
 
 pytestmark = pytest.mark.filterwarnings("ignore:::PIL")
@@ -49,6 +50,7 @@ PAGES = [
     b"<!DOCTYPE html><html><body>404</body></html>",
     b"\n<html><head>",
     b"\xef\xbb\xbf <!-- 1 --><HTML>",
+    b"<h1>Not found</h1>",
 ]
 
 
@@ -132,9 +134,48 @@ def test_a_codec_that_is_missing_is_told() -> None:
     result = name_unidentified(avif, tuple(name for name in KNOWN if name != "AVIF"), "")
     assert result.reason == Reason.UNSUPPORTED_IMAGE
     assert "Pillow has no decoder" in result.message
-    missing = decode._undecodable(OSError("decoder libtiff not available"), b"II*\0")
+    missing = name_damaged(b"II*\0", "OSError: decoder libtiff not available")
     assert missing.reason == Reason.UNSUPPORTED_IMAGE
     assert "codec" in missing.message
+
+
+@pytest.mark.parametrize("number", [50002, 34712])
+def test_a_compression_that_pillow_does_not_know_is_told(number: int) -> None:
+    """JPEG XL and JPEG 2000 inside of a TIFF: it is not damaged, and nobody should think so."""
+    result = fault(_with_tag(encode(PLAIN, "TIFF"), 259, number))
+    assert result.reason == Reason.UNSUPPORTED_IMAGE
+    assert f"TIFF compression {number} is not available" in result.message
+
+
+def test_a_compression_that_libtiff_was_built_without_is_told() -> None:
+    with suppress(OSError):
+        encode(PLAIN, "TIFF", compression="webp")
+        pytest.skip("this libtiff has WebP")
+    result = fault(_with_tag(encode(PLAIN, "TIFF", compression="tiff_lzw"), 259, 50001))
+    if "compression 50001" not in result.message:
+        pytest.skip("nobody hears this Pillow's libtiff")
+    assert result.reason == Reason.UNSUPPORTED_IMAGE
+    assert "TIFF compression 50001 is not available" in result.message
+
+
+def test_samples_that_pillow_has_no_mode_for_are_no_damage() -> None:
+    data = _with_tag(encode(PLAIN, "TIFF"), 262, 32845)  # LogLuv
+    assert fault(data).reason == Reason.UNSUPPORTED_IMAGE
+
+
+def test_a_reason_is_one_line() -> None:
+    cut = name_damaged(b"II*\0", "Unexpected end of file:\nat 377\n")
+    assert cut.message.endswith("Unexpected end of file: at 377")
+
+
+def _with_tag(data: bytes, tag: int, value: int) -> bytes:
+    """A little-endian TIFF with another short value of a tag."""
+    changed, place = bytearray(data), int.from_bytes(data[4:8], "little")
+    for entry in range(place + 2, place + 2 + 12 * data[place], 12):
+        if int.from_bytes(data[entry : entry + 2], "little") == tag:
+            changed[entry + 8 : entry + 10] = value.to_bytes(2, "little")
+    assert changed != data
+    return bytes(changed)
 
 
 HEIC = b"\0\0\0\x1cftypheic\0\0\0\0mif1heicmiaf" + bytes(40)

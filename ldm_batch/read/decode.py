@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from ldm_batch.read.colour import is_convertible, to_rgb
 from ldm_batch.read.declarations import NUM_HEADER_BYTES, declare
@@ -84,8 +84,10 @@ def decode_image(
     chunks = read_chunks(data) if is_png(data) else None
     if isinstance(chunks, Fault):
         return chunks
+    errors: list[str] = []
     try:
-        return _read(data, chunks, limits, is_colour=is_colour)
+        with hear_libtiff() as errors:
+            return _read(data, chunks, limits, errors, is_colour=is_colour)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         return _too_large("its header", f"{limits.max_pixels} pixels (source.max_image_pixels)")
     except UnidentifiedImageError:
@@ -93,7 +95,7 @@ def decode_image(
     except MemoryError:  # ours, not the file's: its size was accepted
         raise
     except Exception as error:  # a decoder may raise anything on a damaged file
-        return _undecodable(error, data)
+        return name_damaged(data, _why_not_decoded(data, error, errors))
 
 
 def flatten(
@@ -112,12 +114,14 @@ def flatten(
 
 
 def _read(
-    data: bytes, chunks: PngChunks | None, limits: ImageLimits, *, is_colour: bool
+    data: bytes,
+    chunks: PngChunks | None,
+    limits: ImageLimits,
+    errors: list[str],
+    *,
+    is_colour: bool,
 ) -> DecodedImage | Fault:
-    with (
-        hear_libtiff() as errors,
-        Image.open(io.BytesIO(data), formats=known_formats()) as image,
-    ):
+    with Image.open(io.BytesIO(data), formats=known_formats()) as image:
         if fault := _check_header(image, limits):
             return fault
         if fault := (check_length(chunks) if chunks is not None else _check_strips(image)):
@@ -270,14 +274,37 @@ def _reason(data: bytes) -> str:
     except MemoryError:
         raise
     except Exception as error:
-        return str(error)[:200]
+        compression = _compression(data) if name == "TIFF" else None
+        if compression in (None, *TiffImagePlugin.COMPRESSION_INFO):
+            return str(error)
+        return f"TIFF compression {compression} is not available"
 
 
-def _undecodable(error: Exception, data: bytes) -> Fault:
-    what = f"{type(error).__name__}: {str(error)[:200]}"
-    if "not available" in what:  # a codec inside a container, as JPEG in TIFF
-        return Fault(Reason.UNSUPPORTED_IMAGE, f"this Pillow lacks a codec for it: {what}")
-    return name_damaged(data, what)
+def _why_not_decoded(data: bytes, error: Exception, errors: list[str]) -> str:
+    """What a decoder has against a file that it began with.
+
+    Args:
+        errors: what libtiff told of meanwhile, which says more than Pillow's number of an error.
+    """
+    if not errors:
+        return f"{type(error).__name__}: {error}"
+    if "not configured" in errors[0]:
+        return f"TIFF compression {_compression(data)} is not available"
+    return errors[0]
+
+
+def _compression(data: bytes) -> int | None:
+    """The number of a TIFF's compression; None where it is damaged before it says so."""
+    try:
+        directory = TiffImagePlugin.ImageFileDirectory_v2(data[: 16 if 43 in data[2:4] else 8])
+        file = io.BytesIO(data)
+        file.seek(directory.next)
+        directory.load(file)
+        return int(directory.get(TIFF_COMPRESSION, 1))
+    except MemoryError:
+        raise
+    except Exception:
+        return None
 
 
 def _too_large(what: str, limit: str) -> Fault:

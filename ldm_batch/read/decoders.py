@@ -73,7 +73,8 @@ def _quieten() -> None:
 def _hear_error(module: bytes | None, message: bytes | None, _: Any) -> None:
     errors: list[str] | None = getattr(_this_thread, "errors", None)
     if errors is not None and len(errors) < MAX_ERRORS:
-        words = (message or b"").partition(b" %")[0]  # the numbers stand in C's own arguments
+        # the numbers and names stand in C's own arguments
+        words = (message or b"").removeprefix(b"%s").partition(b"%")[0].strip(b" :(")
         errors.append(b": ".join(filter(None, (module, words))).decode("ascii", "replace"))
 
 

@@ -59,7 +59,10 @@ PROLOGUE = rb"(<\?xml[^>]*>\s*)?(<!--(?:(?!-->).)*+-->\s*+)*+"
 """Each comment ends at its first end: a pattern with a choice would try 2^n of them."""
 TEXTS = (
     (PROLOGUE + rb"(<!doctype svg[^>]*>\s*)?<svg\b", "SVG"),
-    (PROLOGUE + rb"<(!doctype html|html|head|body|meta|title|script|div|p)\b", "HTML"),
+    (
+        PROLOGUE + rb"<(!doctype html|html|head|body|meta|title|script|div|p|pre|center|h1)\b",
+        "HTML",
+    ),
     (rb"<\?xml", "XML or SVG"),
     (rb'\{\s*"', "JSON"),
 )
@@ -75,6 +78,11 @@ WAYS_OUT = {
     "ICNS": "save its largest picture as PNG first",
 }
 BASE64 = re.compile(rb"(data:[\w/+.-]*;base64,)?([A-Za-z0-9+/_-]{16,64})")
+NO_CODEC = re.compile(
+    r"not available|not configured|unsupported (bmp compression|codec|feature)|unknown pixel mode",
+    re.IGNORECASE,
+)
+"""How decoders say that a file may be whole and is not for them."""
 NUM_START = 4096
 """Bytes in which a text has to tell what it is."""
 
@@ -110,10 +118,15 @@ def name_unidentified(data: bytes, known: tuple[str, ...], reason: str) -> Fault
 
 
 def name_damaged(data: bytes, reason: str) -> Fault:
-    """Say that a file of one of our formats is cut, where it shows, or cut or damaged."""
-    is_short = "truncated" in reason.lower() or is_cut(data)
+    """Say that a file of one of our formats is cut, where it shows, or cut or damaged; or that
+    nothing here decodes what is in it."""
+    told = " ".join(reason.split())[:200]
+    if NO_CODEC.search(told):
+        what = f"{our_format(data)} of a kind that this Pillow has no codec for ({told})"
+        return Fault(Reason.UNSUPPORTED_IMAGE, f"{what}: {WAY_OUT}")
+    is_short = "truncated" in told.lower() or is_cut(data)
     what = "cut" if is_short else "cut or damaged"
-    return Fault(Reason.UNDECODABLE_IMAGE, f"{our_format(data)}, {what}: {reason[:200]}")
+    return Fault(Reason.UNDECODABLE_IMAGE, f"{our_format(data)}, {what}: {told}")
 
 
 def our_format(data: bytes) -> str | None:
