@@ -99,6 +99,14 @@ def test_an_object_of_another_shard_is_noticed(store: Store) -> None:
     assert "is not of rows 10 to 19 of in.parquet" in found
 
 
+def test_an_object_of_another_program_is_named(store: Store) -> None:
+    for metadata in (None, {"pandas": "{}"}):
+        table = pa.table({"a": [1]}).replace_schema_metadata(metadata)
+        pq.write_table(table, path_of(store))
+        found = problems(store)
+        assert "data/00001.parquet: is no object of this dataset (it is not ours)" in found
+
+
 def test_what_does_not_belong_there_is_named(store: Store) -> None:
     for name in ("00003.parquet", "notes.txt"):
         path_of(store, f"data/{name}").write_bytes(b"x")

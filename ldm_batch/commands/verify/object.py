@@ -86,6 +86,9 @@ def verify_object(store: Store, shard: Shard, expected: Expected) -> ObjectRepor
     try:
         with _fetched(store, path) as (file, digest):
             parquet = open_object(file)
+            if METADATA_KEY not in (parquet.schema_arrow.metadata or {}):
+                _complain(report, "is no object of this dataset (it is not ours); remove it")
+                return report
             facts = json.loads(parquet.schema_arrow.metadata[METADATA_KEY])
             report.schema = parquet.schema_arrow.remove_metadata()
             _check_facts(report, facts, shard, expected)
