@@ -18,11 +18,12 @@ from ldm_batch.errors import LdmBatchError, StorageError
 from ldm_batch.generate.batches import generate_images, plan_images, reject_faulty
 from ldm_batch.generate.choose import choose
 from ldm_batch.generate.pipeline import Pipeline
-from ldm_batch.identity import FORMS, Form, data_path, fingerprint
+from ldm_batch.identity import FORMS, data_path, fingerprint
 from ldm_batch.made_as import MADE_AS, count_made_as, describe_made_as
 from ldm_batch.plan.recorded import refuse_other_environment
 from ldm_batch.plan.stored import refuse_other_plan
 from ldm_batch.read.images import InputImages
+from ldm_batch.read.input_types import NO_TYPES, InputTypes
 from ldm_batch.read.rejected import read_rejected
 from ldm_batch.read.rows import RowContext
 from ldm_batch.read.shard import read_shard
@@ -71,6 +72,8 @@ class Terms:
     """Section of a model -> its name in the dataset: the job's own under nothing."""
     environment: Mapping[str, str] | None = None
     """Versions and device on which alone shards may be made; None: any."""
+    types: InputTypes = NO_TYPES
+    """What the plan says of its input's columns."""
 
 
 def load_worker(spec: WorkerSpec) -> Worker:
@@ -119,7 +122,7 @@ class Worker:
         job, task, form, clock = self._spec.job, self._task, FORMS[terms.form], Clock()
         call = with_size(job.call, self._spec.native_size)
         given = InputImages(job, task.columns, shard, inputs) if task.columns.has_image else None
-        context = RowContext(job.source, call, form, given)
+        context = RowContext(job.source, call, form, given, terms.types)
 
         found = read_shard(shard, task.columns, task.parse_row, context)
         counts = self._count_tokens(found.rows)
@@ -132,7 +135,7 @@ class Worker:
 
         faulty = reject_faulty(images, pictures.faults)
         rejections = [*found.rejections, *too_long, *faulty.values()]
-        rejected = self._keep_rejected(shard, form, rejections)
+        rejected = self._keep_rejected(shard, terms, rejections)
         facts = make_facts(shard, terms.fingerprint, rejections, rejected)
         good = {n: image for n, image in enumerate(images) if image.row.key not in faulty}
         records = self._records(shard, terms, good, counts, pictures)
@@ -225,15 +228,16 @@ class Worker:
         return kept, refused
 
     def _keep_rejected(
-        self, shard: Shard, form: Form, rejections: Sequence[Rejection]
+        self, shard: Shard, terms: Terms, rejections: Sequence[Rejection]
     ) -> RejectionsFile | None:
         """The file of a shard's rejections, with the rows themselves where the form has them."""
         if not rejections:
             return None
         rows = None
-        if form.keeps_rejected_rows:
+        if FORMS[terms.form].keeps_rejected_rows:
             places = [rejection.input_row for rejection in rejections]
-            rows = read_rejected(shard, self._task.columns, self._spec.job.source, places)
+            source = self._spec.job.source
+            rows = read_rejected(shard, self._task.columns, source, places, terms.types)
         return make_rejections_file(shard, rejections, rows)
 
     def _records(

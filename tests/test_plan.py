@@ -517,10 +517,10 @@ def paths_of(form: str, num_rows: int) -> Any:
 
 def cut_source(job: Any) -> tuple[list[Shard], list[str]]:
     """The shards of a job that enlarges, and what is told of them."""
-    [file], _ = list_source([str(job.source.uri)], None)
+    [file] = list_source([str(job.source.uri)], None).files
     [footer] = read_new_footers([file])
     document = {"images": {"source": {"carry": {}}}}
-    new = [look_at(job, COLUMNS, file, footer, document=document, native_size=(64, 64))]
+    new = [look_at(job, COLUMNS, file, footer, native_size=(64, 64))]
     job, _ = settle_rows_per_shard(job, new, document)
     return cut_files(job, new, first=0), describe_unknown_sizes(job, new)
 

@@ -165,7 +165,7 @@ def test_sources_are_listed_as_on_a_disk(s3: S3Config) -> None:
     assert names_of(s3, "in/*/x?.parquet") == ["a/x1.parquet", "b/x2.parquet"]
     assert names_of(s3, "in/a/x1.parquet", "in2/*") == ["x1.parquet", "z.pq"]
     assert names_of(s3, "in/notes.txt") == ["notes.txt"]
-    files, skipped = list_source([f"s3://{BUCKET}/in"], s3)
+    files, skipped, _ = list_source([f"s3://{BUCKET}/in"], s3)
     assert len(skipped) == 2
     assert open_file(files[0].uri, s3).read() == b"x"
     with pytest.raises(JobError, match="nothing found at s3://bucket/in/none"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from ldm_batch import identity
@@ -15,9 +16,9 @@ from ldm_batch.config import shard_ranges
 from ldm_batch.errors import JobError
 from ldm_batch.generate.choose import Choice
 from ldm_batch.generate.task import FoundModels
-from ldm_batch.identity import NEWEST_FORM
+from ldm_batch.identity import NEWEST_FORM, Form
 from ldm_batch.plan.fingerprint import images_document
-from ldm_batch.plan.make import carry_schema, make_plan, select_shards
+from ldm_batch.plan.make import make_plan, select_shards
 from ldm_batch.plan.own import names_without_receipt, refuse_foreign, visible_names
 from ldm_batch.plan.recorded import (
     model_name,
@@ -33,6 +34,7 @@ from ldm_batch.plan.stored import (
     remove_plan,
     save_plan,
 )
+from ldm_batch.read.input_types import InputTypes, encode_carried
 from ldm_batch.records import Shard
 from ldm_batch.storage import Store
 from ldm_batch.versions import decisive_differences, versions
@@ -88,7 +90,7 @@ class Planning:
         """The document of the stored plan that `plan_again` makes way for."""
         self._work: Work | None = None
         self._has_looked = False
-        self._carry: dict[str, str] = {}
+        self._carry: Mapping[str, str] = {}
         """Carried columns in the order of the input, which plans of form 1 do not keep."""
 
     def look(self) -> Work:
@@ -172,36 +174,41 @@ class Planning:
             columns=tuple((name, kind) for name, kind in columns),
             model_names=planned_model_names(plan.document, self._model_names()),
             environment=_flat(recorded) if job.strict_environment else None,
+            types=plan.types,
         )
 
     def make(self, planned: Plan | None) -> Plan:
         """The plan with this run's new input, by what the sink holds of it; stores nothing."""
+        return make_plan(
+            self._chosen.job,
+            self._store,
+            planned,
+            task=self._chosen.task.columns,
+            identify=partial(self._identify, planned.form if planned else NEWEST_FORM),
+            native_size=self._models.native_size,
+        )
+
+    def _identify(self, form: Form, types: InputTypes) -> dict[str, Any]:
+        """The document of the job, by the types of its input's columns."""
         job, task = self._chosen.job, self._chosen.task
-        form = planned.form if planned else NEWEST_FORM
-        carry = self._carry = carry_schema(job.source, task.columns)
+        self._carry = types.words
         images = images_document(
             job,
             self._models.lock,
-            carry,
+            types.words,
             form,
             task=task.columns,
             of_task=task.identify(job, self._models.lock),
+            folders=types.folders,
         )
-        document = plan_document(
+        return plan_document(
             images,
             form,
-            columns=task.columns.of_dataset(form.number, carry),
+            columns=task.columns.of_dataset(form.number, types.words),
             models=self._model_names(),
             config=recorded_config(job),
             environment=self._environment(),
-        )
-        return make_plan(
-            job,
-            self._store,
-            planned,
-            task=task.columns,
-            document=document,
-            native_size=self._models.native_size,
+            carried=encode_carried(types.carried),
         )
 
     def _is_own(self, work: Work) -> bool:

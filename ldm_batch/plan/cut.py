@@ -16,9 +16,11 @@ import pyarrow as pa
 from ldm_batch.columns import TaskColumns
 from ldm_batch.config import ClusterConfig, JobConfig, with_size
 from ldm_batch.errors import JobError
+from ldm_batch.plan.input_columns import FoundColumns, find_columns_of
 from ldm_batch.read import footer as footers
 from ldm_batch.read import matching
 from ldm_batch.read.footer import Footer
+from ldm_batch.read.input_types import InputTypes
 from ldm_batch.records import InputFile, Shard
 from ldm_batch.storage import SourceFile
 
@@ -51,8 +53,8 @@ class NewFile:
     largest_size: tuple[int, int]
     is_size_known: bool
     """False: rows name their images by paths, and the largest size is what a job allows."""
-    columns: str
-    """What it is read from, in words."""
+    columns: FoundColumns
+    """What is read of it."""
 
 
 def look_at(
@@ -61,16 +63,19 @@ def look_at(
     file: SourceFile,
     footer: Footer,
     *,
-    document: Mapping[str, Any],
     native_size: tuple[int, int],
+    types: InputTypes | None = None,
 ) -> NewFile:
     """Keep what cutting a new file needs.
 
+    Args:
+        types: the plan's, if there is one; None: they are to be decided yet.
+
     Raises:
-        JobError: it lacks a column, or has one of another type than the dataset.
+        JobError: it lacks a column, or has one whose type cannot hold its field.
     """
-    columns = matching.resolve_columns(footer, task, job.source, file.uri)
-    _refuse_other_types(matching.carried_fields(footer, task, job.source), document, file.uri)
+    footer, found = find_columns_of(footer, file.name, file.uri, task, job.source, types)
+    columns = found.fields
     is_known = not task.has_image or _holds_images(footer, columns["image"])
     return NewFile(
         InputFile(
@@ -79,7 +84,7 @@ def look_at(
         footers.row_group_ends(footer),
         _largest_size(footer, task, columns, job, native_size, is_known=is_known),
         is_known,
-        matching.columns_in_words(columns),
+        found,
     )
 
 
@@ -235,23 +240,6 @@ def _own_pixels(footer: Footer) -> float | None:
 def _side(pixels: float) -> int:
     """Side of the smallest square of as many pixels."""
     return math.isqrt(int(max(pixels, 1)) - 1) + 1
-
-
-def _refuse_other_types(
-    carried: Sequence[tuple[str, pa.DataType]], document: Mapping[str, Any], uri: str
-) -> None:
-    planned = document["images"]["source"]["carry"]
-    for name, declared in carried:
-        if str(declared) != planned.get(name):
-            raise JobError(
-                f"{uri}: carried column {name!r} has type {declared}, planned "
-                f"{planned.get(name, 'without it')}; all files of a dataset need the same"
-            )
-    missing = planned.keys() - {name for name, _ in carried}
-    if missing:
-        raise JobError(
-            f"{uri}: lacks {sorted(missing)[0]!r}, which other files of the dataset carry"
-        )
 
 
 def auto_rows_per_shard(

@@ -30,6 +30,7 @@ def images_document(
     *,
     task: TaskColumns,
     of_task: Mapping[str, Any],
+    folders: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Everything that can change an image or the row set: what the fingerprint is made of.
 
@@ -38,12 +39,16 @@ def images_document(
 
     Args:
         lock: SHA-256 of every file that loading the models reads.
-        carry: types of the carried columns, see `carry_schema`.
+        carry: types of the carried columns, as text.
         form: by whose rules; of a dataset that is planned already, its plan's.
         task: the columns of the job's task.
         of_task: what identifies the images of the job's task beside what all tasks have.
+        folders: types of the columns that stand in the names of folders, where some are used.
     """
-    return {**IMAGES_OF_FORM[form.number](job, lock, carry, task), **of_task}
+    images = {**IMAGES_OF_FORM[form.number](job, lock, carry, task), **of_task}
+    if folders:
+        images["source"] = {**images["source"], "folders": dict(folders)}
+    return images
 
 
 def _images_of_form_1(

@@ -21,13 +21,18 @@ from ldm_batch.plan.cut import (
     look_at,
     settle_rows_per_shard,
 )
+from ldm_batch.plan.input_columns import describe_folders, refuse_other_columns, settle_types
+from ldm_batch.plan.input_files import list_input, types_now
 from ldm_batch.plan.other_settings import refuse_other_fingerprint
 from ldm_batch.plan.stored import PLAN_AGAIN, Plan
 from ldm_batch.read import footer as footers
-from ldm_batch.read import matching
 from ldm_batch.read.footer import Footer
+from ldm_batch.read.input_types import InputTypes
 from ldm_batch.records import InputFile, Shard
-from ldm_batch.storage import SourceFile, Store, list_source
+from ldm_batch.storage import Omissions, SourceFile, Store
+
+Identify = Callable[[InputTypes], Mapping[str, Any]]
+"""Types of the input's columns -> the job's own plan document (see `plan_document`)."""
 
 
 def make_plan(
@@ -36,7 +41,7 @@ def make_plan(
     planned: Plan | None,
     *,
     task: TaskColumns,
-    document: Mapping[str, Any],
+    identify: Identify,
     native_size: tuple[int, int],
 ) -> Plan:
     """Match the input against the stored plan and append shards for files that are new.
@@ -46,18 +51,18 @@ def make_plan(
         store: the sink.
         planned: the plan that the sink holds, if any.
         task: the columns of the job's task.
-        document: the job's own plan document (see `plan_document`).
+        identify: makes the job's document, once the types of its input's columns are known.
         native_size: the model's own height and width in pixels.
 
     Raises:
         JobError: the job has another fingerprint than the plan, an input file changed or is gone,
             or the input cannot be read.
     """
-    listed, skipped = list_source(source_uris(job.source), job.source.access)
-    notes = [f"skipped {note}" for note in skipped]
+    listed, notes = list_input(job.source, planned)
     known = {shard.file.name: shard.file for shard in planned.shards} if planned else {}
     if planned:
-        refuse_other_fingerprint(planned.document, document, store)
+        types = types_now(job.source, task, planned, [f for f in listed if f.name in known])
+        refuse_other_fingerprint(planned.document, identify(types), store)
         job, ignored = _as_planned(job, planned)
         notes += ignored
     here = _match_known(job.source, listed, known)
@@ -66,18 +71,27 @@ def make_plan(
         job.source,
         [file for file in listed if file.name not in known],
         _rename_guard([known[name] for name in gone]),
-        look=partial(look_at, job, task, document=document, native_size=native_size),
+        look=partial(
+            look_at, job, task, native_size=native_size, types=planned.types if planned else None
+        ),
     )
     notes += told
-    if not planned:
-        job, document = settle_rows_per_shard(job, new_files, document)
-    notes += describe_unknown_sizes(job, new_files)
-    before = planned or Plan(document, shards=(), num_segments=0)
-    shards = tuple(_moved(shard, here.get(shard.file.name)) for shard in before.shards)
-    new = tuple(cut_files(job, new_files, first=len(shards)))
-    if not shards and not new:
+    if not planned and not new_files:
         uris = ", ".join(source_uris(job.source))
         raise JobError("\n  ".join([f"source.uri: no rows in {uris}", *notes]))
+    found = [new.columns for new in new_files]
+    types = planned.types if planned else settle_types(found, task)
+    notes += describe_folders(found, types, is_new=planned is None)
+    if planned:
+        for columns in found:
+            refuse_other_columns(columns, types, is_exact=planned.knows_folders)
+        before = planned
+    else:
+        job, document = settle_rows_per_shard(job, new_files, identify(types))
+        before = Plan(document, shards=(), num_segments=0)
+    notes += describe_unknown_sizes(job, new_files)
+    shards = tuple(_moved(shard, here.get(shard.file.name)) for shard in before.shards)
+    new = tuple(cut_files(job, new_files, first=len(shards)))
     plan = replace(before, shards=(*shards, *new), new_shards=new)
     return replace(plan, gone_files=gone, notes=tuple(notes))
 
@@ -91,16 +105,15 @@ def _look_at_new(
 ) -> tuple[list[NewFile], list[str]]:
     """What cutting needs of files that are not planned yet, and what to tell of them."""
     new_files: list[NewFile] = []
-    notes: list[str] = []
+    without = Omissions()
     for file, footer in zip(files, footers.read_new_footers(files, source.access), strict=True):
         refuse_renamed(file, footer)
         if footer.num_rows == 0:
-            notes.append(f"skipped {file.uri}: no rows")
+            without.add("no rows", file)
             continue
         new_files.append(look(file, footer))
-        if len(new_files) == 1:
-            notes.append(f"columns used: {new_files[0].columns}")
-    return new_files, notes
+    notes = [f"columns used: {new_files[0].columns.words}"] if new_files else []
+    return new_files, notes + [f"skipped {note}" for note in without.told()]
 
 
 def _moved(shard: Shard, file: InputFile | None) -> Shard:
@@ -117,18 +130,6 @@ def _as_planned(job: JobConfig, planned: Plan) -> tuple[JobConfig, list[str]]:
         return settled, []
     note = f"rows_per_shard: {job.rows_per_shard} ignored, the dataset was planned with {num_rows}"
     return settled, [note]
-
-
-def carry_schema(source: SourceConfig, task: TaskColumns) -> dict[str, str]:
-    """Types of the carried columns in the first input file, as text, by their output name."""
-    if not source.carry and not task.has_image:
-        return {}
-    listed, _ = list_source(source_uris(source), source.access)
-    if not listed:
-        return {}
-    [footer] = footers.read_new_footers(listed[:1], source.access)
-    matching.resolve_columns(footer, task, source, listed[0].uri)
-    return {name: str(kind) for name, kind in matching.carried_fields(footer, task, source)}
 
 
 def select_shards(

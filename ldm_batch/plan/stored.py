@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from ldm_batch import identity
 from ldm_batch.errors import JobError
+from ldm_batch.read.input_types import InputTypes, planned_types
 from ldm_batch.records import InputFile, Shard
 from ldm_batch.storage import Store
 
@@ -63,6 +64,17 @@ class Plan:
         return identity.FORMS[_form_number(self.document)]
 
     @property
+    def types(self) -> InputTypes:
+        """What it says of the columns of its input."""
+        return planned_types(self.document)
+
+    @property
+    def knows_folders(self) -> bool:
+        """False of one that was made before folders could name columns, and before as many names
+        of files were read; it grows as it began."""
+        return "carried" in self.document
+
+    @property
     def num_rows(self) -> int:
         """Rows of all planned shards."""
         return sum(shard.num_rows for shard in self.shards)
@@ -81,7 +93,7 @@ def load_document(store: Store) -> Mapping[str, Any] | None:
         document: Mapping[str, Any] = json.loads(raw)
         known = document["format"] == PLAN_FORMAT and _form_number(document) in identity.FORMS
         is_whole = not known or _is_whole(document)
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError, pa.ArrowException) as error:
         raise _damaged(store, identity.PLAN_PATH, error) from error
     if not known:
         raise JobError(
@@ -96,6 +108,7 @@ def load_document(store: Store) -> Mapping[str, Any] | None:
 def _is_whole(document: Mapping[str, Any]) -> bool:
     """Tell whether a document has what every plan has had, of the right kinds."""
     sections = [document[name] for name in ("images", "config", "environment")]
+    planned_types(document)
     return (
         all(isinstance(section, Mapping) for section in sections)
         and isinstance(document["fingerprint"], str)
@@ -172,6 +185,7 @@ def plan_document(
     models: Mapping[str, str],
     config: Mapping[str, Any],
     environment: Mapping[str, Any],
+    carried: str = "",
 ) -> dict[str, Any]:
     """The document that a plan stores.
 
@@ -182,6 +196,7 @@ def plan_document(
         models: section of a model -> its name in the column `model`.
         config: the resolved job.
         environment: command, versions, device: recorded, and told where they differ.
+        carried: the types of carried columns, see `encode_carried`.
     """
     return {
         "format": PLAN_FORMAT,
@@ -192,6 +207,7 @@ def plan_document(
         "models": models,
         "config": config,
         "environment": environment,
+        "carried": carried,
     }
 
 

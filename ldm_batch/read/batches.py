@@ -17,6 +17,8 @@ from ldm_batch.config import SourceConfig
 from ldm_batch.errors import AccessError, JobError, ShardError
 from ldm_batch.read import footer as footers
 from ldm_batch.read import matching
+from ldm_batch.read.folders import with_folder_columns, with_folders
+from ldm_batch.read.input_types import InputTypes
 from ldm_batch.records import Shard
 from ldm_batch.storage import open_file
 
@@ -37,7 +39,7 @@ class UsedColumns:
     carry: Mapping[str, str]
     """Name in the output -> column that is carried along."""
     carried: list[tuple[str, pa.DataType]]
-    """Name in the output and Arrow type of these."""
+    """Name in the output and planned Arrow type of these."""
 
     @property
     def names(self) -> list[str]:
@@ -59,18 +61,27 @@ def as_shard_error(shard: Shard) -> Iterator[None]:
         raise ShardError(str(error)) from error
 
 
-def find_columns(shard: Shard, task: TaskColumns, source: SourceConfig) -> UsedColumns:
+def find_columns(
+    shard: Shard, task: TaskColumns, source: SourceConfig, types: InputTypes
+) -> UsedColumns:
     """The columns that a job reads of a shard's file, which must be the one that was planned.
+
+    Args:
+        types: what the plan says of them.
 
     Raises:
         JobError: it is another file, or a column is missing or of a wrong type.
     """
-    footer = footers.read_planned_footer(shard.file, source.access)
+    planned = footers.read_planned_footer(shard.file, source.access)
+    footer = with_folders(planned, shard.file.name, types.folders)
     return UsedColumns(
         footer,
         matching.resolve_columns(footer, task, source, shard.file.uri),
         matching.carried_columns(footer, task, source),
-        matching.carried_fields(footer, task, source),
+        [
+            (name, types.carried.get(name, kind))
+            for name, kind in matching.carried_fields(footer, task, source)
+        ],
     )
 
 
@@ -89,7 +100,8 @@ def read_batches(
     groups = [i for i in range(len(ends)) if starts[i] < last and ends[i] > first]
     position = starts[groups[0]]
     is_large = is_image or any(_is_nested(footer, name) for name in columns)
-    repeated = [name for name in columns if _holds_bytes(footer, name)]
+    own = [name for name in columns if name not in footer.folders]
+    repeated = [name for name in own if _holds_bytes(footer, name)]
     rows_per_read = LARGE_ROWS_PER_READ if is_large else ROWS_PER_READ
     with open_file(shard.file.uri, source.access) as file:
         parquet = pq.ParquetFile(
@@ -100,12 +112,13 @@ def read_batches(
             read_dictionary=[] if is_image else repeated,
             buffer_size=IMAGE_BUFFER_BYTES if is_image else 0,
         )
-        batches = parquet.iter_batches(rows_per_read, row_groups=groups, columns=columns)
+        batches = parquet.iter_batches(rows_per_read, row_groups=groups, columns=own)
         for batch in batches:
             begin, end = max(first - position, 0), min(last - position, batch.num_rows)
             position += batch.num_rows
             if begin < end:
-                yield batch.slice(begin, end - begin)
+                some = batch.slice(begin, end - begin)
+                yield with_folder_columns(some, footer, [n for n in columns if n in footer.folders])
             if position >= last:
                 return
 

@@ -169,7 +169,7 @@ def digest_of(cell: Cells) -> tuple[int, str | None]:
     if _has_lengths(cell.type):
         raw = cell[0].as_buffer()
         return raw.size, hashlib.sha256(raw).hexdigest()
-    if _has_shared(cell.type):
+    if has_shared(cell.type):
         return num_bytes(cell), None
     batch = pa.record_batch([cell.take(_FIRST)], names=["cell"])
     stream = _Hashed()
@@ -178,14 +178,14 @@ def digest_of(cell: Cells) -> tuple[int, str | None]:
     return stream.size_bytes, stream.sha256.hexdigest()
 
 
-def _has_shared(kind: Any) -> bool:
+def has_shared(kind: Any) -> bool:
     """Tell whether a type has a dictionary at some depth."""
     if pa.types.is_struct(kind):
-        return any(_has_shared(kind.field(i).type) for i in range(kind.num_fields))
+        return any(has_shared(kind.field(i).type) for i in range(kind.num_fields))
     if pa.types.is_map(kind):
-        return _has_shared(kind.key_type) or _has_shared(kind.item_type)
+        return has_shared(kind.key_type) or has_shared(kind.item_type)
     if pa.types.is_nested(kind) and hasattr(kind, "value_type"):
-        return _has_shared(kind.value_type)
+        return has_shared(kind.value_type)
     return bool(pa.types.is_dictionary(kind))
 
 

@@ -6,9 +6,9 @@ Reads footers only, never rows; must not know shards or the sink.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import BinaryIO
 
 import pyarrow as pa
@@ -42,6 +42,8 @@ class Footer:
     schema: pa.Schema
     num_rows: int
     sha256: str
+    folders: Mapping[str, str | None] = field(default_factory=dict)
+    """Columns of the schema that stand in the names of the file's folders; see `folders.py`."""
 
 
 def read_new_footers(files: Sequence[SourceFile], access: Access = None) -> Iterator[Footer]:
@@ -152,6 +154,9 @@ def mean_bytes(footer: Footer, column: str) -> float:
 
 def largest_value(footer: Footer, column: str) -> float | None:
     """Largest value of a column by the footer's statistics, None where these do not tell."""
+    if column in footer.folders:
+        value = footer.folders[column] or ""
+        return int(value) if value.isascii() and value.isdecimal() and len(value) < 20 else None
     position = {
         footer.metadata.schema.column(i).path: i for i in range(footer.metadata.num_columns)
     }

@@ -5,7 +5,7 @@ Looks at footers, never at rows; must not know shards or the sink.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -61,7 +61,8 @@ def resolve_columns(
         if names.count(name) > 1:
             raise JobError(f"{uri}: two columns are named {name!r}")
     for field, name in columns.items():
-        _check_type(field, name, footer.schema.field(name).type, uri)
+        if name not in footer.folders:  # whose types all files decide together
+            check_type(field, name, footer.schema.field(name).type, uri)
     _check_size(footer.metadata, {*columns.values(), *carried}, uri)
     return columns
 
@@ -70,6 +71,8 @@ def _usual_name(field: str, footer: Footer, task: TaskColumns) -> str | None:
     """The column that stands for a field where the job does not say."""
     if task.has_image and is_own(footer):
         return OWN_COLUMNS.get(field)
+    if field == "id" and field in footer.folders:  # all rows of a file would have one name
+        return None
     return None if COLUMNS[field].is_named else field
 
 
@@ -78,7 +81,8 @@ def is_own(footer: Footer) -> bool:
     return METADATA_KEY in (footer.schema.metadata or {})
 
 
-def _check_type(field: str, column: str, declared: pa.DataType, uri: str) -> None:
+def check_type(field: str, column: str, declared: pa.DataType, uri: str) -> None:
+    """Raise a JobError where a column has a type that cannot hold its field."""
     kind = plain_type(declared)
     if COLUMNS[field].type == "image":
         fits, wanted = is_image(kind), "bytes, {bytes, path} structs or paths"
@@ -151,7 +155,7 @@ def carried_columns(footer: Footer, task: TaskColumns, source: SourceConfig) -> 
     if not task.has_image or not source.carry_parent or not is_own(footer):
         return carried
     for name in footer.schema.names:
-        if name in IMAGE_COLUMNS or name in source.carry:
+        if name in IMAGE_COLUMNS or name in source.carry or name in footer.folders:
             continue
         is_taken = name in task.recorded or name.startswith(PARENT)
         carried[f"{PARENT}{name}" if is_taken else name] = name
@@ -168,8 +172,15 @@ def carried_fields(
     ]
 
 
-def columns_in_words(columns: Mapping[str, str]) -> str:
-    """The used columns in words, for the plan's notes."""
-    return ", ".join(
-        field if field == name else f"{field} (column {name!r})" for field, name in columns.items()
-    )
+def columns_in_words(columns: Mapping[str, str], folders: Collection[str] = ()) -> str:
+    """The used columns in words, for the plan's notes.
+
+    Args:
+        folders: those that stand in the names of folders.
+    """
+    words = []
+    for field, name in columns.items():
+        place = f"folders {name}=..." if name in folders else f"column {name!r}"
+        is_plain = field == name and name not in folders
+        words.append(field if is_plain else f"{field} ({place})")
+    return ", ".join(words)

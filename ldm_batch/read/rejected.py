@@ -20,6 +20,7 @@ from ldm_batch.read import cells
 from ldm_batch.read import footer as footers
 from ldm_batch.read.batches import as_shard_error, find_columns, read_batches
 from ldm_batch.read.cells import Cells
+from ldm_batch.read.input_types import NO_TYPES, InputTypes
 from ldm_batch.records import Shard
 from ldm_batch.write.rejections import OMITTED_TYPE, RejectedRows
 
@@ -32,13 +33,18 @@ UNUSABLE = (*footers.UNREADABLE, RecursionError)
 
 
 def read_rejected(
-    shard: Shard, task: TaskColumns, source: SourceConfig, places: Collection[int]
+    shard: Shard,
+    task: TaskColumns,
+    source: SourceConfig,
+    places: Collection[int],
+    types: InputTypes = NO_TYPES,
 ) -> RejectedRows:
     """Read the mapped and carried columns of some rows of a shard.
 
     Args:
         task: the columns of the task.
         places: of the rows in the input file, from 0; at least one.
+        types: what the plan says of its input's columns.
 
     Raises:
         ShardError: the file is gone, is damaged, or is not the one that was planned.
@@ -48,7 +54,7 @@ def read_rejected(
     part = replace(shard, row_start=first, num_rows=last + 1 - first)
     found: list[RejectedRows] = []
     with as_shard_error(shard):
-        used = find_columns(shard, task, source)
+        used = find_columns(shard, task, source, types)
         keeper = _Keeper(used.footer.schema, used.names)
         for batch in read_batches(part, used, source, is_image=task.has_image):
             here = slice(bisect_left(wanted, first), bisect_left(wanted, first + batch.num_rows))

@@ -16,12 +16,12 @@ from ldm_batch.columns import COLUMNS
 from ldm_batch.config import CallConfig, SourceConfig
 from ldm_batch.identity import MAX_EXACT_FLOAT, Form
 from ldm_batch.read import footer as footers
+from ldm_batch.read.carried import MAX_CARRIED_BYTES
 from ldm_batch.read.images import InputImages
+from ldm_batch.read.input_types import NO_TYPES, InputTypes
 from ldm_batch.records import Call, Reason, Row
 
 MAX_ID_CHARS = 512
-MAX_CARRIED_BYTES = 1024 * 1024
-"""Of one carried cell: those of all rows are in memory until their shard is written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +79,8 @@ class RowContext:
     """The plan's: how images are named, and which seeds a row may bring."""
     images: InputImages | None = None
     """Where images are checked and kept, if rows bring some."""
+    types: InputTypes = NO_TYPES
+    """What the plan says of its input's columns."""
 
 
 ParseRow = Callable[[Mapping[str, Any], RowPlace, RowContext], Row]
@@ -219,7 +221,9 @@ def parse_all_carried(values: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _parse_carried(value: pa.Array[Any] | int, name: str) -> pa.Array[Any]:
+def _parse_carried(value: pa.Array[Any] | int | str, name: str) -> pa.Array[Any]:
+    if isinstance(value, str):
+        raise InvalidRow(Reason.INVALID_TEXT, f"carried column {name!r}: {value}")
     if isinstance(value, int):
         raise InvalidRow(
             Reason.OUT_OF_RANGE,

@@ -7,19 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
 
 from ldm_batch.columns import COLUMNS, TaskColumns
-from ldm_batch.config import SourceConfig
 from ldm_batch.errors import ShardError
 from ldm_batch.identity import derive_key
 from ldm_batch.read import matching
-from ldm_batch.read.batches import as_shard_error, find_columns, read_batches
+from ldm_batch.read.batches import UsedColumns, as_shard_error, find_columns, read_batches
+from ldm_batch.read.carried import carried_cells
 from ldm_batch.read.cells import Cells
 from ldm_batch.read.rows import (
-    MAX_CARRIED_BYTES,
     InvalidRow,
     NarrowFloat,
     ParseRow,
@@ -65,7 +65,7 @@ def read_shard(
     """
     found = ShardRows()
     seen: set[str] = set()
-    rows = _read_values(shard, columns, context.source, found.carried)
+    rows = _read_values(shard, columns, context, found.carried)
     if context.images is not None:
         rows = context.images.read_ahead(rows)
     for number, values in enumerate(rows):
@@ -85,25 +85,27 @@ def read_shard(
 
 
 def _read_values(
-    shard: Shard, task: TaskColumns, source: SourceConfig, carried: list[tuple[str, pa.DataType]]
+    shard: Shard,
+    task: TaskColumns,
+    context: RowContext,
+    carried: list[tuple[str, pa.DataType]],
 ) -> Iterator[Mapping[str, Any]]:
     """Raw values of each row by field; carried columns under their own name as arrays of one."""
     with as_shard_error(shard):
-        used = find_columns(shard, task, source)
+        used = find_columns(shard, task, context.source, context.types)
         carried += used.carried
-        for batch in read_batches(shard, used, source, is_image=task.has_image):
-            yield from _batch_values(batch, used.fields, used.carry)
+        for batch in read_batches(shard, used, context.source, is_image=task.has_image):
+            yield from _batch_values(batch, used)
 
 
-def _batch_values(
-    batch: pa.RecordBatch, columns: Mapping[str, str], carry: Mapping[str, str]
-) -> Iterator[Mapping[str, Any]]:
+def _batch_values(batch: pa.RecordBatch, used: UsedColumns) -> Iterator[Mapping[str, Any]]:
     lists: dict[str, Sequence[Any]] = {}
-    for name_in_row, column in columns.items():
+    for name_in_row, column in used.fields.items():
         convert = _image_cells if COLUMNS[name_in_row].type == "image" else _python_values
         lists[name_in_row] = _cells(batch.column(column), convert)
-    for name, column in carry.items():
-        lists[f"carry.{name}"] = _cells(batch.column(column), _carried_values)
+    for name, kind in used.carried:
+        convert = partial(carried_cells, kind=kind)
+        lists[f"carry.{name}"] = _cells(batch.column(used.carry[name]), convert)
     for i in range(batch.num_rows):
         yield {name: values[i] for name, values in lists.items()}
 
@@ -137,12 +139,3 @@ def _image_cells(column: Cells) -> list[Any]:
     lists = {name: part.cast(pa.large_binary()).to_pylist() for name, part in parts.items()}
     cells = zip(lists.get("bytes", nothing), lists.get("path", nothing), strict=True)
     return [{"bytes": data, "path": path} for data, path in cells]
-
-
-def _carried_values(column: Cells) -> list[Any]:
-    """Each cell as an array of one; in place of one that is too large, its size in bytes."""
-    cells = [column.slice(i, 1) for i in range(len(column))]
-    if column.nbytes <= MAX_CARRIED_BYTES and not pa.types.is_nested(column.type):
-        return cells
-    first = pa.array([0])  # taking copies: a small value does not keep its large neighbours
-    return [c.take(first) if c.nbytes <= MAX_CARRIED_BYTES else int(c.nbytes) for c in cells]

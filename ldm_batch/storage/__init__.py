@@ -4,14 +4,17 @@ The seam to storage: what the rest of the program uses of it stands here, but fo
 """
 
 from ldm_batch.storage.files import absolute, would_list
+from ldm_batch.storage.listing import Listing, Omissions, list_source, was_listed_before
 from ldm_batch.storage.place import COPY_BYTES, Access, Creation, Leftover, SourceFile
-from ldm_batch.storage.store import Store, is_text, list_source, open_file, open_sink, read_file
+from ldm_batch.storage.store import Store, is_text, open_file, open_sink, read_file
 
 __all__ = [
     "COPY_BYTES",
     "Access",
     "Creation",
     "Leftover",
+    "Listing",
+    "Omissions",
     "SourceFile",
     "Store",
     "absolute",
@@ -20,5 +23,6 @@ __all__ = [
     "open_file",
     "open_sink",
     "read_file",
+    "was_listed_before",
     "would_list",
 ]

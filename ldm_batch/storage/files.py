@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -19,22 +20,25 @@ from fsspec.core import url_to_fs
 
 from ldm_batch.config.places import with_home
 from ldm_batch.errors import JobError, LdmBatchError, StorageError
-from ldm_batch.storage.place import PARQUET_SUFFIXES, Access, Kind, SourceFile, brief, translated
+from ldm_batch.storage.place import (
+    Access,
+    Kind,
+    SourceFile,
+    brief,
+    is_parquet_name,
+    translated,
+)
 
 
 def list_files(uri: str, _access: Access = None) -> list[SourceFile]:
-    """The files that a path, a glob or a folder (recursive) names; empty where there are none."""
+    """The files that a path, a glob or a folder (recursive) names, of a folder all that is in it;
+    empty where there is nothing."""
     fs, path = _filesystem(uri)
     with _all_translated(uri):
         if fs.isfile(path):
             return [_source_file(fs, fs.info(path), path.rpartition("/")[0])]
         if fs.isdir(path):
-            infos = _files_among(fs, _below(fs, path))
-            return [
-                _source_file(fs, info, path)
-                for info in infos
-                if info["name"].endswith(PARQUET_SUFFIXES)
-            ]
+            return [_found(fs, info, path) for info in _below(fs, path)]
         root = fixed_prefix(path)
         if root != path and fs.isdir(root):
             infos = _files_among(fs, fs.glob(path, detail=True).values())
@@ -95,8 +99,14 @@ def would_list(uri: str, path: str) -> bool:
 
 
 def is_hidden(name: str) -> bool:
-    """Tell whether readers pass over a file of a source by its name, relative to that source."""
-    return any(part.startswith((".", "_")) for part in name.split("/"))
+    """Tell whether readers pass over a file of a source by its name, relative to that source.
+
+    `_date=2026-11-01/` is data, as it is to Spark.
+    """
+    return any(
+        part.startswith(".") or (part.startswith("_") and "=" not in part)
+        for part in name.split("/")
+    )
 
 
 def _resolved(uri: str) -> str:
@@ -220,11 +230,25 @@ def _files_among(
 ) -> Iterator[Mapping[str, Any]]:
     """Files of a listing, links followed; a broken link counts as an empty file."""
     for info in listing:
-        if info.get("islink"):
-            path = info["name"]
-            info = fs.info(path) if fs.exists(path) else {**info, "type": "file", "size": 0}
-        if info["type"] == "file":
-            yield info
+        if (followed := _followed(fs, info))["type"] == "file":
+            yield followed
+
+
+def _followed(fs: AbstractFileSystem, info: Mapping[str, Any]) -> Mapping[str, Any]:
+    if not info.get("islink"):
+        return info
+    path = info["name"]
+    return fs.info(path) if fs.exists(path) else {**info, "type": "file", "size": 0}
+
+
+def _found(fs: AbstractFileSystem, info: Mapping[str, Any], root: str) -> SourceFile:
+    """Whatever stands in a folder; of what is no Parquet file not much is asked."""
+    followed = _followed(fs, info)
+    if followed["type"] == "file" and is_parquet_name(info["name"]):
+        return replace(_source_file(fs, {**followed, "name": info["name"]}, root), is_found=True)
+    trouble = {"file": "", "directory": "a link to a folder"}.get(followed["type"], "no file")
+    known = {**followed, "name": info["name"], "size": followed.get("size") or 0}
+    return replace(_source_file(fs, known, root), is_found=True, trouble=trouble)
 
 
 def _source_file(fs: AbstractFileSystem, info: Mapping[str, Any], root: str) -> SourceFile:

@@ -27,6 +27,10 @@ class SourceFile:
     uri: str
     size_bytes: int
     version: str
+    is_found: bool = False
+    """It stands in a folder that is named, and is not named itself or by a glob."""
+    trouble: str = ""
+    """Why nothing can be read there, where that shows: a link to a folder, ..."""
 
 
 class Creation(StrEnum):
@@ -47,6 +51,11 @@ class Leftover:
     modified_at: float
     """Seconds since the epoch."""
     upload_id: str | None = None
+
+
+def is_parquet_name(name: str) -> bool:
+    """Tell whether a file in a folder is taken for Parquet; its name alone says so."""
+    return name.lower().endswith(PARQUET_SUFFIXES)
 
 
 class Place(Protocol):
@@ -103,7 +112,8 @@ class Kind:
     """A kind of storage: what its module offers for URLs of its schemes."""
 
     list_files: Callable[[str, Access], list[SourceFile]]
-    """The files that a URL, a glob or a folder (recursive) names; empty where there are none."""
+    """The files that a URL, a glob or a folder (recursive) names, of a folder all that is in it;
+    empty where there is nothing."""
     open_for_reading: Callable[[str, Access], BinaryIO]
     """A file for random reading."""
     read_start: Callable[[str, int, Access], bytes | None]

@@ -11,6 +11,7 @@ import base64
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import BinaryIO
 
@@ -19,7 +20,6 @@ from ldm_batch.errors import JobError, StorageError
 from ldm_batch.storage.files import fixed_prefix, glob_matcher
 from ldm_batch.storage.local import SCRATCH_FOLDER
 from ldm_batch.storage.place import (
-    PARQUET_SUFFIXES,
     Access,
     Creation,
     Kind,
@@ -71,7 +71,8 @@ def read_start(url: str, max_bytes: int, s3: Access) -> bytes | None:
 
 
 def list_files(url: str, s3: Access) -> list[SourceFile]:
-    """The files that a key, a glob or a prefix names; empty where there are none. One pass."""
+    """The files that a key, a glob or a prefix names, of a prefix all that is below it; empty where
+    there is nothing. One pass."""
     bucket, path = split_url(url)
     root = path.rstrip("/")
     folder = S3Folder(bucket, "", *_connection(s3))
@@ -79,9 +80,9 @@ def list_files(url: str, s3: Access) -> list[SourceFile]:
         info = {"Key": root, "Size": found["ContentLength"], "ETag": found["ETag"]}
         return [_source_file(bucket, info, root.rpartition("/")[0])]
     files = [
-        _source_file(bucket, info, root)
+        replace(_source_file(bucket, info, root), is_found=True)
         for info in folder.objects(f"{root}/" if root else "")
-        if info["Key"].endswith(PARQUET_SUFFIXES)
+        if not info["Key"].endswith("/")
     ]
     fixed = fixed_prefix(root)
     if files or fixed == root:

@@ -9,22 +9,19 @@ from __future__ import annotations
 import io
 import time
 import uuid
-from collections.abc import Sequence
 from contextlib import suppress
 from typing import BinaryIO
 
 from ldm_batch.config import SinkConfig
 from ldm_batch.errors import JobError, LdmBatchError, StorageError
-from ldm_batch.storage.files import FILES, absolute, is_hidden, protocol_of
+from ldm_batch.storage.files import FILES, absolute, protocol_of
 from ldm_batch.storage.local import LOCAL, SCRATCH_FOLDER
 from ldm_batch.storage.place import (
-    PARQUET_SUFFIXES,
     Access,
     Creation,
     Kind,
     Leftover,
     Place,
-    SourceFile,
 )
 from ldm_batch.storage.s3 import S3
 
@@ -39,46 +36,6 @@ KINDS = {"file": LOCAL, "s3": S3}
 def kind_of(uri: str) -> Kind:
     """The kind of storage that a URL names."""
     return KINDS.get(protocol_of(uri), FILES)
-
-
-def list_source(uris: Sequence[str], access: Access = None) -> tuple[list[SourceFile], list[str]]:
-    """List the Parquet files of paths, globs and folders (recursive), in order of their names.
-
-    Args:
-        uris: local paths or URLs.
-        access: how to reach them.
-
-    Returns:
-        The files, and a line on each file that was skipped (hidden or empty).
-
-    Raises:
-        JobError: nothing is there, or two files would have the same name.
-    """
-    found: dict[str, SourceFile] = {}
-    skipped: list[str] = []
-    for uri in uris:
-        files = kind_of(uri).list_files(uri, access)
-        if not files:
-            raise JobError(
-                f"source.uri: nothing found at {uri}; name a Parquet file, a glob, or a folder "
-                f"of files that end with {', '.join(PARQUET_SUFFIXES)}"
-            )
-        for file in files:
-            if not is_text(file.uri):
-                raise JobError(
-                    f"source.uri: {file.uri!a}: its name is no text in UTF-8, which no plan "
-                    "could record; rename it"
-                )
-            if is_hidden(file.name):
-                skipped.append(f"{file.uri}: hidden (a name starts with '.' or '_')")
-            elif file.size_bytes == 0:
-                skipped.append(f"{file.uri}: empty")
-            elif found.setdefault(file.name, file).uri != file.uri:
-                raise JobError(
-                    f"source.uri: {found[file.name].uri} and {file.uri} would both be named "
-                    f"{file.name!r}; name the folder above them, or a glob, in place of a list"
-                )
-    return sorted(found.values(), key=lambda file: file.name), sorted(skipped)
 
 
 def open_file(uri: str, access: Access = None) -> BinaryIO:

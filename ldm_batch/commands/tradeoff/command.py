@@ -10,7 +10,7 @@ import argparse
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ldm_batch.columns import COLUMNS
 from ldm_batch.commands.ending import ends
@@ -31,8 +31,9 @@ from ldm_batch.errors import JobError
 from ldm_batch.generate.choose import choose
 from ldm_batch.generate.ldm import LDM
 from ldm_batch.identity import NEWEST_FORM, Form
-from ldm_batch.plan.make import carry_schema, make_plan
+from ldm_batch.plan.make import make_plan
 from ldm_batch.plan.stored import load_plan
+from ldm_batch.read.input_types import InputTypes, encode_carried
 from ldm_batch.read.rows import RowContext
 from ldm_batch.read.shard import read_shard
 from ldm_batch.records import Request, Row
@@ -84,10 +85,9 @@ def sample_rows(job: JobConfig, form: Form, num_rows: int) -> list[Row]:
     chosen = choose(job)
     task = chosen.task.columns
     size = chosen.find_models().native_size
-    document = {"images": {"source": {"carry": carry_schema(job.source, task)}}}
     store = Store(str(job.sink.uri))
-    plan = make_plan(job, store, None, task=task, document=document, native_size=size)
-    context = RowContext(job.source, with_size(job.call, size), form)
+    plan = make_plan(job, store, None, task=task, identify=_types_alone, native_size=size)
+    context = RowContext(job.source, with_size(job.call, size), form, types=plan.types)
     shards = _spread(plan.shards, MAX_SHARDS_READ)
     found = [read_shard(shard, task, chosen.task.parse_row, context) for shard in shards]
     rows = [row for read in found for row in read.rows]
@@ -95,6 +95,12 @@ def sample_rows(job: JobConfig, form: Form, num_rows: int) -> list[Row]:
         raise JobError(f"{job.source.uri}: no valid rows to try")
     first_size = (rows[0].call.height, rows[0].call.width)
     return _spread([r for r in rows if (r.call.height, r.call.width) == first_size], num_rows)
+
+
+def _types_alone(types: InputTypes) -> dict[str, Any]:
+    """Of what a plan stores, that by which rows are read."""
+    source = {"carry": types.words, "folders": types.folders}
+    return {"images": {"source": source}, "carried": encode_carried(types.carried)}
 
 
 def _spread(values: Sequence[Item], num: int) -> list[Item]:

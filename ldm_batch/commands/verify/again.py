@@ -134,7 +134,7 @@ class MakerAgain:
     def _read(self, row: Shard, inputs: InputImages) -> ShardRows:
         job, task = self._chosen.job, self._chosen.task
         call = with_size(job.call, (NO_SIDE, NO_SIDE))
-        context = RowContext(job.source, call, self._plan.form, inputs)
+        context = RowContext(job.source, call, self._plan.form, inputs, self._plan.types)
         return read_shard(row, task.columns, task.parse_row, context)
 
     def _request(self, record: Record, found: ShardRows, inputs: InputImages) -> Request | None:

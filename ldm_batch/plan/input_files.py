@@ -1,0 +1,73 @@
+"""The files of a dataset's input, by their names, and what a stored plan says of their columns.
+
+A plan of earlier code grows by what that code read. Must not know rows or shards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ldm_batch.columns import TaskColumns
+from ldm_batch.config import SourceConfig, source_uris
+from ldm_batch.errors import JobError
+from ldm_batch.plan.input_columns import find_columns_of
+from ldm_batch.plan.stored import Plan
+from ldm_batch.read import footer as footers
+from ldm_batch.read.input_types import InputTypes
+from ldm_batch.storage import SourceFile, list_source, was_listed_before
+
+
+def list_input(source: SourceConfig, planned: Plan | None) -> tuple[list[SourceFile], list[str]]:
+    """The files that count for a dataset, and what is told of those that do not.
+
+    Raises:
+        JobError: nothing is there; or a dataset is to begin with a table whose log says which of
+            its files count.
+    """
+    files, notes, tables = list_source(source_uris(source), source.access)
+    notes = [f"skipped {note}" for note in notes]
+    for table in tables:
+        what = (
+            f"{table}: its log says which of its files count, which is not read, so that rows "
+            "would count that were deleted or replaced"
+        )
+        if planned is None:
+            raise JobError(
+                f"source.uri: {what}; write what it holds now as plain Parquet, or name the files "
+                "that count by a list or a glob, such as FOLDER/*.parquet"
+            )
+        notes.append(f"warning: {what}")
+    if planned is None or planned.knows_folders:
+        return files, notes
+    before = [file for file in files if was_listed_before(file)]
+    if more := [file.uri for file in files if not was_listed_before(file)]:
+        notes.append(
+            f"skipped {len(more):,} files, such as {more[0]}: this dataset was planned by an "
+            "earlier version, which passed over names like that; a new sink would have them"
+        )
+    return before, notes
+
+
+def types_now(
+    source: SourceConfig, task: TaskColumns, planned: Plan, known: Sequence[SourceFile]
+) -> InputTypes:
+    """What the job carries now, with the plan's types of it; what the plan has not has the type
+    that it has in a planned file.
+
+    Args:
+        known: the planned files that are found.
+
+    Raises:
+        JobError: a planned file cannot be read, or lacks a column.
+    """
+    planned_types = planned.types
+    words = dict.fromkeys(source.carry, "")
+    if known and (task.has_image or words.keys() != planned_types.words.keys()):
+        [file] = known[:1]
+        [footer] = footers.read_new_footers([file], source.access)
+        _, found = find_columns_of(footer, file.name, file.uri, task, source, planned_types)
+        words = {name: str(kind) for name, kind in found.carried.items()}
+    elif task.has_image:
+        words = dict(planned_types.words)
+    now = {name: planned_types.words.get(name, kind) for name, kind in words.items()}
+    return InputTypes(planned_types.carried, planned_types.folders, now)

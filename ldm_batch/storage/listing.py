@@ -1,0 +1,174 @@
+"""Which files of a source are read, by their names alone, and what is told of all others.
+
+Must not know what stands in a file, nor plans.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from ldm_batch.errors import JobError, StorageError
+from ldm_batch.storage.files import is_hidden
+from ldm_batch.storage.place import PARQUET_SUFFIXES, Access, SourceFile, is_parquet_name
+from ldm_batch.storage.store import is_text, kind_of, read_file
+
+HIDDEN = "hidden (a name starts with '.' or '_')"
+EMPTY = "empty"
+PARQUET_MAGIC = b"PAR1"
+MAX_REASONS = 8
+"""Why files are not read, told apart; the rarest are told together."""
+_ENDING = re.compile(r"[^/.][^/]*(\.[A-Za-z][A-Za-z0-9_-]{0,15})")
+_TABLES = {
+    "Delta": re.compile(r"(.*/)?_delta_log/[^/]+\.json"),
+    "Hudi": re.compile(r"(.*/)?\.hoodie/.+"),
+    "Iceberg": re.compile(r"(.*/)?metadata/[^/]+\.metadata\.json(\.gz)?"),
+}
+"""Kind of a table -> a file that its folder has, below a source."""
+
+
+class Listing(NamedTuple):
+    """What a source names."""
+
+    files: list[SourceFile]
+    """What is to be read, in order of their names."""
+    notes: list[str]
+    """A line for each reason why files are not: how many, and one of them."""
+    tables: list[str]
+    """Folders whose own log says which of their files count, which is not followed."""
+
+
+@dataclass
+class _Left:
+    """Files that are not read for one reason."""
+
+    number: int = 0
+    first: str = ""
+    largest: SourceFile | None = None
+
+
+@dataclass
+class Omissions:
+    """How many files are not read, by reason."""
+
+    _by_reason: dict[str, _Left] = field(default_factory=dict)
+
+    def add(self, why: str, file: SourceFile) -> None:
+        """Count a file."""
+        left = self._by_reason.setdefault(why, _Left())
+        left.number += 1
+        left.first = min(left.first or file.uri, file.uri)
+        if left.largest is None or left.largest.size_bytes < file.size_bytes:
+            left.largest = file
+
+    def told(self, access: Access = None) -> list[str]:
+        """A line for each reason; of files with other names the largest is looked into.
+
+        Args:
+            access: how to reach them.
+        """
+        return sorted(self._lines(access))
+
+    def _lines(self, access: Access) -> Iterator[str]:
+        by_number = sorted(self._by_reason.items(), key=lambda item: -item[1].number)
+        for why, left in by_number[:MAX_REASONS]:
+            example, inside = left.first, ""
+            if why.startswith("named") and left.largest and _is_parquet(left.largest, access):
+                example = left.largest.uri
+                inside = ", which is Parquet inside: name such files by a glob to read them"
+            if left.number == 1:
+                yield f"{shown(example)}: {why}{inside}"
+            else:
+                yield f"{left.number:,} files: {why}, such as {shown(example)}{inside}"
+        if rest := by_number[MAX_REASONS:]:
+            number = sum(left.number for _, left in rest)
+            yield f"{number:,} files: named otherwise, such as {shown(rest[0][1].first)}"
+
+
+def list_source(uris: Sequence[str], access: Access = None) -> Listing:
+    """List the Parquet files of paths, globs and folders (recursive), in order of their names.
+
+    What is named itself, or by a glob, is read whatever its name ends with.
+
+    Args:
+        uris: local paths or URLs.
+        access: how to reach them.
+
+    Raises:
+        JobError: nothing is there, or two files would have the same name.
+    """
+    found: dict[str, SourceFile] = {}
+    left = Omissions()
+    tables: list[str] = []
+    for uri in uris:
+        files = kind_of(uri).list_files(uri, access)
+        for file in _readable(files, left):
+            if found.setdefault(file.name, file).uri != file.uri:
+                raise JobError(
+                    f"source.uri: {found[file.name].uri} and {file.uri} would both be named "
+                    f"{file.name!r}; name the folder above them, or a glob, in place of a list"
+                )
+        tables += _tables(uri, files)
+        if not any(is_parquet_name(file.name) or not file.is_found for file in files):
+            raise JobError(
+                f"source.uri: nothing found at {uri}; name a Parquet file, a glob, or a folder "
+                f"of files that end with {', '.join(PARQUET_SUFFIXES)}"
+                + "".join(f"\n  skipped {note}" for note in left.told(access))
+            )
+    return Listing(sorted(found.values(), key=lambda file: file.name), left.told(access), tables)
+
+
+def was_listed_before(file: SourceFile) -> bool:
+    """Tell whether a file was read by the code that made plans without `carried`: those grow by
+    these alone."""
+    is_hidden_then = any(part.startswith((".", "_")) for part in file.name.split("/"))
+    return not is_hidden_then and (not file.is_found or file.name.endswith(PARQUET_SUFFIXES))
+
+
+def shown(place: str) -> str:
+    """A place that can be printed: the name of a file may hold any bytes."""
+    return place if is_text(place) and place.isprintable() else ascii(place)
+
+
+def _readable(files: Sequence[SourceFile], left: Omissions) -> Iterator[SourceFile]:
+    """Those that are to be read; the others are counted."""
+    for file in files:
+        if why := _why_not(file):
+            left.add(why, file)
+        elif not is_text(file.uri):
+            raise JobError(
+                f"source.uri: {file.uri!a}: its name is no text in UTF-8, which no plan "
+                "could record; rename it"
+            )
+        else:
+            yield file
+
+
+def _why_not(file: SourceFile) -> str:
+    """Why a file is not read, in words; empty where it is."""
+    if is_hidden(file.name):
+        return HIDDEN
+    if file.trouble:
+        return file.trouble
+    if file.is_found and not is_parquet_name(file.name):
+        ending = _ENDING.fullmatch(file.name.rpartition("/")[2])
+        return f"named *{ending[1]}" if ending else "named without an ending"
+    return "" if file.size_bytes else EMPTY
+
+
+def _tables(uri: str, files: Sequence[SourceFile]) -> Iterator[str]:
+    for kind, pattern in _TABLES.items():
+        for file in files:
+            if file.is_found and (match := pattern.fullmatch(file.name)):
+                folder = f"{uri.rstrip('/')}/{match[1] or ''}".rstrip("/")
+                yield f"{folder} is a {kind} table"
+                break
+
+
+def _is_parquet(file: SourceFile, access: Access) -> bool:
+    with suppress(StorageError):
+        return read_file(file.uri, len(PARQUET_MAGIC), access) == PARQUET_MAGIC
+    return False
