@@ -19,8 +19,9 @@ from ldm_batch.storage.store import is_text, kind_of, read_file
 HIDDEN = "hidden (a name starts with '.' or '_')"
 EMPTY = "empty"
 PARQUET_MAGIC = b"PAR1"
-MAX_REASONS = 8
-"""Why files are not read, told apart; the rarest are told together."""
+NAMED = "named"
+MAX_NAMES = 8
+"""Endings of names that are told apart; the rarest are told together."""
 _ENDING = re.compile(r"[^/.][^/]*(\.[A-Za-z][A-Za-z0-9_-]{0,15})")
 _TABLES = {
     "Delta": re.compile(r"(.*/)?_delta_log/[^/]+\.json"),
@@ -61,8 +62,7 @@ class Omissions:
         left = self._by_reason.setdefault(why, _Left())
         left.number += 1
         left.first = min(left.first or file.uri, file.uri)
-        if left.largest is None or left.largest.size_bytes < file.size_bytes:
-            left.largest = file
+        left.largest = min(left.largest or file, file, key=lambda f: (-f.size_bytes, f.uri))
 
     def told(self, access: Access = None) -> list[str]:
         """A line for each reason; of files with other names the largest is looked into.
@@ -70,22 +70,26 @@ class Omissions:
         Args:
             access: how to reach them.
         """
-        return sorted(self._lines(access))
+        return list(self._lines(access))
 
     def _lines(self, access: Access) -> Iterator[str]:
-        by_number = sorted(self._by_reason.items(), key=lambda item: -item[1].number)
-        for why, left in by_number[:MAX_REASONS]:
+        named = [why for why in self._by_reason if why.startswith(NAMED)]
+        rarest = sorted(named, key=lambda why: (-self._by_reason[why].number, why))[MAX_NAMES:]
+        for why, left in sorted(self._by_reason.items()):
+            if why in rarest:
+                continue
             example, inside = left.first, ""
-            if why.startswith("named") and left.largest and _is_parquet(left.largest, access):
+            if why.startswith(NAMED) and left.largest and _is_parquet(left.largest, access):
                 example = left.largest.uri
                 inside = ", which is Parquet inside: name such files by a glob to read them"
             if left.number == 1:
                 yield f"{shown(example)}: {why}{inside}"
             else:
                 yield f"{left.number:,} files: {why}, such as {shown(example)}{inside}"
-        if rest := by_number[MAX_REASONS:]:
-            number = sum(left.number for _, left in rest)
-            yield f"{number:,} files: named otherwise, such as {shown(rest[0][1].first)}"
+        if rarest:
+            number = sum(self._by_reason[why].number for why in rarest)
+            example = self._by_reason[rarest[0]].first
+            yield f"{number:,} files: {NAMED} otherwise, such as {shown(example)}"
 
 
 def list_source(uris: Sequence[str], access: Access = None) -> Listing:
@@ -155,7 +159,7 @@ def _why_not(file: SourceFile) -> str:
         return file.trouble
     if file.is_found and not is_parquet_name(file.name):
         ending = _ENDING.fullmatch(file.name.rpartition("/")[2])
-        return f"named *{ending[1]}" if ending else "named without an ending"
+        return f"{NAMED} *{ending[1]}" if ending else f"{NAMED} without an ending"
     return "" if file.size_bytes else EMPTY
 
 

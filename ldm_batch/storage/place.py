@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import BinaryIO, Protocol
 
@@ -27,7 +27,7 @@ class SourceFile:
     uri: str
     size_bytes: int
     version: str
-    is_found: bool = False
+    is_found: bool = field(default=False, compare=False)
     """It stands in a folder that is named, and is not named itself or by a glob."""
     trouble: str = ""
     """Why nothing can be read there, where that shows: a link to a folder, ..."""
