@@ -100,6 +100,18 @@ CONVERTED: dict[str, tuple[Any, Any]] = {
         pa.StructArray.from_arrays([_shared(["b", "a", None])], ["s"]),
         pa.array([{"s": "b"}, {"s": "a"}, {"s": None}]),
     ),
+    "views": (
+        pa.StructArray.from_arrays(
+            [
+                pa.array(["a" * 20, "b", None], pa.string_view()),
+                _extension(pa.bool8(), [1, 0, None]),
+            ],
+            ["text", "is_so"],
+        ),
+        pa.array(
+            [{"text": t, "is_so": s} for t, s in (("a" * 20, True), ("b", False), (None, None))]
+        ),
+    ),
     "large_list": (
         pa.array([["a"], [], None], pa.large_list(pa.large_string())),
         pa.array([["a"], [], None], pa.list_(pa.string())),

@@ -286,6 +286,17 @@ def test_a_column_of_folders_that_came_later_is_told(
     assert len(told) == 1
 
 
+def test_folders_that_a_source_names_itself_are_told(
+    tmp_path: Path, write: Make, job: Make, plan_job: Make
+) -> None:
+    write("topic=cats/width=16/a.parquet")
+    plan = plan_job(job(source__uri=f"{tmp_path}/in/topic=cats"))
+    assert plan.types.folders == {"width": "int64"}
+    assert "columns used: prompt, width (folders width=...)" in plan.notes
+    [told] = [note for note in plan.notes if "source.uri itself names are no columns" in note]
+    assert "topic=cats;" in told
+
+
 def test_prompts_that_are_folders_alone(
     tmp_path: Path, write_parquet: Make, job: Make, make_worker: Make
 ) -> None:

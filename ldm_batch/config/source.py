@@ -23,14 +23,18 @@ class SourceConfig:
     kind: str | None = None
     """An older name of `task`: `prompts` or `images`; not for new jobs."""
     uri: Any = field(default=None, metadata=PLACE)
-    """A Parquet file, a glob, a folder (recursive), or a list of these; paths or URLs."""
+    """A Parquet file, a glob, a folder (recursive), or a list of these; paths or URLs. Of a folder,
+    what ends with .parquet, .parq or .pq in any case, hidden names left out; a plan counts the
+    rest."""
     s3: S3Config = field(default_factory=S3Config)
     """How to reach the input where it is in S3."""
     columns: dict[str, str | None] = field(default_factory=dict)
     """Field -> column name, e.g. `{prompt: caption}`; unmapped fields use a column of their name
-    where the input has one (`guidance_rescale` does not); `null` ignores such a column."""
+    where the input has one (`guidance_rescale` does not); `null` ignores such a column. Folders
+    below `uri` such as `topic=cats/` are columns, too: whole numbers where all are, else text."""
     carry: list[str] = field(default_factory=list)
-    """Extra columns copied unchanged to the output."""
+    """Extra columns copied unchanged to the output, in one type for all files; what `datasets`
+    cannot read is refused."""
     max_prompt_chars: int = 4096
     """Longer prompts are rejected before the tokenizer sees them."""
     long_prompts: str = "truncate"

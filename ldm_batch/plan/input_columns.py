@@ -27,7 +27,7 @@ from ldm_batch.read.folders import (
 from ldm_batch.read.footer import Footer
 from ldm_batch.read.input_types import InputTypes
 
-LEAVE_OUT = "or leave it out of source.carry"
+LEAVE_OUT = "or do not carry it (source.carry, source.carry_parent)"
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,9 @@ from ldm_batch.errors import JobError
 from ldm_batch.plan.input_columns import find_columns_of
 from ldm_batch.plan.stored import Plan
 from ldm_batch.read import footer as footers
+from ldm_batch.read.folders import folder_values
 from ldm_batch.read.input_types import InputTypes
-from ldm_batch.storage import SourceFile, list_source, was_listed_before
+from ldm_batch.storage import SourceFile, is_parquet_name, list_source, was_listed_before
 
 
 def list_input(source: SourceConfig, planned: Plan | None) -> tuple[list[SourceFile], list[str]]:
@@ -37,6 +38,8 @@ def list_input(source: SourceConfig, planned: Plan | None) -> tuple[list[SourceF
                 "that count by a list or a glob, such as FOLDER/*.parquet"
             )
         notes.append(f"warning: {what}")
+    if planned is None:
+        notes += _above(source_uris(source))
     if planned is None or planned.knows_folders:
         return files, notes
     before = [file for file in files if was_listed_before(file)]
@@ -46,6 +49,20 @@ def list_input(source: SourceConfig, planned: Plan | None) -> tuple[list[SourceF
             "earlier version, which passed over names like that; a new sink would have them"
         )
     return before, notes
+
+
+def _above(uris: Sequence[str]) -> list[str]:
+    """A word on folders that would be columns, if they stood below what is named."""
+    parts = {part for uri in uris for part in uri.split("/") if "*" not in part}
+    named = [
+        part for part in sorted(parts) if not is_parquet_name(part) and folder_values(f"{part}/")
+    ]
+    if not named:
+        return []
+    return [
+        f"folders that source.uri itself names are no columns: {', '.join(named)}; name the folder "
+        "above them to have these"
+    ]
 
 
 def types_now(

@@ -7,6 +7,7 @@ becomes one exactly is converted, all else refused. Must not know files, plans o
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from itertools import starmap
 from typing import Any
 
@@ -31,6 +32,7 @@ INT_BITS: Mapping[Any, int] = {
 """Whole numbers up to 2 to this power; negative ones as well, of the first line."""
 FLOAT_BITS: Mapping[Any, int] = {pa.float16(): 11, pa.float32(): 24, pa.float64(): 53}
 """Whole numbers up to 2 to this power are floats of their own."""
+_FIRST = pa.array([0])
 MAX_DIGITS, MAX_LARGE_DIGITS = 38, 76
 
 
@@ -198,15 +200,27 @@ def carried_cells(column: Cells, kind: pa.DataType) -> list[Cells | int | str]:
 
 
 def _carried(cell: Cells, kind: pa.DataType) -> Cells | int | str:
-    num_bytes = cells.num_bytes(cell) if cells.has_shared(cell.type) else cell.nbytes
-    if num_bytes > MAX_CARRIED_BYTES:
-        return int(num_bytes)
     try:
-        copy = cell.take(pa.array([0]))  # a small value does not keep its large neighbours
+        if not _can_be_taken(cell.type):
+            cell = _converted(cell, kind)
+        num_bytes = cells.num_bytes(cell) if cells.has_shared(cell.type) else cell.nbytes
+        if num_bytes > MAX_CARRIED_BYTES:
+            return int(num_bytes)
+        copy = cell.take(_FIRST)  # a small value does not keep its large neighbours
         converted: Cells = _converted(copy, kind)
     except pa.ArrowException as error:
         return str(error).partition("\n")[0]
     return converted
+
+
+@lru_cache(maxsize=64)
+def _can_be_taken(kind: pa.DataType) -> bool:
+    """False of what holds views at some depth."""
+    try:
+        cells.null_of(kind).take(_FIRST)
+    except pa.ArrowNotImplementedError:
+        return False
+    return True
 
 
 def _converted(column: Any, kind: Any) -> Any:

@@ -5,7 +5,14 @@ The seam to storage: what the rest of the program uses of it stands here, but fo
 
 from ldm_batch.storage.files import absolute, would_list
 from ldm_batch.storage.listing import Listing, Omissions, list_source, was_listed_before
-from ldm_batch.storage.place import COPY_BYTES, Access, Creation, Leftover, SourceFile
+from ldm_batch.storage.place import (
+    COPY_BYTES,
+    Access,
+    Creation,
+    Leftover,
+    SourceFile,
+    is_parquet_name,
+)
 from ldm_batch.storage.store import Store, is_text, open_file, open_sink, read_file
 
 __all__ = [
@@ -18,6 +25,7 @@ __all__ = [
     "SourceFile",
     "Store",
     "absolute",
+    "is_parquet_name",
     "is_text",
     "list_source",
     "open_file",
