@@ -185,10 +185,7 @@ def test_values_of_folders_are_read_as_others_write_them() -> None:
         "n": None,
         "e": "",
     }
-    with pytest.raises(JobError, match=r"two of its folders name a column 'a'"):
-        folder_values("a=1/a=2/x.parquet")
-    with pytest.raises(JobError, match=r"'a=%FF' is no text in UTF-8"):
-        folder_values("a=%FF/x.parquet")
+    assert folder_values("a=1/b=2/a=3/c=%FF/=4/x.parquet") == {"b": "2"}
 
 
 @pytest.mark.parametrize("value", ["0", "7", "-3", str(2**63 - 1), str(-(2**63))])
@@ -284,6 +281,17 @@ def test_a_column_of_folders_that_came_later_is_told(
     write("width=16/b.parquet")
     told = [note for note in plan_job(job()).notes if "folders that name columns (width)" in note]
     assert len(told) == 1
+
+
+@pytest.mark.parametrize("name", ["width=8/width=16", "width=%FF"])
+def test_folders_that_cannot_be_columns_are_told(
+    write: Make, job: Make, plan_job: Make, name: str
+) -> None:
+    write(f"{name}/a.parquet")
+    plan = plan_job(job())
+    assert plan.types.folders == {}
+    [told] = [note for note in plan.notes if "are no columns, as two have one name" in note]
+    assert told.endswith(f"in/{name}/a.parquet")
 
 
 def test_folders_that_a_source_names_itself_are_told(

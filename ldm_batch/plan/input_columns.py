@@ -22,6 +22,7 @@ from ldm_batch.read.folders import (
     TEXT,
     common_folder_type,
     folder_values,
+    has_other_folders,
     with_folders,
 )
 from ldm_batch.read.footer import Footer
@@ -166,7 +167,12 @@ def _describe_folders(
             f"folders that name columns ({', '.join(sorted(others))}) are none of this dataset, "
             f"as it was planned: {others[min(others)]}; a new sink would have them"
         )
-    elif "id" in others:
+    if odd := [file.uri for file in files if has_other_folders(file.name)]:
+        yield (
+            f"folders of {len(odd):,} files are no columns, as two have one name, or one is no "
+            f"text once %XX is read: {odd[0]}"
+        )
+    if is_new and "id" in others:
         yield (
             "folders id=... give rows no id, as all rows of a file would have the same: "
             f"{others['id']}"

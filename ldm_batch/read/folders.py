@@ -26,27 +26,32 @@ _WHOLE = re.compile(r"0|-?[1-9][0-9]{0,18}")
 def folder_values(name: str) -> dict[str, str | None]:
     """Columns of the folders that a file stands in, below its source; null where a value is.
 
+    What two folders name, or a name that is no text in UTF-8, is no column.
+
     Args:
         name: of the file, relative to its source.
-
-    Raises:
-        JobError: two folders name one column, or a name is no text in UTF-8.
     """
     values: dict[str, str | None] = {}
-    for part in name.split("/")[:-1]:
-        key, is_column, value = part.partition("=")
-        if not key or not is_column:
-            continue
+    repeated: set[str] = set()
+    for part in _folders(name):
+        key, _, value = part.partition("=")
         try:
             key, value = (unquote(text, errors="strict") for text in (key, value))
-        except UnicodeDecodeError as error:
-            raise JobError(
-                f"{name}: the folder {part!r} is no text in UTF-8 once %XX is read; rename it"
-            ) from error
+        except UnicodeDecodeError:
+            continue
         if key in values:
-            raise JobError(f"{name}: two of its folders name a column {key!r}; rename one")
+            repeated.add(key)
         values[key] = None if value == NULL else value
-    return values
+    return {key: value for key, value in values.items() if key not in repeated}
+
+
+def has_other_folders(name: str) -> bool:
+    """Tell whether a file stands in folders that look like columns and are none."""
+    return len(folder_values(name)) < len(_folders(name))
+
+
+def _folders(name: str) -> list[str]:
+    return [part for part in name.split("/")[:-1] if part.find("=") > 0]
 
 
 def common_folder_type(values: Iterable[str | None]) -> str:
