@@ -279,8 +279,10 @@ def test_a_column_of_folders_that_came_later_is_told(
     write("a.parquet")
     save_plan(store, plan_job(job()))
     write("width=16/b.parquet")
-    told = [note for note in plan_job(job()).notes if "folders that name columns (width)" in note]
+    write("size=16/c.parquet")
+    told = [note for note in plan_job(job()).notes if "of this dataset" in note]
     assert len(told) == 1
+    assert "folders width=... are no column of this dataset, which was planned without" in told[0]
 
 
 @pytest.mark.parametrize("name", ["width=8/width=16", "width=%FF"])
@@ -342,6 +344,7 @@ def test_a_plan_of_earlier_code_grows_as_it_began(
     assert any("folders that name columns (width) are none of this dataset" in n for n in told)
     rows = make_all(make_worker, carrying)
     assert [(row["width"], row["tag"]) for row in rows] == [(8, 1), (8, 2)]
+    assert any("folders that name columns (width)" in note for note in plan_job(carrying).notes)
     assert "carried" not in json.loads((tmp_path / "out/.ldm_batch/plan.json").read_text())
 
 

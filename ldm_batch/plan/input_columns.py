@@ -7,7 +7,7 @@ know shards or stores.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -136,19 +136,13 @@ def refuse_other_columns(file: FoundColumns, types: InputTypes, *, is_exact: boo
 
 
 def describe_folders(
-    files: Sequence[FoundColumns], types: InputTypes, *, is_new: bool
-) -> list[str]:
-    """What a user should know of columns in the names of folders, a line each.
+    files: Sequence[FoundColumns], types: InputTypes, late: Collection[str]
+) -> Iterator[str]:
+    """What a user should know of columns in the names of new files' folders, a line each.
 
     Args:
-        is_new: the types were decided of these files.
+        late: what such columns would stand for, had the dataset been planned with them.
     """
-    return list(_describe_folders(files, types, is_new=is_new))
-
-
-def _describe_folders(
-    files: Sequence[FoundColumns], types: InputTypes, *, is_new: bool
-) -> Iterator[str]:
     hidden = Counter(key for file in files for key in file.hidden)
     for key, number in sorted(hidden.items()):
         example = next(file.uri for file in files if key in file.hidden)
@@ -162,17 +156,17 @@ def _describe_folders(
         for key in folder_values(file.name)
         if key not in types.folders and key not in file.hidden
     }
-    if others and not is_new:
+    for key in sorted(others.keys() & set(late)):
         yield (
-            f"folders that name columns ({', '.join(sorted(others))}) are none of this dataset, "
-            f"as it was planned: {others[min(others)]}; a new sink would have them"
+            f"folders {key}=... are no column of this dataset, which was planned without: "
+            f"{others[key]}; a new sink would have it"
         )
     if odd := [file.uri for file in files if has_other_folders(file.name)]:
         yield (
             f"folders of {len(odd):,} files are no columns, as two have one name, or one is no "
             f"text once %XX is read: {odd[0]}"
         )
-    if is_new and "id" in others:
+    if "id" in others:
         yield (
             "folders id=... give rows no id, as all rows of a file would have the same: "
             f"{others['id']}"

@@ -48,6 +48,13 @@ def list_input(source: SourceConfig, planned: Plan | None) -> tuple[list[SourceF
             f"skipped {len(more):,} files, such as {more[0]}: this dataset was planned by an "
             "earlier version, which passed over names like that; a new sink would have them"
         )
+    columns = {key: file.uri for file in reversed(before) for key in folder_values(file.name)}
+    if columns:
+        notes.append(
+            f"folders that name columns ({', '.join(sorted(columns))}) are none of this dataset, "
+            f"which an earlier version planned, such as {columns[min(columns)]}; a new sink would "
+            "have them"
+        )
     return before, notes
 
 

@@ -81,7 +81,8 @@ def make_plan(
         raise JobError("\n  ".join([f"source.uri: no rows in {uris}", *notes]))
     found = [new.columns for new in new_files]
     types = planned.types if planned else settle_types(found, task)
-    notes += describe_folders(found, types, is_new=planned is None)
+    late = set(task.fields) - job.source.columns.keys() if planned else set()
+    notes += describe_folders(found, types, late)
     if planned:
         for columns in found:
             refuse_other_columns(columns, types, is_exact=planned.knows_folders)
