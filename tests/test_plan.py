@@ -175,8 +175,8 @@ def test_files_that_give_no_rows_are_told(
     (source / "empty.parquet").touch()
     (source / "_hidden.parquet").write_bytes(b"x")
     assert plan_job(job).notes == (
-        f"skipped {source}/_hidden.parquet: hidden (a name starts with '.' or '_')",
         f"skipped {source}/empty.parquet: empty",
+        f"skipped {source}/_hidden.parquet: hidden (a name starts with '.' or '_')",
         "columns used: prompt",
         f"skipped {source}/none.parquet: no rows",
     )
