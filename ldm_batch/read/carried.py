@@ -52,7 +52,7 @@ def settled_type(declared: Any) -> pa.DataType:
         return pa.string()
     kind: pa.DataType = _settled(declared)
     try:
-        pq.write_table(pa.table({"column": cells.null_of(kind)}), pa.BufferOutputStream())
+        pq.write_table(pa.schema([("column", kind)]).empty_table(), pa.BufferOutputStream())
     except (pa.ArrowException, OSError) as error:
         raise NotCarried("which Parquet cannot hold") from error
     return kind
@@ -190,7 +190,7 @@ def carried_cells(column: Cells, kind: pa.DataType) -> list[Cells | int | str]:
         wrong with it.
     """
     column = cells.without_views(column)
-    if column.nbytes <= MAX_CARRIED_BYTES and not pa.types.is_nested(column.type):
+    if not pa.types.is_nested(column.type) and column.nbytes <= MAX_CARRIED_BYTES:
         try:
             column = _converted(column, kind)
         except pa.ArrowException:
