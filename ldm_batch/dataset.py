@@ -99,10 +99,7 @@ class Dataset:
             pa.ArrowException: the record of its rejections is damaged.
         """
         for shard in self.done:
-            path = identity.rejected_path(shard.id, read_named_digest(self.store, shard.id))
-            if (raw := self.store.read(path)) is not None:
-                table = pq.read_table(pa.BufferReader(raw), columns=REJECTION_COLUMNS)
-                yield from table.to_pylist()
+            yield from read_rejections(self.store, shard.id)
 
     def rows_at(self, index: int, places: Collection[int]) -> list[Mapping[str, Any]]:
         """Some rows of a shard's object, in order, by their places in it, from 0."""
@@ -157,6 +154,21 @@ def open_dataset(store: Store) -> Dataset:
     if plan is None:
         raise JobError(f"{store.root}: no dataset here (no {identity.PLAN_PATH})")
     return Dataset(store, plan)
+
+
+def read_rejections(store: Store, shard_id: str) -> list[Mapping[str, Any]]:
+    """Key, place, reason and message of a shard's rejected rows.
+
+    Raises:
+        JobError: its object is damaged, or none of ours.
+        StorageError: they cannot be read.
+        pa.ArrowException: the record of its rejections is damaged.
+    """
+    raw = store.read(identity.rejected_path(shard_id, read_named_digest(store, shard_id)))
+    if raw is None:
+        return []
+    table = pq.read_table(pa.BufferReader(raw), columns=REJECTION_COLUMNS)
+    return list(table.to_pylist())
 
 
 def rows_of(

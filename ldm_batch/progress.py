@@ -25,6 +25,8 @@ class Tally:
         self.num_rows = 0
         self.num_images = 0
         self.rejected: Counter[str] = Counter()
+        self.seen_in: dict[str, int] = {}
+        """A shard that rejected a row, by the reason."""
         self.lost: Counter[Outcome] = Counter()
         self.failures: list[Failure] = []
 
@@ -42,6 +44,7 @@ class Tally:
         self.num_rows += event.num_rows
         self.num_images += event.num_images
         self.rejected.update(event.rejected)
+        self.seen_in = {reason: event.shard for reason in event.rejected} | self.seen_in
         if event.outcome in (Outcome.FOUND, Outcome.LOST_TO_SAME, Outcome.LOST_TO_OTHER):
             self.lost[event.outcome] += 1
 

@@ -1,15 +1,18 @@
 """Footers of input files: read apart from the rows, refused with a message when they lie."""
 
+import base64
 import hashlib
 import io
 import sys
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pyarrow.parquet import encryption
 
 from ldm_batch.config import SourceConfig
 from ldm_batch.errors import JobError
@@ -21,7 +24,12 @@ from ldm_batch.read.footer import (
     read_planned_footer,
     row_group_ends,
 )
-from ldm_batch.read.matching import carried_fields, columns_in_words, resolve_columns
+from ldm_batch.read.matching import (
+    carried_fields,
+    columns_in_words,
+    describe_unread,
+    resolve_columns,
+)
 from ldm_batch.records import InputFile
 from ldm_batch.storage import SourceFile
 
@@ -198,21 +206,32 @@ def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
         resolve_columns(footer_of(str(tmp_path / "x.parquet")), TASK, SourceConfig(), "x.parquet")
 
 
-TEXTS = [pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string()), pa.null()]
-INTEGERS = [pa.int8(), pa.uint64(), pa.int32()]
+TEXTS = [
+    *(pa.string(), pa.large_string(), pa.string_view(), pa.json_(), pa.null()),
+    *(pa.binary(), pa.large_binary(), pa.binary_view(), pa.binary(3)),
+    *(pa.dictionary(pa.int32(), kind) for kind in (pa.string(), pa.large_string(), pa.binary())),
+]
+INTEGERS = [pa.int8(), pa.uint64(), pa.int32(), pa.dictionary(pa.int8(), pa.int64())]
+WHOLE = [pa.decimal128(38, 0), pa.decimal256(76, 0)]
 FLOATS = [pa.float16(), pa.float32(), pa.float64()]
-OTHERS = [pa.binary(), pa.bool_(), pa.list_(pa.string()), pa.date32(), pa.decimal128(9, 2)]
+DECIMALS = [pa.decimal128(9, 2), pa.decimal256(76, 38)]
+OTHERS = [
+    *(pa.bool_(), pa.list_(pa.string()), pa.struct([("bytes", pa.binary())]), pa.list_(pa.int8())),
+    *(pa.date32(), pa.time64("us"), pa.timestamp("ms"), pa.duration("s")),
+]
+NUMBERS = [*INTEGERS, *FLOATS, *WHOLE, *DECIMALS]
 
 
 @pytest.mark.parametrize(
     ("field", "fitting", "refused"),
     [
-        ("prompt", TEXTS, [*INTEGERS, *FLOATS, *OTHERS]),
-        ("negative_prompt", TEXTS, [*INTEGERS, *FLOATS, *OTHERS]),
-        ("id", [*TEXTS, *INTEGERS], [*FLOATS, *OTHERS]),
-        ("seed", [*INTEGERS, *FLOATS, pa.null()], [*TEXTS[:-1], *OTHERS]),
-        ("height", [*INTEGERS, *FLOATS, pa.null()], [*TEXTS[:-1], *OTHERS]),
-        ("eta", [*INTEGERS, *FLOATS, pa.null()], [*TEXTS[:-1], *OTHERS]),
+        ("prompt", TEXTS, [*NUMBERS, *OTHERS, pa.uuid()]),
+        ("negative_prompt", TEXTS, [*NUMBERS, *OTHERS, pa.uuid()]),
+        ("id", [*TEXTS, *INTEGERS, *WHOLE, pa.uuid()], [*FLOATS, *DECIMALS, *OTHERS]),
+        *(
+            (field, [*NUMBERS, pa.null()], [pa.string(), pa.binary(), *OTHERS, pa.uuid()])
+            for field in ("seed", "height", "eta")
+        ),
     ],
 )
 def test_types_that_can_hold_a_field(
@@ -230,6 +249,53 @@ def test_types_that_can_hold_a_field(
         columns = {"prompt": ["a"]} | {field: pa.nulls(1, kind)}
         with pytest.raises(JobError, match=message):
             resolve(tmp_path, write_parquet, SourceConfig(), **columns)
+
+
+def test_only_what_rows_can_do_without_may_be_ignored(
+    tmp_path: Path, write_parquet: WriteParquet
+) -> None:
+    with pytest.raises(JobError, match=r"source.columns.prompt, or write it anew$"):
+        resolve(tmp_path, write_parquet, SourceConfig(), prompt=[1])
+    with pytest.raises(JobError, match=r"source.columns.seed, or null to ignore it$"):
+        resolve(tmp_path, write_parquet, SourceConfig(), prompt=["a"], seed=["x"])
+
+
+SPELT = {"Seed": [1], "ID": ["x"], "NEGATIVE_PROMPT": ["b"], "guidanceScale": [1.0], "my seed": [1]}
+
+
+def test_columns_of_almost_a_fields_name_are_told(
+    tmp_path: Path, write_parquet: WriteParquet
+) -> None:
+    footer = footer_with(tmp_path, write_parquet, prompt=["a"], **SPELT)
+    told = describe_unread(footer, TASK, SourceConfig(), {"prompt": "prompt"})
+    assert [line.partition(" is not read")[0] for line in told] == [
+        f"column {name!r}" for name in list(SPELT)[:4]
+    ]
+    assert told[0].endswith("set source.columns.seed=Seed, else source.columns.seed=null")
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        {"columns": {"seed": "Seed", "id": "ID"}},
+        {"columns": {"seed": None, "id": None}},
+        {"carry": ["Seed", "ID"]},
+    ],
+)
+def test_what_is_used_carried_or_ignored_on_purpose_needs_no_word(
+    tmp_path: Path, write_parquet: WriteParquet, source: dict[str, Any]
+) -> None:
+    footer = footer_with(tmp_path, write_parquet, prompt=["a"], Seed=[1], ID=["x"])
+    config = SourceConfig(**source)
+    used = resolve_columns(footer, TASK, config, "x.parquet")
+    assert describe_unread(footer, TASK, config, used) == []
+
+
+def test_a_missing_column_is_found_in_another_case(
+    tmp_path: Path, write_parquet: WriteParquet
+) -> None:
+    with pytest.raises(JobError, match=r"no column 'prompt' .*; did you mean 'PROMPT'\?"):
+        resolve(tmp_path, write_parquet, SourceConfig(), PROMPT=["a"])
 
 
 def test_an_unfit_column_can_be_ignored(tmp_path: Path, write_parquet: WriteParquet) -> None:
@@ -254,6 +320,8 @@ def test_carried_types_are_those_of_the_values(tmp_path: Path, write_parquet: Wr
         (pa.array([8.0, float("nan")]), 8),
         (pa.array([None, None], pa.int32()), None),
         (pa.nulls(2), None),
+        (pa.array([8, 64], pa.float16()), 64),
+        (pa.array([Decimal("8.5"), Decimal("-1")]), Decimal("8.5")),
     ],
 )
 def test_the_largest_value_by_the_statistics(
@@ -302,6 +370,77 @@ def test_no_flipped_bit_of_a_footer_ends_the_process(
             break
         flipped = flipped[deadly + 1 :]
     assert num_deadly
+
+
+# Nobody's file is to blame for a process that does not start
+
+
+def unchecked(path: str) -> str:
+    with pytest.raises(JobError, match="the input could not be checked") as refused:
+        read_sized(path, Path(path).stat().st_size)
+    assert "may be sound" in str(refused.value)
+    return str(refused.value)
+
+
+def test_a_check_that_cannot_start_blames_no_file(
+    tmp_path: Path, write_parquet: WriteParquet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_parquet(tmp_path / "a.parquet", prompt=["a"])
+    python = tmp_path / "python"
+    monkeypatch.setattr(sys, "executable", str(python))
+    assert "No such file" in unchecked(path)
+    for script, why in [("exit 3", "exit code 3"), ("kill -9 $$", "signal 9"), ("foo", "foo")]:
+        python.write_text(f"#!/bin/sh\n{script}\n")
+        python.chmod(0o700)
+        told = unchecked(path)
+        assert why in told
+        assert "a.parquet" not in told
+
+
+def test_a_check_that_is_killed_says_where(
+    tmp_path: Path, write_parquet: WriteParquet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_parquet(tmp_path / "a.parquet", prompt=["a"])
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\nprintf +\nkill -9 $$\n")
+    python.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(python))
+    assert "killed at that of" in (told := unchecked(path))
+    assert "a.parquet, probably for want of memory" in told
+
+
+# Encrypted files
+
+
+class OpenKms(encryption.KmsClient):
+    """Keys that are no secret."""
+
+    def wrap_key(self, key: bytes, name: str) -> bytes:
+        return base64.b64encode(key)
+
+    def unwrap_key(self, key: bytes, name: str) -> bytes:
+        return base64.b64decode(key)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, "encrypted Parquet; ldm_batch takes no keys"),
+        ({"plaintext_footer": True}, "columns of it are encrypted; ldm_batch takes no keys"),
+    ],
+    ids=["whole", "a column"],
+)
+def test_what_is_encrypted_is_called_that(
+    tmp_path: Path, settings: dict[str, Any], message: str
+) -> None:
+    path, table = tmp_path / "a.parquet", pa.table({"prompt": ["a"], "seed": [1]})
+    asked = encryption.EncryptionConfiguration("k", column_keys={"k": ["prompt"]}, **settings)
+    factory = encryption.CryptoFactory(lambda _: OpenKms())
+    properties = factory.file_encryption_properties(encryption.KmsConnectionConfig(), asked)
+    with pq.ParquetWriter(path, table.schema, encryption_properties=properties) as writer:
+        writer.write_table(table)
+    with pytest.raises(JobError, match=rf"a.parquet: {message}"):
+        read_sized(str(path), path.stat().st_size)
 
 
 def test_footers_of_many_files_come_a_few_at_a_time_in_their_order(

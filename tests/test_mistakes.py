@@ -202,7 +202,7 @@ COLUMNS = [
     ),
     source("type list", "needs text; map another column", columns={"prompt": [["a", "b"]]}),
     source("type int64", "needs text; map another column", columns={"prompt": [1]}),
-    source("type binary", "needs text; map another column", columns={"prompt": [b"a"]}),
+    source("type bool", "or null to ignore it", columns={"prompt": ["a"], "seed": [True]}),
     source("'seed' has type string", "or null to ignore", columns={"prompt": ["a"], "seed": ["x"]}),
     source("no rows in", "a.parquet: no rows", columns={"prompt": pa.array([], pa.string())}),
 ]

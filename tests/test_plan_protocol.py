@@ -779,6 +779,22 @@ def test_the_budget_counts_receipts_that_are_read_beside_the_run(
         do(dataclasses.replace(spoilt, max_rejected_fraction=0.01))
 
 
+def test_one_of_the_rejected_rows_is_named_with_the_remedy(
+    job: JobConfig, tmp_path: Path, write_parquet: Make
+) -> None:
+    steps = [5000 if i > 10 else 5 for i in range(NUM_ROWS)]
+    prompts = [f"p {i}" for i in range(NUM_ROWS)]
+    columns = {"prompt": prompts, "topic": ["x"] * NUM_ROWS, "num_inference_steps": steps}
+    write_parquet(tmp_path / "in" / "a.parquet", **columns)
+    with pytest.raises(JobError) as stopped:
+        do(dataclasses.replace(job, max_rejected_fraction=0.01))
+    assert (
+        "; one of the out_of_range: row 11 of a.parquet, num_inference_steps 5000 is not between 1 "
+        "and 1000 (source.columns.num_inference_steps=null, in a new sink, leaves such a column "
+        "unread). What is committed stays" in str(stopped.value)
+    )
+
+
 def test_what_was_done_before_counts(spoilt: JobConfig, tmp_path: Path) -> None:
     """Five per cent of 48 rows are two: the third is too many, though this run has one of 16."""
     assert do(dataclasses.replace(spoilt, shards=[0, 1]))[0] == 0

@@ -6,16 +6,19 @@ Judged over the dataset: by the receipts of what is done, and by this run. Must 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
 from threading import Thread
 from typing import NamedTuple
 
+import pyarrow as pa
+
+from ldm_batch.columns import ARGUMENTS, NULLABLE
 from ldm_batch.config import JobConfig, shard_ranges
-from ldm_batch.dataset import RECEIPT_THREADS, map_in_threads
+from ldm_batch.dataset import RECEIPT_THREADS, map_in_threads, read_rejections
 from ldm_batch.drive.settle import Work
-from ldm_batch.errors import JobError
+from ldm_batch.errors import JobError, LdmBatchError
 from ldm_batch.progress import Tally
 from ldm_batch.records import Shard
 from ldm_batch.storage import Store
@@ -70,10 +73,12 @@ class Budget:
         num_rows, rejected = earlier.num_rows + tally.num_rows, earlier.rejected + tally.rejected
         if self._is_over(rejected.total(), num_rows, self._work.plan.shards):
             reasons = ", ".join(f"{n} {reason}" for reason, n in rejected.most_common())
+            [(commonest, _)] = rejected.most_common(1)
+            example = _example(self._store, commonest, earlier.seen_in | tally.seen_in)
             raise JobError(
                 f"stopped: {rejected.total()} of {num_rows} rows rejected ({reasons}), more than "
-                f"max_rejected_fraction={self._limit}. What is committed stays; raise the limit "
-                "and run the same command again, or mend the input for a new sink"
+                f"max_rejected_fraction={self._limit}{example}. What is committed stays; raise the "
+                "limit and run the same command again, or mend the input for a new sink"
             )
 
     def _is_over(self, num_rejected: int, num_rows: int, shards: Iterable[Shard]) -> bool:
@@ -86,15 +91,35 @@ class Earlier(NamedTuple):
 
     num_rows: int
     rejected: Counter[str]
+    seen_in: dict[str, int]
+    """A shard that rejected a row, by the reason."""
 
 
 def _read_earlier(store: Store, indices: Sequence[int], fingerprint: str) -> Earlier:
-    num_rows, rejected = 0, Counter[str]()
+    num_rows, rejected, seen_in = 0, Counter[str](), dict[str, int]()
     read = partial(read_receipt, store, fingerprint=fingerprint)
     for receipt in map_in_threads(read, indices, RECEIPT_THREADS):
         num_rows += receipt.num_rows
         rejected.update(receipt.rejected)
-    return Earlier(num_rows, rejected)
+        seen_in |= dict.fromkeys(receipt.rejected, receipt.shard)
+    return Earlier(num_rows, rejected, seen_in)
+
+
+def _example(store: Store, reason: str, seen_in: Mapping[str, int]) -> str:
+    """One of the rejected rows and what could be done for all like it; nothing where its record
+    cannot be read, which is no reason to hide the rest."""
+    try:
+        rows = read_rejections(store, f"{seen_in[reason]:05d}")
+    except (LdmBatchError, pa.ArrowException, OSError, KeyError):
+        return ""
+    row = next((row for row in rows if row["reason"] == reason), None)
+    if row is None:
+        return ""
+    told = f"; one of the {reason}: row {row['input_row']} of {row['input_file']}, {row['message']}"
+    field = str(row["message"]).partition(" ")[0]
+    if field in ARGUMENTS or field in NULLABLE:
+        return f"{told} (source.columns.{field}=null, in a new sink, leaves such a column unread)"
+    return told
 
 
 def _fulfil(future: Future[Earlier], read: Callable[[], Earlier]) -> None:

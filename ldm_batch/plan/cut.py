@@ -55,6 +55,8 @@ class NewFile:
     """False: rows name their images by paths, and the largest size is what a job allows."""
     columns: FoundColumns
     """What is read of it."""
+    unread: Sequence[str] = ()
+    """What is to be told of columns that were probably meant to be read, a line each."""
 
 
 def look_at(
@@ -85,6 +87,7 @@ def look_at(
         _largest_size(footer, task, columns, job, native_size, is_known=is_known),
         is_known,
         found,
+        matching.describe_unread(footer, task, job.source, columns),
     )
 
 

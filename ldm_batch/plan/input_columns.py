@@ -101,7 +101,7 @@ def settle_types(files: Sequence[FoundColumns], task: TaskColumns) -> InputTypes
         for field, column in file.fields.items():
             if column in file.folders:
                 kind = FOLDER_TYPES[folders[column]]
-                matching.check_type(field, column, kind, file.uri)
+                matching.check_type(field, column, kind, file.uri, task)
         for name, declared in file.carried.items():
             if number and name not in carried:
                 raise _other(file, name, declared, "without it")

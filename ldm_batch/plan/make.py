@@ -113,8 +113,9 @@ def _look_at_new(
             without.add("no rows", file)
             continue
         new_files.append(look(file, footer))
-    notes = [f"columns used: {new_files[0].columns.words}"] if new_files else []
-    return new_files, notes + [f"skipped {note}" for note in without.told()]
+    unread = dict.fromkeys(line for new in new_files for line in new.unread)
+    used = [f"columns used: {new_files[0].columns.words}"] if new_files else []
+    return new_files, [*used, *unread, *(f"skipped {note}" for note in without.told())]
 
 
 def _moved(shard: Shard, file: InputFile | None) -> Shard:

@@ -5,9 +5,11 @@ Whoever reads rows reads them here. Must not know what a cell means, pipelines o
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,16 +19,17 @@ from ldm_batch.config import SourceConfig
 from ldm_batch.errors import AccessError, JobError, ShardError
 from ldm_batch.read import footer as footers
 from ldm_batch.read import matching
+from ldm_batch.read.decoding import choose_decoding
 from ldm_batch.read.folders import with_folder_columns, with_folders
 from ldm_batch.read.input_types import InputTypes
 from ldm_batch.records import Shard
 from ldm_batch.storage import open_file
 
-ROWS_PER_READ, LARGE_ROWS_PER_READ = 256, 8
-"""Rows decoded at once; fewer where a cell may be large: images, lists, structs. Measured on 60
-million rows in a file of 1.3 MB: read whole it takes 12.3 GB of memory, batch by batch 0.3 GB."""
-IMAGE_BUFFER_BYTES = 8 * 1024 * 1024
-"""A column of images is read in parts of this size, not a whole row group at once."""
+ROWS_PER_BATCH, LARGE_ROWS_PER_BATCH = 256, 8
+"""Rows that are made values of Python at once; fewer where a cell may be large: images, lists,
+structs. How many are decoded at once is decoding.py's."""
+LOCAL = re.compile(r"file://|(?!.*://)", re.DOTALL)
+"""How places on a local disk begin."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,40 +97,63 @@ def read_batches(
         is_image: the rows bring images, which make a column large.
     """
     footer, columns = used.footer, used.names
-    ends = footers.row_group_ends(footer)
     first, last = shard.row_start, shard.row_start + shard.num_rows
-    starts = [0, *ends[:-1]]
-    groups = [i for i in range(len(ends)) if starts[i] < last and ends[i] > first]
-    position = starts[groups[0]]
     is_large = is_image or any(_is_nested(footer, name) for name in columns)
+    rows_per_batch = LARGE_ROWS_PER_BATCH if is_large else ROWS_PER_BATCH
+    is_near, start = LOCAL.match(shard.file.uri) is not None, 0
     own = [name for name in columns if name not in footer.folders]
-    repeated = [name for name in own if _holds_bytes(footer, name)]
-    rows_per_read = LARGE_ROWS_PER_READ if is_large else ROWS_PER_READ
+    of_folders = [name for name in columns if name in footer.folders]
     with open_file(shard.file.uri, source.access) as file:
-        parquet = pq.ParquetFile(
-            file,
-            metadata=footer.metadata,
-            page_checksum_verification=True,
-            pre_buffer=False,
-            read_dictionary=[] if is_image else repeated,
-            buffer_size=IMAGE_BUFFER_BYTES if is_image else 0,
-        )
-        batches = parquet.iter_batches(rows_per_read, row_groups=groups, columns=own)
-        for batch in batches:
-            begin, end = max(first - position, 0), min(last - position, batch.num_rows)
-            position += batch.num_rows
-            if begin < end:
-                some = batch.slice(begin, end - begin)
-                yield with_folder_columns(some, footer, [n for n in columns if n in footer.folders])
-            if position >= last:
-                return
+        for group, end in enumerate(footers.row_group_ends(footer)):
+            if start < last and end > first:
+                wanted = range(max(first - start, 0), min(last, end) - start)
+                for batch in _read_group(file, footer, group, own, wanted, is_near=is_near):
+                    for place in range(0, batch.num_rows, rows_per_batch):
+                        some = batch.slice(place, rows_per_batch)
+                        yield with_folder_columns(some, footer, of_folders)
+            start = end
 
 
-def _holds_bytes(footer: footers.Footer, column: str) -> bool:
-    """Tell whether a column's cells have any size: kept as a dictionary, a value that a small
-    file repeats a million times stands in memory once."""
-    kind = matching.plain_type(footer.schema.field(column).type)
-    return matching.is_text(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+def _read_group(
+    file: BinaryIO,
+    footer: footers.Footer,
+    group: int,
+    columns: list[str],
+    wanted: range,
+    *,
+    is_near: bool,
+) -> Iterator[pa.RecordBatch]:
+    """Batches of some rows of a row group, whatever their size."""
+    decoding, spliced = choose_decoding(
+        file, footer.metadata, group, columns, wanted, is_near=is_near
+    )
+    parquet = pq.ParquetFile(
+        spliced,
+        metadata=footer.metadata,
+        page_checksum_verification=True,
+        pre_buffer=False,
+        read_dictionary=decoding.as_dictionaries,
+        buffer_size=decoding.buffer_bytes,
+    )
+    position, num_rows = 0, decoding.next_rows(0, 0, 0)
+    for batch in parquet.iter_batches(num_rows, row_groups=[group], columns=columns):
+        begin, stop = (max(place - position, 0) for place in (wanted.start, wanted.stop))
+        position += batch.num_rows
+        if begin < batch.num_rows:
+            yield batch.slice(begin, min(stop, batch.num_rows) - begin)
+        if position >= wanted.stop:
+            return
+        num_rows = decoding.next_rows(position, batch.num_rows, _row_bytes(batch))
+        parquet.reader.set_batch_size(num_rows)  # taken by the read that follows, in Arrow 21 to 26
+
+
+def _row_bytes(batch: pa.RecordBatch) -> int:
+    """Memory that a batch takes, but for dictionaries, which take no more of it with more rows."""
+    columns = [
+        column.indices if isinstance(column, pa.DictionaryArray) else column
+        for column in batch.columns
+    ]
+    return sum(buffer.size for column in columns for buffer in column.buffers() if buffer)
 
 
 def _is_nested(footer: footers.Footer, column: str) -> bool:

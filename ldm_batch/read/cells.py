@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ldm_batch.read.matching import is_image
+from ldm_batch.read.matching import IMAGE_PARTS, is_image
 
 Cells: TypeAlias = "pa.Array[Any]"
 """A column of some rows, of any type."""
@@ -146,8 +146,10 @@ def _has_lengths(kind: pa.DataType) -> bool:
 
 
 def is_image_struct(kind: pa.DataType) -> bool:
-    """Tell whether a type is that of images with their paths: `{bytes, path}`."""
-    return bool(pa.types.is_struct(kind) and kind.num_fields == 2 and is_image(kind))
+    """Tell whether a type is that of images with their paths and nothing else: `{bytes, path}`."""
+    if not pa.types.is_struct(kind) or not is_image(kind):
+        return False
+    return sorted(kind.field(i).name for i in range(kind.num_fields)) == sorted(IMAGE_PARTS)
 
 
 def part_of(cell: Cells, name: str) -> Cells:

@@ -6,15 +6,18 @@ Reads footers only, never rows; must not know shards or the sink.
 from __future__ import annotations
 
 import hashlib
+import struct
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ldm_batch.errors import JobError, StorageError
+from ldm_batch.read import thrift
 from ldm_batch.read.deadly_footers import MAGIC as PARQUET_MAGIC
 from ldm_batch.read.deadly_footers import find_deadly, parse_footer
 from ldm_batch.records import InputFile
@@ -23,6 +26,12 @@ from ldm_batch.storage import Access, SourceFile, open_file
 TAIL_BYTES = 64 * 1024
 """Read at once: most footers are smaller, so that one request is enough."""
 MAX_FOOTER_BYTES = 128 * 1024 * 1024
+ENCRYPTED_MAGIC = b"PARE"
+ENCRYPTION_ALGORITHM = 8
+"""Field of a footer, in parquet.thrift, which says that columns are encrypted."""
+WITHOUT_KEYS = "ldm_batch takes no keys: write it anew without encryption, or without such columns"
+MAX_READ_HERE_BYTES = 16 * 1024 * 1024
+"""Of a footer that is read by us, which is slow, to tell what Arrow's reader does not."""
 MAX_COLUMNS = 10_000
 MAX_SIDE = 4096
 FOOTER_THREADS = 16
@@ -60,8 +69,9 @@ def read_new_footers(files: Sequence[SourceFile], access: Access = None) -> Iter
         some = files[start : start + FILES_AT_ONCE]
         with ThreadPoolExecutor(FOOTER_THREADS) as pool:
             raws = list(pool.map(lambda file: _fetch(file.uri, file.size_bytes, access), some))
-        deadly = find_deadly(raws)
+        deadly = find_deadly(raws, [file.uri for file in some])
         if deadly is not None:
+            _refuse_encrypted(raws[deadly], some[deadly].uri)
             raise JobError(f"{some[deadly].uri}: a damaged footer, the Parquet reader dies of it")
         for raw, file in zip(raws, some, strict=True):
             yield _parse(raw, file.uri)
@@ -92,6 +102,8 @@ def _fetch(uri: str, size_bytes: int, access: Access) -> bytes:
 def _parse(raw: bytes, uri: str) -> Footer:
     try:
         parsed = parse_footer(raw)
+        if parsed.metadata.serialized_size < len(raw):  # a signature follows it
+            _refuse_encrypted(raw, uri)
         footer = Footer(
             metadata=parsed.metadata,
             schema=parsed.schema_arrow,
@@ -104,6 +116,21 @@ def _parse(raw: bytes, uri: str) -> Footer:
     except UNREADABLE as error:
         raise JobError(f"{uri}: not a readable Parquet file: {first_line(error)}") from error
     return footer
+
+
+def _refuse_encrypted(raw: bytes, uri: str) -> None:
+    """Refuse a file whose footer can be read and says that its columns are encrypted.
+
+    Arrow's reader dies where it is asked for such a column without a key.
+    """
+    if len(raw) > MAX_READ_HERE_BYTES:
+        return
+    try:
+        told, _ = thrift.read_struct(raw)
+    except (thrift.Damaged, IndexError):
+        return
+    if ENCRYPTION_ALGORITHM in told:
+        raise JobError(f"{uri}: columns of it are encrypted; {WITHOUT_KEYS}")
 
 
 def _decode_names(footer: Footer) -> None:
@@ -121,6 +148,8 @@ def _footer_bytes(file: BinaryIO, uri: str, size_bytes: int) -> bytes:
     file.seek(max(0, size_bytes - TAIL_BYTES))
     tail = file.read(TAIL_BYTES)
     length = int.from_bytes(tail[-8:-4], "little")
+    if tail[-4:] == ENCRYPTED_MAGIC:
+        raise JobError(f"{uri}: encrypted Parquet; {WITHOUT_KEYS}")
     if tail[-4:] != PARQUET_MAGIC or length + 8 > size_bytes:
         raise JobError(
             f"{uri}: not a Parquet file, or cut off: it does not end in a footer; write it anew, "
@@ -152,20 +181,26 @@ def mean_bytes(footer: Footer, column: str) -> float:
     return float(total) / max(1, footer.num_rows)
 
 
-def largest_value(footer: Footer, column: str) -> float | None:
-    """Largest value of a column by the footer's statistics, None where these do not tell."""
+def largest_value(footer: Footer, column: str) -> float | Decimal | None:
+    """Largest value of a column of numbers by the footer's statistics, None where these do not
+    tell."""
     if column in footer.folders:
         value = footer.folders[column] or ""
         return int(value) if value.isascii() and value.isdecimal() and len(value) < 20 else None
     position = {
         footer.metadata.schema.column(i).path: i for i in range(footer.metadata.num_columns)
     }
-    largest: list[float] = []
+    largest: list[float | Decimal] = []
     for group in range(footer.metadata.num_row_groups):
         statistics = footer.metadata.row_group(group).column(position[column]).statistics
         if statistics is None or not statistics.has_min_max or statistics.max is None:
             return None
-        largest.append(statistics.max)
+        value = statistics.max
+        if isinstance(value, bytes) and len(value) == 2:  # half floats stay as they are stored
+            [value] = struct.unpack("<e", value)
+        if not isinstance(value, (int, float, Decimal)) or value != value:
+            return None
+        largest.append(value)
     return max(largest, default=None)
 
 

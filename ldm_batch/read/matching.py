@@ -19,6 +19,9 @@ from ldm_batch.read.footer import Footer
 MAX_CHUNK_BYTES = 2 * 1024**3
 """What a column of a row group may unpack to: 28 kB of zstd were made that declare 900 MB."""
 PARENT = "parent_"
+IMAGE_PARTS = ("bytes", "path")
+"""Fields of a struct that is an image: its file, and where that stands or how it was called."""
+_DECIMALS = (pa.Decimal32Type, pa.Decimal64Type, pa.Decimal128Type, pa.Decimal256Type)
 OWN_COLUMNS = {
     "image": "image",
     "id": "key",
@@ -52,19 +55,27 @@ def resolve_columns(
         elif wanted is not None and (field in source.columns or field in task.needed):
             raise JobError(
                 f"{uri}: no column {wanted!r} for {field} (source.columns.{field})"
-                f"{suggest(wanted, names)}"
+                f"{_suggest(wanted, names)}"
             )
     carried = carried_columns(footer, task, source).values()
     for name in (*columns.values(), *carried):
         if name not in names:
-            raise JobError(f"{uri}: no column {name!r} (source.carry){suggest(name, names)}")
+            raise JobError(f"{uri}: no column {name!r} (source.carry){_suggest(name, names)}")
         if names.count(name) > 1:
             raise JobError(f"{uri}: two columns are named {name!r}")
     for field, name in columns.items():
         if name not in footer.folders:  # whose types all files decide together
-            check_type(field, name, footer.schema.field(name).type, uri)
+            check_type(field, name, footer.schema.field(name).type, uri, task)
     _check_size(footer.metadata, {*columns.values(), *carried}, uri)
     return columns
+
+
+def _suggest(wanted: str, names: list[str]) -> str:
+    """Say which column was probably meant, in whatever case, or list them."""
+    if not names:
+        return "; the file has no columns"
+    same = [name for name in names if _spelling(name) == _spelling(wanted)]
+    return f"; did you mean {same[0]!r}?" if same else suggest(wanted, names)
 
 
 def _usual_name(field: str, footer: Footer, task: TaskColumns) -> str | None:
@@ -81,23 +92,36 @@ def is_own(footer: Footer) -> bool:
     return METADATA_KEY in (footer.schema.metadata or {})
 
 
-def check_type(field: str, column: str, declared: pa.DataType, uri: str) -> None:
+def check_type(field: str, column: str, declared: pa.DataType, uri: str, task: TaskColumns) -> None:
     """Raise a JobError where a column has a type that cannot hold its field."""
-    kind = plain_type(declared)
+    kind = held_type(declared)
     if COLUMNS[field].type == "image":
         fits, wanted = is_image(kind), "bytes, {bytes, path} structs or paths"
     elif field == "id":
-        fits, wanted = is_text(kind) or pa.types.is_integer(kind), "text or whole numbers"
+        fits = holds_text(kind) or pa.types.is_integer(kind) or isinstance(kind, pa.UuidType)
+        fits, wanted = fits or _is_whole(kind), "text or whole numbers"
     elif COLUMNS[field].is_text:
-        fits, wanted = is_text(kind), "text"
+        fits, wanted = holds_text(kind), "text"
     else:
         fits = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind)
-        wanted = "numbers"
+        fits, wanted = fits or pa.types.is_decimal(kind), "numbers"
     if not fits:
-        raise JobError(
-            f"{uri}: column {column!r} has type {declared}, {field} needs {wanted}; "
-            f"map another column with source.columns.{field}, or null to ignore it"
-        )
+        told = f"column {column!r} has type {declared}, {field} needs {wanted}"
+        raise JobError(f"{uri}: {told}; {_hint(field, task)}")
+
+
+def _is_whole(kind: pa.DataType) -> bool:
+    """Tell whether a type is that of decimals without a fraction, as some databases write all
+    their whole numbers."""
+    return isinstance(kind, _DECIMALS) and kind.scale <= 0
+
+
+def _hint(field: str, task: TaskColumns) -> str:
+    """What to do about a column that cannot hold a field."""
+    told = f"map another column with source.columns.{field}"
+    if field in task.needed:
+        return f"{told}, or write it anew"
+    return f"{told}, or null to ignore it"
 
 
 def _check_size(metadata: pq.FileMetaData, names: set[str], uri: str) -> None:
@@ -120,6 +144,17 @@ def plain_type(declared: pa.DataType) -> pa.DataType:
     return declared.value_type if pa.types.is_dictionary(declared) else declared
 
 
+def held_type(declared: pa.DataType) -> pa.DataType:
+    """The type of a column's values: not of its dictionary, nor JSON where it is text."""
+    kind = plain_type(declared)
+    return kind.storage_type if isinstance(kind, pa.JsonType) else kind
+
+
+def holds_text(kind: pa.DataType) -> bool:
+    """Tell whether a type holds text, or bytes that may be text: many writers say no more."""
+    return is_text(kind) or is_binary(kind) or bool(pa.types.is_fixed_size_binary(kind))
+
+
 def is_text(kind: pa.DataType) -> bool:
     """Tell whether a type holds text (or, as null, nothing)."""
     return bool(
@@ -131,11 +166,17 @@ def is_text(kind: pa.DataType) -> bool:
 
 
 def is_image(kind: pa.DataType) -> bool:
-    """Tell whether a type holds images: bytes, structs of bytes and path, or paths."""
-    if pa.types.is_struct(kind):
-        types = {kind.field(i).name: kind.field(i).type for i in range(kind.num_fields)}
-        return set(types) == {"bytes", "path"} and is_binary(types["bytes"])
-    return is_binary(kind) or is_text(kind)
+    """Tell whether a type holds images: bytes, paths, or structs that have `bytes`, `path` or both,
+    and whatever else; one of the two may be null in all rows."""
+    if not pa.types.is_struct(kind):
+        return is_binary(kind) or is_text(kind)
+    assert isinstance(kind, pa.StructType)
+    names = [kind.field(i).name for i in range(kind.num_fields)]
+    types = {name: kind.field(name).type for name in IMAGE_PARTS if names.count(name) == 1}
+    if sum(names.count(name) for name in IMAGE_PARTS) != len(types) or not types:
+        return False
+    data, path = (types.get(name, pa.null()) for name in IMAGE_PARTS)
+    return (is_binary(data) or pa.types.is_null(data)) and is_text(path)
 
 
 def is_binary(kind: pa.DataType) -> bool:
@@ -170,6 +211,36 @@ def carried_fields(
         (name, plain_type(footer.schema.field(column).type))
         for name, column in carried_columns(footer, task, source).items()
     ]
+
+
+def describe_unread(
+    footer: Footer, task: TaskColumns, source: SourceConfig, used: Mapping[str, str]
+) -> list[str]:
+    """What a user should know of columns that are not read although their names say a field, but
+    for case and dashes, a line each.
+
+    Args:
+        used: field -> column that stands for it.
+    """
+    if task.has_image and is_own(footer):
+        return []
+    fields = {_spelling(field): field for field in task.fields}
+    taken = {*used.values(), *source.carry}
+    told = []
+    for name in footer.schema.names:
+        field = fields.get(_spelling(name))
+        if field is None or name in taken or field in used or field in source.columns:
+            continue
+        told.append(
+            f"column {name!r} is not read; if it is {field}, set source.columns.{field}={name}, "
+            f"else source.columns.{field}=null"
+        )
+    return told
+
+
+def _spelling(name: str) -> str:
+    """A name as it is whoever writes it: `Negative-Prompt`, `negativePrompt`, `negative_prompt`."""
+    return "".join(character for character in name.casefold() if character.isalnum())
 
 
 def columns_in_words(columns: Mapping[str, str], folders: Collection[str] = ()) -> str:

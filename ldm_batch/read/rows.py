@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
@@ -187,7 +188,7 @@ def _whole(
     value = values.get(name)
     if value is None:
         return default
-    if isinstance(value, float) and not value.is_integer():
+    if isinstance(value, Decimal) or (isinstance(value, float) and not value.is_integer()):
         raise InvalidRow(Reason.WRONG_TYPE, f"{name} {value} is not a whole number")
     _refuse_outside(name, value, low, high)
     return int(value)
@@ -203,7 +204,7 @@ def _number(
     return float(value)
 
 
-def _refuse_outside(name: str, value: float, low: float, high: float) -> None:
+def _refuse_outside(name: str, value: float | Decimal, low: float, high: float) -> None:
     if not low <= value <= high:
         raise InvalidRow(Reason.OUT_OF_RANGE, f"{name} {value} is not between {low} and {high}")
 

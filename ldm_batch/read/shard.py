@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from functools import partial
 from typing import Any
 
@@ -121,18 +122,33 @@ def _cells(column: Cells, convert: Callable[[Cells], list[Any]]) -> list[Any]:
 
 
 def _python_values(column: Cells) -> list[Any]:
-    values = column.cast(pa.large_binary()) if matching.is_text(column.type) else column
-    if column.type in NARROW_FLOATS:
-        bits = NARROW_FLOATS[column.type]
-        return [None if v is None else NarrowFloat(v, bits) for v in values.to_pylist()]
-    return list(values.to_pylist())
+    """Numbers, and text as bytes (UTF-8, unchecked)."""
+    if isinstance(column, pa.ExtensionArray) and isinstance(column.type, pa.JsonType):
+        column = column.storage
+    kind = column.type
+    if isinstance(kind, pa.UuidType):
+        return [None if v is None else str(v).encode() for v in column.to_pylist()]
+    if matching.holds_text(kind):
+        return list(column.cast(pa.large_binary()).to_pylist())
+    if kind in NARROW_FLOATS:
+        bits = NARROW_FLOATS[kind]
+        return [None if v is None else NarrowFloat(v, bits) for v in column.to_pylist()]
+    if pa.types.is_decimal(kind):
+        return [None if v is None else _whole_if_it_is(v) for v in column.to_pylist()]
+    return list(column.to_pylist())
+
+
+def _whole_if_it_is(number: Decimal) -> Decimal | int:
+    """A decimal as a whole number, where it has no fraction: all its digits stay."""
+    return int(number) if number == number.to_integral_value() else number
 
 
 def _image_cells(column: Cells) -> list[Any]:
     """Bytes and path (UTF-8, unchecked) of each image; both None where there is none."""
     if isinstance(column, pa.StructArray):
         names = [column.type.field(i).name for i in range(column.type.num_fields)]
-        parts = dict(zip(names, column.flatten(), strict=True))
+        found = dict(zip(names, column.flatten(), strict=True))
+        parts = {name: found[name] for name in matching.IMAGE_PARTS if name in found}
     else:
         parts = {"path" if matching.is_text(column.type) else "bytes": column}
     nothing: list[bytes | None] = [None] * len(column)
