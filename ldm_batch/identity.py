@@ -21,6 +21,7 @@ RECEIPTS_FOLDER = f"{META_FOLDER}/receipts"
 REJECTED_FOLDER = f"{META_FOLDER}/rejected"
 FAILURES_FOLDER = f"{META_FOLDER}/failures"
 RUNS_FOLDER = f"{META_FOLDER}/runs"
+INPUT_FOLDER = f"{META_FOLDER}/input"
 
 MAX_SEED = 2**64 - 1
 """Largest seed that a job or a row may bring."""

@@ -33,11 +33,24 @@ class Reason(StrEnum):
     CONSTANT_IMAGE = "constant_image"
     OTHER_MASK_SIZE = "other_mask_size"
     EMPTY_MASK = "empty_mask"
+    MALFORMED_LINE = "malformed_line"
+    """A line of a text file that is no row."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredInput:
+    """What a text file was converted into: a Parquet file beside the plan, read instead of it."""
+
+    path: str
+    """Below the sink."""
+    size_bytes: int
+    text_sha256: str
+    """SHA-256 (hexadecimal) of the text file, by which that is still the same."""
 
 
 @dataclass(frozen=True, slots=True)
 class InputFile:
-    """One planned Parquet file, with what tells whether it is still the same file."""
+    """One planned file, with what tells whether it is still the same file."""
 
     name: str
     """Path relative to the source's root, `/`-separated; part of derived keys, unique in a plan."""
@@ -47,6 +60,9 @@ class InputFile:
     """The store's own version token (a local file's modification time, an S3 object's ETag)."""
     num_rows: int
     footer_sha256: str
+    """Of a text file, that of the Parquet file which it was converted into."""
+    stored: StoredInput | None = None
+    """Where its rows are read, if it is a text file."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from ldm_batch.identity import FORMS, data_path, fingerprint
 from ldm_batch.made_as import MADE_AS, count_made_as, describe_made_as
 from ldm_batch.plan.recorded import refuse_other_environment
 from ldm_batch.plan.stored import refuse_other_plan
+from ldm_batch.plan.stored_inputs import where_to_read
 from ldm_batch.read.images import InputImages
 from ldm_batch.read.input_types import NO_TYPES, InputTypes
 from ldm_batch.read.rejected import read_rejected
@@ -122,9 +123,10 @@ class Worker:
         job, task, form, clock = self._spec.job, self._task, FORMS[terms.form], Clock()
         call = with_size(job.call, self._spec.native_size)
         given = InputImages(job, task.columns, shard, inputs) if task.columns.has_image else None
-        context = RowContext(job.source, call, form, given, terms.types)
+        stored, source = where_to_read(shard, job.source, self._store)
+        context = RowContext(source, call, form, given, terms.types)
 
-        found = read_shard(shard, task.columns, task.parse_row, context)
+        found = read_shard(stored, task.columns, task.parse_row, context)
         counts = self._count_tokens(found.rows)
         rows, too_long = self._refuse_long(found.rows, counts)
         num_images = job.num_images_per_prompt
@@ -134,7 +136,7 @@ class Worker:
         pictures, notes = self._draw(images, given, encoded, clock)
 
         faulty = reject_faulty(images, pictures.faults)
-        rejections = [*found.rejections, *too_long, *faulty.values()]
+        rejections = found.with_lines([*found.rejections, *too_long, *faulty.values()])
         rejected = self._keep_rejected(shard, terms, rejections)
         facts = make_facts(shard, terms.fingerprint, rejections, rejected)
         good = {n: image for n, image in enumerate(images) if image.row.key not in faulty}
@@ -236,8 +238,8 @@ class Worker:
         rows = None
         if FORMS[terms.form].keeps_rejected_rows:
             places = [rejection.input_row for rejection in rejections]
-            source = self._spec.job.source
-            rows = read_rejected(shard, self._task.columns, source, places, terms.types)
+            stored, source = where_to_read(shard, self._spec.job.source, self._store)
+            rows = read_rejected(stored, self._task.columns, source, places, terms.types)
         return make_rejections_file(shard, rejections, rows)
 
     def _records(

@@ -130,11 +130,11 @@ FILES = [
 INPUTS = [
     Mistake(JOB, ("source.uri: nothing found at", "/in; name a Parquet file, a glob, or a folder")),
     Mistake(JOB, ("source.uri: nothing found", "end with .parquet"), (empty("in"),)),
-    Mistake(JOB, ("nothing found", "end with .parquet"), (file("in/a.csv", "prompt\na\n"),)),
+    Mistake(JOB, ("nothing found", "end with .parquet"), (file("in/a.xlsx", "prompt\na\n"),)),
     Mistake(
-        f"{JOB} source.uri=in/a.csv",
-        ("in/a.csv: not a Parquet file", "write it anew, as Parquet"),
-        (file("in/a.csv", "prompt\na cat\n"),),
+        f"{JOB} source.uri=in/a.dat",
+        ("in/a.dat: not a Parquet file", "write it anew, as Parquet"),
+        (file("in/a.dat", "prompt\na cat\n"),),
     ),
     Mistake(JOB, ("in/a.parquet: not a Parquet file",), (file("in/a.parquet", "prompt\na\n"),)),
     Mistake(JOB, ("a.parquet: not a Parquet", "cut off"), (prompts(), cut("in/a.parquet", 200))),

@@ -296,6 +296,7 @@ def test_a_rejected_row_keeps_its_id(read_columns: Callable[..., ShardRows]) -> 
 def test_every_reason_of_prompts_can_happen_here() -> None:
     """The closed list, less what pipelines and images add: nothing is rejected without a test."""
     elsewhere = {Reason.TOO_MANY_TOKENS, Reason.NOT_FINITE, Reason.CONSTANT_IMAGE}
+    elsewhere.add(Reason.MALFORMED_LINE)  # test_text_files.py
     of_images = {reason for reason in Reason if "image" in reason or "mask" in reason}
     assert {*Reason} - elsewhere - of_images == {
         Reason.NULL_PROMPT,

@@ -1,8 +1,9 @@
 """Remove what crashes left behind: `python -m ldm_batch sweep SINK --older-than 24h`.
 
 Temporary files on a disk, uncompleted uploads and temporary objects in S3, and rejections that no
-object names: those of an attempt that lost, or died before its commit. Committed objects and what
-they name are never touched. Exit code 0, or 2 if it could not look.
+object names: those of an attempt that lost, or died before its commit; input that was text and that
+no plan names. Committed objects and what they name are never touched. Exit code 0, or 2 if it could
+not look.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from ldm_batch.commands.ending import ends
 from ldm_batch.commands.program import program
 from ldm_batch.dataset import RECEIPT_THREADS, map_in_threads
 from ldm_batch.errors import AccessError, JobError
+from ldm_batch.plan.save_inputs import planned_paths
 from ldm_batch.storage import Leftover, Store
 from ldm_batch.write.commit import read_named_digest
 
@@ -27,7 +29,11 @@ UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 24 * 3600}
 def find_leftovers(store: Store, age_s: float) -> list[Leftover]:
     """What crashes left behind `age_s` seconds ago or earlier."""
     oldest = time.time() - age_s
-    found = [*store.leftovers(), *_unnamed_rejections(store, oldest)]
+    found = [
+        *store.leftovers(),
+        *_unnamed_rejections(store, oldest),
+        *_unnamed_inputs(store, oldest),
+    ]
     return [leftover for leftover in found if leftover.modified_at <= oldest]
 
 
@@ -48,6 +54,15 @@ def _unnamed_rejections(store: Store, oldest: float) -> Iterator[Leftover]:
     for name in left:
         if name in ages:
             yield Leftover(f"{identity.REJECTED_FOLDER}/{name}", ages[name])
+
+
+def _unnamed_inputs(store: Store, oldest: float) -> Iterator[Leftover]:
+    """What was stored of text for a plan that never was: its driver died in between."""
+    ages = store.modified_at(identity.INPUT_FOLDER)
+    old = {f"{identity.INPUT_FOLDER}/{name}": age for name, age in ages.items() if age <= oldest}
+    named = planned_paths(store) if old else set()
+    for path in sorted(old.keys() - named):
+        yield Leftover(path, old[path])
 
 
 def _named(store: Store, shard_id: str) -> str | None:

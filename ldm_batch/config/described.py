@@ -19,6 +19,7 @@ from ldm_batch.config.job import IMAGE_FORMATS, JobConfig
 from ldm_batch.config.model import ATTENTIONS, DEVICES, DTYPES, OFFLOADS
 from ldm_batch.config.places import is_place
 from ldm_batch.config.source import LONG_PROMPT_POLICIES
+from ldm_batch.config.text import ENCODINGS
 from ldm_batch.config.upscale import ALPHA_POLICIES
 
 IN_WORDS = {
@@ -45,6 +46,7 @@ CLOSED: Mapping[str, tuple[str, ...]] = {
     "ModelConfig.text_encoder_dtype": DTYPES,
     "ModelConfig.attention": ATTENTIONS,
     "ModelConfig.device": DEVICES,
+    "SourceConfig.encoding": ENCODINGS,
     "ModelConfig.offload": OFFLOADS,
     "SourceConfig.long_prompts": LONG_PROMPT_POLICIES,
     "UpscaleConfig.alpha": ALPHA_POLICIES,

@@ -14,6 +14,8 @@ from ldm_batch.config.call import CallConfig
 from ldm_batch.config.job import ImageConfig
 from ldm_batch.config.loras import parse_loras
 from ldm_batch.config.model import ModelConfig, SchedulerConfig
+from ldm_batch.config.source import SourceConfig
+from ldm_batch.config.text import delimiter_of
 
 MODEL_FIELDS = ("dtype", "decode_dtype", "channels_last", "attention", "compile")
 MODEL_NAMES = ("engine", "pipeline", "path", "repo_id", "revision", "variant", "device", "loras")
@@ -34,6 +36,7 @@ CALL_FIELDS = (
     "negative_prompt",
 )
 ENCODING_FIELDS = ("format", "mark")
+TEXT_FIELDS = ("types", "encoding", "delimiter")
 
 
 def identify_model(model: ModelConfig, files: Mapping[str, str], pipeline: str) -> dict[str, Any]:
@@ -62,6 +65,14 @@ def identify_call(call: CallConfig) -> dict[str, Any]:
 def identify_encoding(image: ImageConfig) -> dict[str, Any]:
     """How images are stored."""
     return _identify(image, ENCODING_FIELDS)
+
+
+def identify_text(source: SourceConfig) -> dict[str, Any]:
+    """How rows are read that are text in the input, where the job says it."""
+    default = SourceConfig()
+    given = {name: getattr(source, name) for name in TEXT_FIELDS}
+    given["delimiter"] = delimiter_of(source.delimiter)
+    return {name: value for name, value in given.items() if value != getattr(default, name)}
 
 
 def _identify(section: Any, always: Sequence[str], never: Sequence[str] = ()) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from ldm_batch.columns import IMAGE_COLUMNS, TaskColumns
 from ldm_batch.config.bounds import one_of, suggest, within
 from ldm_batch.config.places import PLACE
 from ldm_batch.config.s3 import S3Config
+from ldm_batch.config.text import check_text
 
 LongPrompts = Literal["truncate", "reject"]
 LONG_PROMPT_POLICIES: tuple[LongPrompts, ...] = get_args(LongPrompts)
@@ -23,9 +24,9 @@ class SourceConfig:
     kind: str | None = None
     """An older name of `task`: `prompts` or `images`; not for new jobs."""
     uri: Any = field(default=None, metadata=PLACE)
-    """A Parquet file, a glob, a folder (recursive), or a list of these; paths or URLs. Of a folder,
-    what ends with .parquet, .parq or .pq in any case, hidden names left out; a plan counts the
-    rest."""
+    """A file (Parquet; CSV, TSV, JSON lines or text, also as .gz, .bz2, .zst), a glob, a folder
+    (recursive), or a list of these; paths or URLs. Of a folder one kind of files is read, by the
+    ends of their names in any case, hidden names left out; a plan counts the rest."""
     s3: S3Config = field(default_factory=S3Config)
     """How to reach the input where it is in S3."""
     columns: dict[str, str | None] = field(default_factory=dict)
@@ -49,6 +50,13 @@ class SourceConfig:
     carry_parent: bool = True
     """Copy the columns of a dataset of ours to what is made of its images; `parent_` is put before
     names that the new dataset has itself."""
+    types: dict[str, str] = field(default_factory=dict)
+    """Column -> type of what is text in the input (CSV, JSON lines), e.g. `{score: float64}`: of
+    columns that are carried along. Others stay text; numbers that a job uses are read of it."""
+    encoding: str = "utf-8"
+    """Of text in the input."""
+    delimiter: str | None = None
+    """Between the cells of CSV: one character, or `tab`; null: a comma, and a tab in .tsv."""
     allow_touched: bool = False
     """Accept planned files whose time stamp changed while size and footer did not."""
 
@@ -76,6 +84,7 @@ def check_source(source: SourceConfig, task: TaskColumns) -> Iterator[str]:
     elif not all(isinstance(uri, str) and uri for uri in uris):
         yield f"source.uri: {source.uri!r} is not a path or a list of paths"
     yield from _check_columns(source, task)
+    yield from check_text(source.encoding, source.delimiter, source.types)
 
 
 def _check_columns(source: SourceConfig, task: TaskColumns) -> Iterator[str]:

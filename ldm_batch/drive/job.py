@@ -128,6 +128,19 @@ def _run(
         command=command,
         is_batch_size_measured=is_measured,
     )
+    with closing(planning):
+        return _work_off(chosen, store, models, planning, command, out)
+
+
+def _work_off(
+    chosen: Choice,
+    store: Store,
+    models: FoundModels,
+    planning: Planning,
+    command: str,
+    out: TextIO,
+) -> Tally:
+    """Do what a plan has to do, once it is stored."""
     work, say = planning.look(), partial(tell, out)
     print_plan(work, store, out)
     if chosen.job.dry_run:

@@ -18,6 +18,7 @@ from ldm_batch.generate.choose import Choice
 from ldm_batch.generate.task import FoundModels
 from ldm_batch.identity import NEWEST_FORM, Form
 from ldm_batch.plan.fingerprint import images_document
+from ldm_batch.plan.inputs import Inputs
 from ldm_batch.plan.make import make_plan, select_shards
 from ldm_batch.plan.own import names_without_receipt, refuse_foreign, visible_names
 from ldm_batch.plan.recorded import (
@@ -27,6 +28,7 @@ from ldm_batch.plan.recorded import (
     refuse_other_environment,
 )
 from ldm_batch.plan.runs import living_runs
+from ldm_batch.plan.save_inputs import mend_inputs, store_inputs, take_back_inputs
 from ldm_batch.plan.stored import (
     Plan,
     load_plan,
@@ -90,6 +92,7 @@ class Planning:
         """The document of the stored plan that `plan_again` makes way for."""
         self._work: Work | None = None
         self._has_looked = False
+        self._inputs = Inputs(chosen.job.source, store)
         self._carry: Mapping[str, str] = {}
         """Carried columns in the order of the input, which plans of form 1 do not keep."""
 
@@ -139,8 +142,11 @@ class Planning:
                 continue
             if self._replaced is not None:
                 self._make_way()
-            if save_plan(self._store, plan):
+            ready, created = store_inputs(self._store, self._inputs, plan)
+            if ready is not None and save_plan(self._store, ready):
+                plan = ready
                 break
+            take_back_inputs(self._store, created)
             work = self._look_again()
         if differing := decisive_differences(_flat(plan.document["environment"]), environment):
             tell(
@@ -148,7 +154,14 @@ class Planning:
                 "in their last bits (strict_environment=true refuses that)"
             )
         self._work = None
-        return self._select(plan, is_stored=True)
+        settled = self._select(plan, is_stored=True)
+        files = {shard.file.name: shard.file for shard in settled.todo}
+        mend_inputs(self._store, self._inputs, files.values())
+        return settled
+
+    def close(self) -> None:
+        """Remove what was made on this machine on the way to a plan."""
+        self._inputs.close()
 
     def compare(self, work: Work, tell: Callable[[str], None]) -> None:
         """Say by what this process runs whether a stored plan's images were made on something else;
@@ -179,10 +192,12 @@ class Planning:
 
     def make(self, planned: Plan | None) -> Plan:
         """The plan with this run's new input, by what the sink holds of it; stores nothing."""
+        self._inputs.look(planned)
         return make_plan(
             self._chosen.job,
             self._store,
             planned,
+            self._inputs,
             task=self._chosen.task.columns,
             identify=partial(self._identify, planned.form if planned else NEWEST_FORM),
             native_size=self._models.native_size,

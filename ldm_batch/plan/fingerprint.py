@@ -16,6 +16,7 @@ from ldm_batch.config.identified import (
     identify_encoding,
     identify_model,
     identify_scheduler,
+    identify_text,
 )
 from ldm_batch.config.older import pipeline_name
 from ldm_batch.identity import Form
@@ -69,6 +70,7 @@ def _images_of_form_1(
             "carry": dict(carry),
             "max_prompt_chars": job.source.max_prompt_chars,
             "long_prompts": job.source.long_prompts,
+            **identify_text(job.source),
         },
     }
 
@@ -99,6 +101,7 @@ def _images_of_form_2(
             "carry": dict(carry),
             **(prompts if has_prompts else {}),
             **({"image_root": job.source.image_root} if task.has_image else {}),
+            **identify_text(job.source),
         },
     }
 

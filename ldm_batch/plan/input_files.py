@@ -5,27 +5,32 @@ A plan of earlier code grows by what that code read. Must not know rows or shard
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 from ldm_batch.columns import TaskColumns
 from ldm_batch.config import SourceConfig, source_uris
 from ldm_batch.errors import JobError
 from ldm_batch.plan.input_columns import find_columns_of
 from ldm_batch.plan.stored import Plan
-from ldm_batch.read import footer as footers
 from ldm_batch.read.folders import folder_values
+from ldm_batch.read.footer import Footer
 from ldm_batch.read.input_types import InputTypes
 from ldm_batch.storage import SourceFile, is_parquet_name, list_source, was_listed_before
 
 
-def list_input(source: SourceConfig, planned: Plan | None) -> tuple[list[SourceFile], list[str]]:
+def list_input(
+    source: SourceConfig, planned: Plan | None, *, may_be_gone: Collection[str] = ()
+) -> tuple[list[SourceFile], list[str]]:
     """The files that count for a dataset, and what is told of those that do not.
+
+    Args:
+        may_be_gone: places of the source at which nothing need be any more.
 
     Raises:
         JobError: nothing is there; or a dataset is to begin with a table whose log says which of
             its files count.
     """
-    files, notes, tables = list_source(source_uris(source), source.access)
+    files, notes, tables = list_source(source_uris(source), source.access, may_be_gone=may_be_gone)
     notes = [f"skipped {note}" for note in notes]
     for table in tables:
         what = (
@@ -73,13 +78,18 @@ def _above(uris: Sequence[str]) -> list[str]:
 
 
 def types_now(
-    source: SourceConfig, task: TaskColumns, planned: Plan, known: Sequence[SourceFile]
+    source: SourceConfig,
+    task: TaskColumns,
+    planned: Plan,
+    known: SourceFile | None,
+    read_footers: Callable[[Sequence[SourceFile]], Iterator[Footer]],
 ) -> InputTypes:
     """What the job carries now, with the plan's types of it; what the plan has not has the type
     that it has in a planned file.
 
     Args:
-        known: the planned files that are found.
+        known: a planned file that is found.
+        read_footers: reads it.
 
     Raises:
         JobError: a planned file cannot be read, or lacks a column.
@@ -87,9 +97,8 @@ def types_now(
     planned_types = planned.types
     words = dict.fromkeys(source.carry, "")
     if known and (task.has_image or words.keys() != planned_types.words.keys()):
-        [file] = known[:1]
-        [footer] = footers.read_new_footers([file], source.access)
-        _, found = find_columns_of(footer, file.name, file.uri, task, source, planned_types)
+        [footer] = read_footers([known])
+        _, found = find_columns_of(footer, known.name, known.uri, task, source, planned_types)
         words = {name: str(kind) for name, kind in found.carried.items()}
     elif task.has_image:
         words = dict(planned_types.words)

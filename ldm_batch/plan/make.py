@@ -22,13 +22,14 @@ from ldm_batch.plan.cut import (
     settle_rows_per_shard,
 )
 from ldm_batch.plan.input_columns import describe_folders, refuse_other_columns, settle_types
-from ldm_batch.plan.input_files import list_input, types_now
+from ldm_batch.plan.input_files import types_now
+from ldm_batch.plan.inputs import Inputs
 from ldm_batch.plan.other_settings import refuse_other_fingerprint
 from ldm_batch.plan.stored import PLAN_AGAIN, Plan
 from ldm_batch.read import footer as footers
 from ldm_batch.read.footer import Footer
 from ldm_batch.read.input_types import InputTypes
-from ldm_batch.records import InputFile, Shard
+from ldm_batch.records import InputFile, Shard, StoredInput
 from ldm_batch.storage import Omissions, SourceFile, Store
 
 Identify = Callable[[InputTypes], Mapping[str, Any]]
@@ -39,6 +40,7 @@ def make_plan(
     job: JobConfig,
     store: Store,
     planned: Plan | None,
+    inputs: Inputs,
     *,
     task: TaskColumns,
     identify: Identify,
@@ -50,6 +52,7 @@ def make_plan(
         job: a validated job.
         store: the sink.
         planned: the plan that the sink holds, if any.
+        inputs: of the job, looked at beside that plan.
         task: the columns of the job's task.
         identify: makes the job's document, once the types of its input's columns are known.
         native_size: the model's own height and width in pixels.
@@ -58,19 +61,20 @@ def make_plan(
         JobError: the job has another fingerprint than the plan, an input file changed or is gone,
             or the input cannot be read.
     """
-    listed, notes = list_input(job.source, planned)
+    notes = [*inputs.notes, *inputs.describe_unused()]
     known = {shard.file.name: shard.file for shard in planned.shards} if planned else {}
     if planned:
-        types = types_now(job.source, task, planned, [f for f in listed if f.name in known])
+        types = types_now(job.source, task, planned, inputs.sample(known), inputs.read_footers)
         refuse_other_fingerprint(planned.document, identify(types), store)
         job, ignored = _as_planned(job, planned)
         notes += ignored
-    here = _match_known(job.source, listed, known)
-    gone = frozenset(known.keys() - here.keys())
+    here = _match_known(job.source, inputs.files, known, inputs)
+    away = known.keys() - here.keys()
+    gone = frozenset(name for name in away if not inputs.stands(known[name]))
     new_files, told = _look_at_new(
-        job.source,
-        [file for file in listed if file.name not in known],
-        _rename_guard([known[name] for name in gone]),
+        inputs,
+        [file for file in inputs.files if file.name not in known],
+        _rename_guard([known[name] for name in away], inputs),
         look=partial(
             look_at, job, task, native_size=native_size, types=planned.types if planned else None
         ),
@@ -98,7 +102,7 @@ def make_plan(
 
 
 def _look_at_new(
-    source: SourceConfig,
+    inputs: Inputs,
     files: Sequence[SourceFile],
     refuse_renamed: Callable[[SourceFile, Footer], None],
     *,
@@ -107,15 +111,20 @@ def _look_at_new(
     """What cutting needs of files that are not planned yet, and what to tell of them."""
     new_files: list[NewFile] = []
     without = Omissions()
-    for file, footer in zip(files, footers.read_new_footers(files, source.access), strict=True):
+    notes: list[str] = []
+    for file, footer in zip(files, inputs.read_footers(files), strict=True):
         refuse_renamed(file, footer)
         if footer.num_rows == 0:
-            without.add("no rows", file)
+            without.add(f"no rows{inputs.why_empty(file)}", file)
             continue
-        new_files.append(look(file, footer))
+        new = look(file, footer)
+        stored = inputs.stored(file)
+        new_files.append(replace(new, file=replace(new.file, stored=stored)) if stored else new)
+        notes += inputs.describe(file)
     unread = dict.fromkeys(line for new in new_files for line in new.unread)
     used = [f"columns used: {new_files[0].columns.words}"] if new_files else []
-    return new_files, [*used, *unread, *(f"skipped {note}" for note in without.told())]
+    skipped = [f"skipped {note}" for note in without.told()]
+    return new_files, [*notes, *used, *unread, *skipped]
 
 
 def _moved(shard: Shard, file: InputFile | None) -> Shard:
@@ -159,7 +168,10 @@ def select_shards(
 
 
 def _match_known(
-    source: SourceConfig, listed: Sequence[SourceFile], known: Mapping[str, InputFile]
+    source: SourceConfig,
+    listed: Sequence[SourceFile],
+    known: Mapping[str, InputFile],
+    inputs: Inputs,
 ) -> dict[str, InputFile]:
     """Planned files as they are found now, by name; refuses files that changed."""
     here: dict[str, InputFile] = {}
@@ -168,7 +180,10 @@ def _match_known(
         if before is None:
             continue
         if (file.size_bytes, file.version) != (before.size_bytes, before.version):
-            _refuse_changed(source, file, before)
+            if before.stored is None:
+                _refuse_changed(source, file, before)
+            elif not inputs.is_same_text(file, before):
+                _refuse_changed_text(file, before)
         here[file.name] = before if file.uri == before.uri else replace(before, uri=file.uri)
     return here
 
@@ -195,11 +210,25 @@ def _refuse_changed(source: SourceConfig, file: SourceFile, before: InputFile) -
     )
 
 
-def _rename_guard(gone: Sequence[InputFile]) -> Callable[[SourceFile, Footer], None]:
-    names = {(file.size_bytes, file.footer_sha256): file.name for file in gone}
+def _refuse_changed_text(file: SourceFile, before: InputFile) -> None:
+    sizes = f"{before.size_bytes} -> {file.size_bytes} bytes"
+    what = sizes if file.size_bytes != before.size_bytes else "its bytes differ"
+    raise JobError(
+        f"{file.uri}: changed after it was planned ({what}); put the planned file back, add new "
+        "rows as a new file, or write to a new sink"
+    )
+
+
+def _rename_guard(
+    gone: Sequence[InputFile], inputs: Inputs
+) -> Callable[[SourceFile, Footer], None]:
+    names = {
+        (file.size_bytes, _content(file.footer_sha256, file.stored)): file.name for file in gone
+    }
 
     def refuse_renamed(file: SourceFile, footer: Footer) -> None:
-        before = names.get((file.size_bytes, footer.sha256))
+        content = _content(footer.sha256, inputs.stored(file)) if names else ""
+        before = names.get((file.size_bytes, content))
         if before is not None:
             raise JobError(
                 f"{file.uri}: looks like the planned file {before!r} under another name; its rows "
@@ -207,3 +236,8 @@ def _rename_guard(gone: Sequence[InputFile]) -> Callable[[SourceFile, Footer], N
             )
 
     return refuse_renamed
+
+
+def _content(footer_sha256: str, stored: StoredInput | None) -> str:
+    """The digest that a file is known by under another name."""
+    return footer_sha256 if stored is None else stored.text_sha256

@@ -9,7 +9,8 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import repeat
 from typing import Any
 
 import pyarrow as pa
@@ -18,7 +19,7 @@ import pyarrow.parquet as pq
 from ldm_batch import identity
 from ldm_batch.errors import JobError
 from ldm_batch.read.input_types import InputTypes, planned_types
-from ldm_batch.records import InputFile, Shard
+from ldm_batch.records import InputFile, Shard, StoredInput
 from ldm_batch.storage import Store
 
 PLAN_FORMAT = 1
@@ -39,6 +40,12 @@ _SEGMENT_FIELDS: dict[str, pa.DataType] = {
     "footer_sha256": pa.string(),
 }
 SEGMENT_SCHEMA = pa.schema(_SEGMENT_FIELDS)
+_STORED_FIELDS: dict[str, pa.DataType] = {
+    "stored_path": pa.string(),
+    "stored_bytes": pa.int64(),
+    "text_sha256": pa.string(),
+}
+"""Of a segment that has files which were text; null of others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +166,9 @@ def _read_segment(store: Store, name: str) -> Iterator[Shard]:
     try:
         parquet = pq.ParquetFile(pa.BufferReader(raw or b""), page_checksum_verification=True)
         files: dict[str, InputFile] = {}
-        for batch in parquet.iter_batches(SHARDS_PER_ROW_GROUP, columns=SEGMENT_SCHEMA.names):
+        known = {*SEGMENT_SCHEMA.names, *_STORED_FIELDS}
+        names = [name for name in parquet.schema_arrow.names if name in known]
+        for batch in parquet.iter_batches(SHARDS_PER_ROW_GROUP, columns=names):
             yield from _shards_of(batch.to_pydict(), files)
     except (pa.ArrowException, KeyError, OSError) as error:
         raise _damaged(store, path, error) from error
@@ -169,11 +178,13 @@ def _shards_of(
     columns: Mapping[str, Sequence[Any]], files: dict[str, InputFile]
 ) -> Iterator[Shard]:
     """Shards of some rows of a segment; those of a file share its description."""
-    for index, start, num_rows, name, *described in zip(
-        *(columns[column] for column in SEGMENT_SCHEMA.names), strict=True
-    ):
+    places = zip(*(columns.get(c) or repeat(None) for c in _STORED_FIELDS), strict=False)
+    rows = zip(*(columns[column] for column in SEGMENT_SCHEMA.names), strict=True)
+    for (index, start, num_rows, name, *described), place in zip(rows, places, strict=False):
         if name not in files:
             files[name] = InputFile(name, *described)
+            if place[0] is not None:
+                files[name] = replace(files[name], stored=StoredInput(*place))
         yield Shard(index, files[name], start, num_rows)
 
 
@@ -234,7 +245,7 @@ def remove_plan(store: Store) -> None:
     `plan.json` goes last: a crash before leaves a plan of fewer shards, which can be removed again.
     """
     folders = (identity.FAILURES_FOLDER, identity.REJECTED_FOLDER, identity.RECEIPTS_FOLDER)
-    for folder in (*folders, identity.PLAN_FOLDER):
+    for folder in (*folders, identity.PLAN_FOLDER, identity.INPUT_FOLDER):
         for name in sorted(store.names(folder), reverse=True):
             store.remove(f"{folder}/{name}")
     store.remove(identity.PLAN_PATH)
@@ -253,15 +264,17 @@ def refuse_other_plan(store: Store, fingerprint: str) -> None:
 
 def _segment_bytes(shards: Sequence[Shard]) -> bytes:
     buffer = io.BytesIO()
-    with pq.ParquetWriter(
-        buffer, SEGMENT_SCHEMA, compression="zstd", write_page_checksum=True
-    ) as writer:
+    schema = SEGMENT_SCHEMA
+    if any(shard.file.stored for shard in shards):
+        schema = pa.schema({**_SEGMENT_FIELDS, **_STORED_FIELDS})
+    with pq.ParquetWriter(buffer, schema, compression="zstd", write_page_checksum=True) as writer:
         for start in range(0, len(shards), SHARDS_PER_ROW_GROUP):
-            writer.write_table(_segment_table(shards[start : start + SHARDS_PER_ROW_GROUP]))
+            writer.write_table(_segment_table(shards[start : start + SHARDS_PER_ROW_GROUP], schema))
     return buffer.getvalue()
 
 
-def _segment_table(shards: Sequence[Shard]) -> pa.Table:
+def _segment_table(shards: Sequence[Shard], schema: pa.Schema) -> pa.Table:
+    stored = [s.file.stored for s in shards]
     columns = {
         "shard": [s.index for s in shards],
         "row_start": [s.row_start for s in shards],
@@ -272,5 +285,8 @@ def _segment_table(shards: Sequence[Shard]) -> pa.Table:
         "version": [s.file.version for s in shards],
         "file_rows": [s.file.num_rows for s in shards],
         "footer_sha256": [s.file.footer_sha256 for s in shards],
+        "stored_path": [place and place.path for place in stored],
+        "stored_bytes": [place and place.size_bytes for place in stored],
+        "text_sha256": [place and place.text_sha256 for place in stored],
     }
-    return pa.table(columns, schema=SEGMENT_SCHEMA)
+    return pa.table({name: columns[name] for name in schema.names}, schema=schema)

@@ -22,6 +22,7 @@ from ldm_batch.read import matching
 from ldm_batch.read.decoding import choose_decoding
 from ldm_batch.read.folders import with_folder_columns, with_folders
 from ldm_batch.read.input_types import InputTypes
+from ldm_batch.read.text.columns import OF_CONVERSION, origin_of
 from ldm_batch.records import Shard
 from ldm_batch.storage import open_file
 
@@ -46,8 +47,9 @@ class UsedColumns:
 
     @property
     def names(self) -> list[str]:
-        """The columns themselves, each once."""
-        return list(dict.fromkeys([*self.fields.values(), *self.carry.values()]))
+        """The columns themselves, each once, and those that a conversion made beside them."""
+        made = () if origin_of(self.footer.schema) is None else OF_CONVERSION
+        return list(dict.fromkeys([*self.fields.values(), *self.carry.values(), *made]))
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from ldm_batch.errors import JobError, StorageError
 from ldm_batch.read import thrift
 from ldm_batch.read.deadly_footers import MAGIC as PARQUET_MAGIC
 from ldm_batch.read.deadly_footers import find_deadly, parse_footer
+from ldm_batch.read.text.columns import largest_stated
 from ldm_batch.records import InputFile
 from ldm_batch.storage import Access, SourceFile, open_file
 
@@ -89,6 +90,15 @@ def read_planned_footer(file: InputFile, access: Access = None) -> Footer:
     return _parse(raw, file.uri)
 
 
+def read_footer(file: BinaryIO, uri: str, size_bytes: int) -> Footer:
+    """Read the footer of a file that this process has written.
+
+    Raises:
+        JobError: it cannot be read all the same.
+    """
+    return _parse(_footer_bytes(file, uri, size_bytes), uri)
+
+
 def _fetch(uri: str, size_bytes: int, access: Access) -> bytes:
     try:
         with open_file(uri, access) as file:
@@ -153,7 +163,7 @@ def _footer_bytes(file: BinaryIO, uri: str, size_bytes: int) -> bytes:
     if tail[-4:] != PARQUET_MAGIC or length + 8 > size_bytes:
         raise JobError(
             f"{uri}: not a Parquet file, or cut off: it does not end in a footer; write it anew, "
-            "as Parquet"
+            "as Parquet; the name of a table in text ends in .csv, .tsv, .jsonl or .txt"
         )
     if length > MAX_FOOTER_BYTES:
         raise JobError(f"{uri}: a footer of {length} bytes, at most {MAX_FOOTER_BYTES}")
@@ -190,6 +200,8 @@ def largest_value(footer: Footer, column: str) -> float | Decimal | None:
     position = {
         footer.metadata.schema.column(i).path: i for i in range(footer.metadata.num_columns)
     }
+    if (stated := largest_stated(footer.schema, column)) is not None:
+        return stated
     largest: list[float | Decimal] = []
     for group in range(footer.metadata.num_row_groups):
         statistics = footer.metadata.row_group(group).column(position[column]).statistics

@@ -15,6 +15,7 @@ from ldm_batch.config import SourceConfig
 from ldm_batch.config.bounds import suggest
 from ldm_batch.errors import JobError
 from ldm_batch.read.footer import Footer
+from ldm_batch.read.text.columns import origin_of, own_names
 
 MAX_CHUNK_BYTES = 2 * 1024**3
 """What a column of a row group may unpack to: 28 kB of zstd were made that declare 900 MB."""
@@ -42,7 +43,7 @@ def resolve_columns(
         JobError: a mapped or carried column is missing, or a column has a type that cannot hold
             its field.
     """
-    names = footer.schema.names
+    names = own_names(footer.schema)
     columns: dict[str, str] = {}
     for field in task.fields:
         wanted = source.columns.get(field, _usual_name(field, footer, task))
@@ -55,7 +56,7 @@ def resolve_columns(
         elif wanted is not None and (field in source.columns or field in task.needed):
             raise JobError(
                 f"{uri}: no column {wanted!r} for {field} (source.columns.{field})"
-                f"{_suggest(wanted, names)}"
+                f"{_suggest(wanted, names)}{_where_names_stand(footer)}"
             )
     carried = carried_columns(footer, task, source).values()
     for name in (*columns.values(), *carried):
@@ -63,11 +64,20 @@ def resolve_columns(
             raise JobError(f"{uri}: no column {name!r} (source.carry){_suggest(name, names)}")
         if names.count(name) > 1:
             raise JobError(f"{uri}: two columns are named {name!r}")
+    was_text = origin_of(footer.schema) is not None
     for field, name in columns.items():
-        if name not in footer.folders:  # whose types all files decide together
-            check_type(field, name, footer.schema.field(name).type, uri, task)
+        kind = footer.schema.field(name).type
+        if name in footer.folders or (was_text and is_text(kind)):
+            continue  # what all files decide together, and what each cell says for itself
+        check_type(field, name, kind, uri, task)
     _check_size(footer.metadata, {*columns.values(), *carried}, uri)
     return columns
+
+
+def _where_names_stand(footer: Footer) -> str:
+    origin = origin_of(footer.schema)
+    is_table = origin is not None and origin.get("format") in ("csv", "tsv")
+    return "; its first line is taken for the names of its columns" * is_table
 
 
 def _suggest(wanted: str, names: list[str]) -> str:

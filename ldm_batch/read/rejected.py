@@ -21,6 +21,7 @@ from ldm_batch.read import footer as footers
 from ldm_batch.read.batches import as_shard_error, find_columns, read_batches
 from ldm_batch.read.cells import Cells
 from ldm_batch.read.input_types import NO_TYPES, InputTypes
+from ldm_batch.read.text.columns import MESSAGE, REASON
 from ldm_batch.records import Shard
 from ldm_batch.write.rejections import OMITTED_TYPE, RejectedRows
 
@@ -28,6 +29,8 @@ MAX_CELL_BYTES = 64 * 1024
 """Larger cells of a rejected row are named by size and digest."""
 MAX_SHARD_BYTES = 64 * 1024 * 1024
 """Of all cells of a shard's rejected rows, which are in memory together; later ones are named."""
+TOLD_BESIDE = (REASON, MESSAGE)
+"""Of a row that was no row in its text file: what the rejection says already."""
 UNUSABLE = (*footers.UNREADABLE, RecursionError)
 """What a cell raises that is damaged, or nested more deeply than Python follows."""
 
@@ -55,7 +58,8 @@ def read_rejected(
     found: list[RejectedRows] = []
     with as_shard_error(shard):
         used = find_columns(shard, task, source, types)
-        keeper = _Keeper(used.footer.schema, used.names)
+        kept = [name for name in used.names if name not in TOLD_BESIDE]
+        keeper = _Keeper(used.footer.schema, kept)
         for batch in read_batches(part, used, source, is_image=task.has_image):
             here = slice(bisect_left(wanted, first), bisect_left(wanted, first + batch.num_rows))
             if picked := [place - first for place in wanted[here]]:

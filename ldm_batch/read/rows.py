@@ -20,9 +20,13 @@ from ldm_batch.read import footer as footers
 from ldm_batch.read.carried import MAX_CARRIED_BYTES
 from ldm_batch.read.images import InputImages
 from ldm_batch.read.input_types import NO_TYPES, InputTypes
+from ldm_batch.read.text.columns import MESSAGE, REASON
+from ldm_batch.read.text.types import OtherType, parse_number
 from ldm_batch.records import Call, Reason, Row
 
 MAX_ID_CHARS = 512
+MAX_SHOWN_CHARS = 100
+"""Of a text that is repeated because it is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +121,18 @@ def parse_seed(values: Mapping[str, Any], form: Form, name: str = "seed") -> int
     return seed
 
 
+def refuse_faulty(values: Mapping[str, Any]) -> None:
+    """Refuse what stands in the place of a row in a text file.
+
+    Raises:
+        InvalidRow: it is none, for the reason that was found when the file was converted.
+    """
+    reason = values.get(REASON)
+    if reason is not None:
+        known = Reason(reason) if reason in {*Reason} else Reason.MALFORMED_LINE
+        raise InvalidRow(known, str(values[MESSAGE]))
+
+
 def parse_key(values: Mapping[str, Any], derived: str, form: Form) -> str:
     """The row's own id, as an image's name where the input has image numbers, else the derived key.
 
@@ -185,7 +201,7 @@ def _parse_argument(values: Mapping[str, Any], name: str, default: Any) -> Any:
 def _whole(
     values: Mapping[str, Any], name: str, default: int | None, low: int, high: int
 ) -> int | None:
-    value = values.get(name)
+    value = _given_number(values, name)
     if value is None:
         return default
     if isinstance(value, Decimal) or (isinstance(value, float) and not value.is_integer()):
@@ -197,11 +213,24 @@ def _whole(
 def _number(
     values: Mapping[str, Any], name: str, default: float | None, limits: tuple[float, float]
 ) -> float | None:
-    value = values.get(name)
+    value = _given_number(values, name)
     if value is None:
         return default
     _refuse_outside(name, value, *limits)
     return float(value)
+
+
+def _given_number(values: Mapping[str, Any], name: str) -> float | Decimal | None:
+    """The number of a cell; of text in a column that was text, exactly what it stands for."""
+    value: bytes | float | Decimal | None = values.get(name)
+    if not isinstance(value, bytes):
+        return value
+    text = value.decode("utf-8", "replace")
+    try:
+        return parse_number(text) if text else None
+    except OtherType:
+        shown = f"{text[:MAX_SHOWN_CHARS]!r}{' ...' * (len(text) > MAX_SHOWN_CHARS)}"
+        raise InvalidRow(Reason.WRONG_TYPE, f"{name} {shown} is not a number") from None
 
 
 def _refuse_outside(name: str, value: float | Decimal, low: float, high: float) -> None:

@@ -5,8 +5,8 @@ Must not know pipelines, images or the sink. Only the shard's rows are ever held
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from functools import partial
 from typing import Any
@@ -27,7 +27,9 @@ from ldm_batch.read.rows import (
     RowContext,
     RowPlace,
     parse_key,
+    refuse_faulty,
 )
+from ldm_batch.read.text.columns import LINE, OF_CONVERSION
 from ldm_batch.records import Reason, Rejection, Row, Shard
 
 NARROW_FLOATS = {pa.float16(): 11, pa.float32(): 24}
@@ -38,12 +40,23 @@ NARROW_FLOATS = {pa.float16(): 11, pa.float32(): 24}
 class ShardRows:
     """The rows of a shard in input order, valid ones and rejections apart.
 
-    `carried` holds name and Arrow type of the columns that rows carry along.
+    `carried` holds name and Arrow type of the columns that rows carry along, `lines` the number of
+    the line of each row of a text file, by its place there.
     """
 
     rows: list[Row] = field(default_factory=list)
     rejections: list[Rejection] = field(default_factory=list)
     carried: list[tuple[str, pa.DataType]] = field(default_factory=list)
+    lines: dict[int, int] = field(default_factory=dict)
+
+    def with_lines(self, rejections: Iterable[Rejection]) -> list[Rejection]:
+        """Rejections that say at which line of a text file their row begins."""
+        return [
+            replace(one, message=f"line {self.lines[one.input_row]}: {one.message}")
+            if one.input_row in self.lines
+            else one
+            for one in rejections
+        ]
 
 
 def read_shard(
@@ -72,7 +85,10 @@ def read_shard(
     for number, values in enumerate(rows):
         place = shard.row_start + number
         key = derive_key(shard.file.name, place)
+        if LINE in values:
+            found.lines[place] = values[LINE]
         try:
+            refuse_faulty(values)
             key = parse_key(values, key, context.form)
             if key in seen:
                 raise InvalidRow(Reason.DUPLICATE_ID, f"id {key!r} stands twice in this shard")
@@ -107,6 +123,9 @@ def _batch_values(batch: pa.RecordBatch, used: UsedColumns) -> Iterator[Mapping[
     for name, kind in used.carried:
         convert = partial(carried_cells, kind=kind)
         lists[f"carry.{name}"] = _cells(batch.column(used.carry[name]), convert)
+    for name in OF_CONVERSION:
+        if name in batch.schema.names:
+            lists[name] = batch.column(name).to_pylist()
     for i in range(batch.num_rows):
         yield {name: values[i] for name, values in lists.items()}
 

@@ -37,6 +37,7 @@ from ldm_batch.run.texts import as_hydra_reads, is_sweep, refuse_several_values
 
 OPEN_FIELDS = (
     "source.columns",
+    "source.types",
     "model.scheduler_config",
     "upscale.model.scheduler_config",
     "scheduler.settings",

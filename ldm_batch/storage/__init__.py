@@ -14,6 +14,7 @@ from ldm_batch.storage.place import (
     is_parquet_name,
 )
 from ldm_batch.storage.store import Store, is_text, open_file, open_sink, read_file
+from ldm_batch.storage.tables import TextFormat, text_format
 
 __all__ = [
     "COPY_BYTES",
@@ -24,6 +25,7 @@ __all__ = [
     "Omissions",
     "SourceFile",
     "Store",
+    "TextFormat",
     "absolute",
     "is_parquet_name",
     "is_text",
@@ -31,6 +33,7 @@ __all__ = [
     "open_file",
     "open_sink",
     "read_file",
+    "text_format",
     "was_listed_before",
     "would_list",
 ]

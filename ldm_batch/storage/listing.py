@@ -6,15 +6,16 @@ Must not know what stands in a file, nor plans.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ldm_batch.errors import JobError, StorageError
 from ldm_batch.storage.files import is_hidden
-from ldm_batch.storage.place import PARQUET_SUFFIXES, Access, SourceFile, is_parquet_name
+from ldm_batch.storage.place import PARQUET_SUFFIXES, Access, SourceFile
 from ldm_batch.storage.store import is_text, kind_of, read_file
+from ldm_batch.storage.tables import WHAT_IS_READ, first_kind, is_table, why_beside
 
 HIDDEN = "hidden (a name starts with '.' or '_')"
 EMPTY = "empty"
@@ -92,14 +93,18 @@ class Omissions:
             yield f"{number:,} files: {NAMED} otherwise, such as {shown(example)}"
 
 
-def list_source(uris: Sequence[str], access: Access = None) -> Listing:
-    """List the Parquet files of paths, globs and folders (recursive), in order of their names.
+def list_source(
+    uris: Sequence[str], access: Access = None, *, may_be_gone: Collection[str] = ()
+) -> Listing:
+    """List the tables of paths, globs and folders (recursive), in order of their names.
 
-    What is named itself, or by a glob, is read whatever its name ends with.
+    What is named itself, or by a glob, is read whatever its name ends with; of a folder, only the
+    first kind of files that it has.
 
     Args:
         uris: local paths or URLs.
         access: how to reach them.
+        may_be_gone: those of them at which nothing need be any more.
 
     Raises:
         JobError: nothing is there, or two files would have the same name.
@@ -107,6 +112,7 @@ def list_source(uris: Sequence[str], access: Access = None) -> Listing:
     found: dict[str, SourceFile] = {}
     left = Omissions()
     tables: list[str] = []
+    gone: list[str] = []
     for uri in uris:
         files = kind_of(uri).list_files(uri, access)
         for file in _readable(files, left):
@@ -116,13 +122,18 @@ def list_source(uris: Sequence[str], access: Access = None) -> Listing:
                     f"{file.name!r}; name the folder above them, or a glob, in place of a list"
                 )
         tables += _tables(uri, files)
-        if not any(is_parquet_name(file.name) or not file.is_found for file in files):
+        if any(is_table(file.name) or not file.is_found for file in files):
+            continue
+        if uri in may_be_gone:
+            gone.append(f"{uri}: nothing is there any more")
+        else:
             raise JobError(
                 f"source.uri: nothing found at {uri}; name a Parquet file, a glob, or a folder "
-                f"of files that end with {', '.join(PARQUET_SUFFIXES)}"
+                f"of files that end with {', '.join(WHAT_IS_READ)}"
                 + "".join(f"\n  skipped {note}" for note in left.told(access))
             )
-    return Listing(sorted(found.values(), key=lambda file: file.name), left.told(access), tables)
+    files = sorted(found.values(), key=lambda file: file.name)
+    return Listing(files, [*gone, *left.told(access)], tables)
 
 
 def was_listed_before(file: SourceFile) -> bool:
@@ -139,8 +150,11 @@ def shown(place: str) -> str:
 
 def _readable(files: Sequence[SourceFile], left: Omissions) -> Iterator[SourceFile]:
     """Those that are to be read; the others are counted."""
+    whys = {file.uri: _why_not(file) for file in files}
+    kind = first_kind(file.name for file in files if file.is_found and not whys[file.uri])
     for file in files:
-        if why := _why_not(file):
+        why = whys[file.uri]
+        if why or (file.is_found and (why := why_beside(kind, file.name))):
             left.add(why, file)
         elif not is_text(file.uri):
             raise JobError(
@@ -157,7 +171,7 @@ def _why_not(file: SourceFile) -> str:
         return HIDDEN
     if file.trouble:
         return file.trouble
-    if file.is_found and not is_parquet_name(file.name):
+    if file.is_found and not is_table(file.name):
         ending = _ENDING.fullmatch(file.name.rpartition("/")[2])
         return f"{NAMED} *{ending[1]}" if ending else f"{NAMED} without an ending"
     return "" if file.size_bytes else EMPTY

@@ -9,7 +9,9 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 from ldm_batch.columns import COLUMNS
@@ -31,11 +33,14 @@ from ldm_batch.errors import JobError
 from ldm_batch.generate.choose import choose
 from ldm_batch.generate.ldm import LDM
 from ldm_batch.identity import NEWEST_FORM, Form
+from ldm_batch.plan.inputs import Inputs
 from ldm_batch.plan.make import make_plan
+from ldm_batch.plan.save_inputs import store_inputs
 from ldm_batch.plan.stored import load_plan
+from ldm_batch.plan.stored_inputs import where_to_read
 from ldm_batch.read.input_types import InputTypes, encode_carried
 from ldm_batch.read.rows import RowContext
-from ldm_batch.read.shard import read_shard
+from ldm_batch.read.shard import ShardRows, read_shard
 from ldm_batch.records import Request, Row
 from ldm_batch.storage import Store
 
@@ -85,11 +90,20 @@ def sample_rows(job: JobConfig, form: Form, num_rows: int) -> list[Row]:
     chosen = choose(job)
     task = chosen.task.columns
     size = chosen.find_models().native_size
-    store = Store(str(job.sink.uri))
-    plan = make_plan(job, store, None, task=task, identify=_types_alone, native_size=size)
-    context = RowContext(job.source, with_size(job.call, size), form, types=plan.types)
-    shards = _spread(plan.shards, MAX_SHARDS_READ)
-    found = [read_shard(shard, task, chosen.task.parse_row, context) for shard in shards]
+    call = with_size(job.call, size)
+    found: list[ShardRows] = []
+    with TemporaryDirectory(prefix="ldm_batch-") as folder:  # what is text becomes Parquet there
+        store = Store(folder)
+        with closing(Inputs(job.source, store)) as inputs:
+            inputs.look(None)
+            plan = make_plan(
+                job, store, None, inputs, task=task, identify=_types_alone, native_size=size
+            )
+            store_inputs(store, inputs, plan)
+        for shard in _spread(plan.shards, MAX_SHARDS_READ):
+            stored, source = where_to_read(shard, job.source, store)
+            context = RowContext(source, call, form, types=plan.types)
+            found.append(read_shard(stored, task, chosen.task.parse_row, context))
     rows = [row for read in found for row in read.rows]
     if not rows:
         raise JobError(f"{job.source.uri}: no valid rows to try")
