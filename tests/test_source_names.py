@@ -78,9 +78,9 @@ def test_what_is_not_read_is_counted_by_reason(
     assert names(plan) == ["_date=2026-11-01/c.pq", "a.PARQUET", "b.parq", "d.parquet"]
     inside = ", which is Parquet inside: name such files by a glob to read them"
     assert [note.replace(f"{folder}/", "") for note in plan.notes] == [
+        "skipped linked: a link to a folder",
         "skipped 2 files: beside Parquet files (a folder is read as one kind; a glob names others, "
         "too), such as deep/y.csv",
-        "skipped linked: a link to a folder",
         "skipped z.parquet: empty",
         "skipped 5 files: hidden (a name starts with '.' or '_'), such as .d.parquet.crc",
         f"skipped c.parquet.gzip: named *.gzip{inside}",

@@ -167,9 +167,9 @@ def test_sources_are_listed_as_on_a_disk(s3: S3Config) -> None:
     assert names_of(s3, "in/notes.txt") == ["notes.txt"]
     files, skipped, _ = list_source([f"s3://{BUCKET}/in"], s3)
     assert [line.removeprefix("s3://bucket/in/") for line in skipped] == [
+        "notes.txt: beside Parquet files (a folder is read as one kind; a glob names others, too)",
         "empty.parquet: empty",
         "_tmp/a.parquet: hidden (a name starts with '.' or '_')",
-        "notes.txt: beside Parquet files (a folder is read as one kind; a glob names others, too)",
     ]
     assert open_file(files[0].uri, s3).read() == b"x"
     with pytest.raises(JobError, match="nothing found at s3://bucket/in/none"):
