@@ -79,19 +79,32 @@ def with_made_as(picture: Any, how: MadeAs) -> Any:
     return replace(made, columns={**made.columns, MADE_AS: str(how)})
 
 
-def in_fewer_rows(pictures: Sequence[Any], rows: int, planned_rows: int) -> list[Any]:
-    """Pictures of one run, each with the rows of its model calls where these were fewer than
-    planned."""
-    if rows == planned_rows:
-        return list(pictures)
-    return [with_made_as(p, replace(how_made(p), batch_size=rows)) for p in pictures]
+def in_fewer_rows(pictures: Sequence[Any], rows: int) -> list[Any]:
+    """Pictures of model calls of fewer rows than planned, each saying so; one that says already of
+    how many, says that still."""
+    return [
+        with_made_as(p, replace(how, batch_size=how.batch_size or rows))
+        for p, how in ((picture, how_made(picture)) for picture in pictures)
+    ]
 
 
 def tried_in_float32(first: Sequence[Any], again: Sequence[Any]) -> list[Any]:
     """Pictures, with those of a second try in float32 where the first gave a fault."""
     return [
-        with_made_as(second, MadeAs(is_float32=True)) if isinstance(one, Fault) else one
+        with_made_as(second, replace(how_made(second), is_float32=True))
+        if isinstance(one, Fault)
+        else one
         for one, second in zip(first, again, strict=True)
+    ]
+
+
+def without_float32(pictures: Sequence[Any]) -> list[Any]:
+    """Pictures as half precision made them, the faults telling that there was no memory for another
+    try."""
+    told = "no memory to try it in float32"
+    return [
+        replace(one, message=f"{one.message}; {told}") if isinstance(one, Fault) else one
+        for one in pictures
     ]
 
 

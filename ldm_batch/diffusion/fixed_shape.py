@@ -1,87 +1,74 @@
-"""Run a pipeline at one fixed batch shape: short batches padded, larger ones split.
+"""Run a pipeline at one fixed batch shape: short batches padded, fewer rows where memory runs out.
 
 An image's last bits depend on the shape of its batch, so the shape never follows the number of
-requests. Only when the device's memory does not suffice is it halved, for good and with a note.
-Must not know what a request or a result is.
+requests, nor what was made before: where the device's memory does not suffice for a batch, that
+batch alone is made as a pipeline of half as many rows makes it. Must not know what a request is.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
-import torch
-
+from ldm_batch.diffusion.device_memory import give_back_memory, is_out_of_memory
 from ldm_batch.errors import ShardError
+from ldm_batch.made_as import in_fewer_rows
 
 Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 class FixedShape:
     """The number of rows in every model call of one pipeline."""
 
-    def __init__(self, num_rows: int) -> None:
+    def __init__(self, num_rows: int, halvings: Counter[int] | None = None) -> None:
+        """Take the number of rows.
+
+        Args:
+            halvings: where to count what was made in fewer; None: by itself.
+        """
         self.num_rows = num_rows
-        self._notes: list[str] = []
+        self._halvings: Counter[int] = Counter() if halvings is None else halvings
+
+    def fill(self, items: Sequence[Item]) -> list[Item]:
+        """Items for one model call: the last one repeated up to `num_rows`."""
+        return [*items, *[items[-1]] * (self.num_rows - len(items))]
+
+    def halved(self) -> FixedShape:
+        """The shape of half as many rows, whose notes are this one's."""
+        return FixedShape(self.num_rows // 2, self._halvings)
 
     def run(
-        self, items: Sequence[Item], make: Callable[[Sequence[Item]], Sequence[Result]]
-    ) -> list[Result]:
-        """Return `make`'s results for all items, calling it with exactly `num_rows` each time.
-
-        Padding repeats the last item; see `run_halving` for what happens where memory runs out.
-        """
-        return self.run_halving(lambda num_rows: self._run_cut(items, make, num_rows))
-
-    def run_halving(self, make: Callable[[int], Result]) -> Result:
-        """Return `make(num_rows)`; where memory runs out, halve `num_rows` and start again.
-
-        All of one attempt is made again, so that it has one shape.
+        self,
+        make: Callable[[], Sequence[Any]],
+        make_in_fewer: Callable[[FixedShape], Sequence[Any]],
+    ) -> list[Any]:
+        """Return the pictures of `make()`; where memory runs out, those of `make_in_fewer(half)`,
+        each with how it was made.
 
         Raises:
             ShardError: memory runs out with one row.
         """
-        while True:
-            try:
-                return make(self.num_rows)
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                message = str(error).splitlines()[0]
-            self._halve(message)
+        try:
+            return list(make())
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            message = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if self.num_rows == 1:
+            raise ShardError(f"out of memory at one image per model call: {message}")
+        give_back_memory()  # out here, where no traceback holds tensors any more
+        half = self.halved()
+        made = make_in_fewer(half)
+        self._halvings[self.num_rows] += len(made)
+        return in_fewer_rows(made, half.num_rows)
 
     def pop_notes(self) -> list[str]:
         """Return what happened since the last call that the receipt should tell."""
-        notes, self._notes = self._notes, []
+        notes = [
+            f"out of memory at {rows} images per model call: {num_images} made again in calls of "
+            f"{rows // 2}; their last bits differ from those of the planned batch_size"
+            for rows, num_images in sorted(self._halvings.items(), reverse=True)
+        ]
+        self._halvings.clear()
         return notes
-
-    @staticmethod
-    def _run_cut(
-        items: Sequence[Item], make: Callable[[Sequence[Item]], Sequence[Result]], num_rows: int
-    ) -> list[Result]:
-        results: list[Result] = []
-        for start in range(0, len(items), num_rows):
-            rows = items[start : start + num_rows]
-            padding = [items[-1]] * (num_rows - len(rows))
-            results += make([*rows, *padding])[: len(rows)]
-        return results
-
-    def _halve(self, message: str) -> None:
-        if self.num_rows == 1:
-            raise ShardError(f"out of memory at one image per model call: {message}")
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        before, self.num_rows = self.num_rows, self.num_rows // 2
-        self._notes.append(
-            f"out of memory at {before} images per model call, {self.num_rows} from here on; "
-            "their last bits differ from those of the planned batch_size"
-        )
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether an exception means that memory, of the device or the host, ran out."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    text = str(error)
-    return "out of memory" in text or "can't allocate memory" in text

@@ -70,7 +70,21 @@ def load_model(
     )
     apply_switches(components, model)
     settings = {**components.scheduler_settings, **model.scheduler_config}
-    return replace(components, scheduler_settings=settings)
+    return replace(components, scheduler_settings=settings, model=model)
+
+
+def load_in_float32(components: Components, scheduler: SchedulerConfig) -> Components:
+    """The same model once more, from the same files and with the same switches, in float32.
+
+    Raises:
+        JobError: the files are others by now, or do not load any more.
+    """
+    model, lock = components.model, components.lock
+    if model is not None:
+        return load_model(replace(model, dtype="float32", decode_dtype=None), scheduler, lock=lock)
+    device = components["unet"].device
+    again = load(components.folder, device=device, lock=lock, variant=components.variant)
+    return replace(again, scheduler_settings=components.scheduler_settings)
 
 
 def _load_named(named: str, folder: Path, **options: Any) -> Components:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
-from ldm_batch.config.model import DEVICES
+from ldm_batch.config.model import DEVICES, ModelConfig
 from ldm_batch.diffusion.models.blueprint import refuse_larger
 from ldm_batch.diffusion.models.conversion import read_conversion
 from ldm_batch.diffusion.models.files import (
@@ -75,6 +75,10 @@ class Components:
     """How the model was trained: its `scheduler_config.json`, corrected where the user does."""
     variant: str | None = None
     """Which weights of several."""
+    lock: Mapping[str, str] | None = field(default=None, repr=False)
+    """What the files were when they were loaded: `{path: sha256}`; None: not known."""
+    model: ModelConfig | None = field(default=None, repr=False)
+    """What a job says of the model, its switches among it; None: it was loaded without any."""
 
     def __getitem__(self, name: str) -> Component:
         return self.modules[name]
@@ -124,13 +128,7 @@ def load(
             one = weights.get(name)
             modules[name] = _load_component(folder, name, index[name], as_dtype, device, one)
     settings = read_json(folder / "scheduler" / "scheduler_config.json")
-    return Components(folder, pipeline, modules, settings, variant)
-
-
-def load_in_float32(components: Components, *, device: torch.device | str) -> Components:
-    """The same model, loaded once more from its files, in float32."""
-    again = load(components.folder, device=device, variant=components.variant)
-    return replace(again, scheduler_settings=components.scheduler_settings)
+    return Components(folder, pipeline, modules, settings, variant, lock)
 
 
 def _load_component(

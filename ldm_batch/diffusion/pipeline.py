@@ -19,9 +19,14 @@ from ldm_batch.config.bounds import refuse
 from ldm_batch.config.job import MAX_BATCH_SIZE, MAX_THREADS
 from ldm_batch.config.model import Device, Dtype, check_scheduler
 from ldm_batch.diffusion.call_values import whole
-from ldm_batch.diffusion.fixed_shape import FixedShape
-from ldm_batch.diffusion.from_model import as_scheduler, in_words_of_a_call, load_model, model_of
-from ldm_batch.diffusion.load import Component, Components, load_in_float32
+from ldm_batch.diffusion.from_model import (
+    as_scheduler,
+    in_words_of_a_call,
+    load_in_float32,
+    load_model,
+    model_of,
+)
+from ldm_batch.diffusion.load import Component, Components
 from ldm_batch.diffusion.progress_bar import check_bar, showing_steps
 from ldm_batch.diffusion.schedulers import (
     PAPER_SETTINGS,
@@ -29,6 +34,7 @@ from ldm_batch.diffusion.schedulers import (
     find_step_trouble,
     make_scheduler,
 )
+from ldm_batch.diffusion.second_try import SecondTries
 from ldm_batch.diffusion.threads import limit_threads
 from ldm_batch.errors import JobError
 from ldm_batch.made_as import MadeAs
@@ -39,7 +45,7 @@ SHA_DIGITS_SHOWN = 12
 logger = logging.getLogger(__name__)
 
 
-class LoadedPipeline:
+class LoadedPipeline(SecondTries):
     """A loaded pipeline; used by one thread at a time, whoever calls."""
 
     def __init__(
@@ -61,6 +67,7 @@ class LoadedPipeline:
             JobError: the settings are wrong.
         """
         self.batch_size = _count("batch_size", batch_size, MAX_BATCH_SIZE)
+        super().__init__(self.batch_size)
         self.num_threads = _num_threads(num_threads)
         refuse(check_scheduler("scheduler", scheduler))
         self._components = components
@@ -70,11 +77,8 @@ class LoadedPipeline:
             components.scheduler_settings, scheduler.name, scheduler.settings
         )
         self._unet, self._vqvae = components["unet"], components["vqvae"]
-        self._shape = FixedShape(batch_size)
         self._lock = Lock()
-        self._notes: list[str] = []
         self._known_steps: set[int] = set()
-        self._float32: Self | None = None
         self._name = str(components.folder)
         self._bar: dict[str, Any] = {}
 
@@ -188,12 +192,11 @@ class LoadedPipeline:
         return one if how.batch_size is None else one.with_batch_size(how.batch_size)
 
     def _in_float32(self) -> Self:
-        """Return this pipeline in float32, loaded again from its files when first needed."""
-        if self._float32 is None:
-            with limit_threads(self.num_threads):
-                components = load_in_float32(self._components, device=self.device)
-            self._float32 = self._alike(components, self._sampling, self.batch_size)
-        return self._float32
+        """Return this pipeline in float32, loaded again from its files; whoever asks for it keeps
+        it no longer than it draws."""
+        with limit_threads(self.num_threads):
+            components = load_in_float32(self._components, self._sampling)
+        return self._alike(components, self._sampling, self.batch_size)
 
     def _alike(self, components: Components, scheduler: SchedulerConfig, batch_size: int) -> Self:
         """A pipeline that does the same by other weights, another scheduler, in another shape."""
@@ -230,11 +233,6 @@ class LoadedPipeline:
     def modules(self, names: Sequence[str]) -> dict[str, Component]:
         """Return loaded components by name, for a second pipeline to share."""
         return {name: self._components[name] for name in names}
-
-    def pop_notes(self) -> list[str]:
-        """Return what happened since the last call that a receipt should tell."""
-        notes, self._notes = self._notes, []
-        return [*notes, *self._shape.pop_notes()]
 
     def set_progress_bar_config(self, **config: Any) -> None:
         """Say how a call shows its steps, in the words of `tqdm`; as diffusers' pipelines take it.

@@ -7,7 +7,6 @@ The image stands beside the latents as conditioning, by concatenation (Rombach e
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
 
 import numpy as np
@@ -38,7 +37,6 @@ from ldm_batch.diffusion.quality import judge
 from ldm_batch.diffusion.sampler import count_steps
 from ldm_batch.diffusion.tiling import padded_side
 from ldm_batch.diffusion.upscale import Upscaler
-from ldm_batch.made_as import how_made, in_fewer_rows, with_made_as
 from ldm_batch.records import Call, Fault, Made, UpscaleRequest
 
 if TYPE_CHECKING:
@@ -128,14 +126,7 @@ class SuperResolution(LoadedPipeline):
             raise ValueError("requests of one batch must have the same padded size, steps and eta")
         with self._computing():
             self._note_steps(requests[0].num_inference_steps)
-            made = self._make_once(requests)
-            results = in_fewer_rows(made, self._shape.num_rows, self.batch_size)
-        doubtful = [i for i, result in enumerate(results) if isinstance(result, Fault)]
-        if doubtful and not self.is_float32:
-            again = self._in_float32().generate([requests[i] for i in doubtful])
-            for i, result in zip(doubtful, again, strict=True):
-                results[i] = with_made_as(result, replace(how_made(result), is_float32=True))
-        return results
+            return self._draw(requests)
 
     def _batch_key(self, request: UpscaleRequest) -> tuple[int, int, int, float]:
         height, width, _ = request.pixels.shape
@@ -144,20 +135,14 @@ class SuperResolution(LoadedPipeline):
     def _make_once(self, requests: Sequence[UpscaleRequest]) -> list[np.ndarray | Made | Fault]:
         first = requests[0]
         images = [to_signed(request.pixels) for request in requests]
-
-        def make(num_rows: int) -> list[np.ndarray | Made | Fault]:
-            made = self._upscaler.run(
-                images,
-                [make_generator(request.seed) for request in requests],
-                num_inference_steps=first.num_inference_steps,
-                eta=first.eta,
-                num_rows=num_rows,
-            )
-            return [
-                _judge(decoded, request) for decoded, request in zip(made, requests, strict=True)
-            ]
-
-        return self._shape.run_halving(make)
+        made = self._upscaler.run(
+            images,
+            [make_generator(request.seed) for request in requests],
+            num_inference_steps=first.num_inference_steps,
+            eta=first.eta,
+            num_rows=self.batch_size,
+        )
+        return [_judge(decoded, request) for decoded, request in zip(made, requests, strict=True)]
 
     def describe(self) -> dict[str, Any]:
         """Return what the images depend on besides their requests, JSON-able."""
@@ -260,7 +245,7 @@ class SuperResolution(LoadedPipeline):
         call: Call,
     ) -> list[torch.Tensor]:
         """Run images of any sizes, those of one padded size together; decoded, in their order."""
-        num_rows, steps = self._shape.num_rows, call.num_inference_steps
+        num_rows, steps = self.batch_size, call.num_inference_steps
         groups: dict[tuple[int, int], list[int]] = {}
         for i, array in enumerate(images):
             groups.setdefault(self.padded_size(*array.shape[:2]), []).append(i)

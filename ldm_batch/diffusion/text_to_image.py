@@ -36,7 +36,6 @@ from ldm_batch.diffusion.pixels import OutputType, Pictures, to_uint8, to_unit_r
 from ldm_batch.diffusion.quality import judge
 from ldm_batch.diffusion.sampler import count_steps
 from ldm_batch.diffusion.text_encoder import TextEncoder
-from ldm_batch.made_as import in_fewer_rows, tried_in_float32
 from ldm_batch.records import Call, Fault, Made, PromptCount, Request
 
 if TYPE_CHECKING:
@@ -127,17 +126,10 @@ class TextToImage(LoadedPipeline):
             raise ValueError("requests of one batch must have the same call, but for guidance")
         with self._computing():
             self._note_steps(requests[0].call.num_inference_steps)
-            made = self._shape.run(requests, self._make)
-            return in_fewer_rows(made, self._shape.num_rows, self.batch_size)
-
-    def _make(self, requests: Sequence[Request]) -> list[np.ndarray | Made | Fault]:
-        results = self._make_once(requests)
-        if self.is_float32 or not any(isinstance(result, Fault) for result in results):
-            return results
-        again = self._in_float32()._make_once(requests)
-        return tried_in_float32(results, again)
+            return self._draw(requests)
 
     def _make_once(self, requests: Sequence[Request]) -> list[np.ndarray | Made | Fault]:
+        num_images, requests = len(requests), self._shape.fill(requests)
         generators = [make_generator(request.seed) for request in requests]
         decoded = self._painter.paint(
             [request.inputs["prompt"] for request in requests],
@@ -147,7 +139,8 @@ class TextToImage(LoadedPipeline):
             [request.call for request in requests],
         )
         pixels = to_uint8(to_unit_range(decoded))
-        return [judge(*judged) for judged in zip(decoded, pixels, requests, strict=True)]
+        judged = [judge(*one) for one in zip(decoded, pixels, requests, strict=True)]
+        return judged[:num_images]
 
     def _latent_shape(self, call: Call) -> tuple[int, int, int]:
         check_arguments(call, self.size_multiple)

@@ -55,7 +55,10 @@ class MakerAgain:
         """
         self._chosen, self._plan = chosen, plan
         self._says_how = says_how(plan)
-        self._pipelines = {"": pipeline}
+        self._pipeline = pipeline
+        self._other: tuple[str, Pipeline] | None = None
+        """How it makes images, and the pipeline that does; one at a time, as it may have weights of
+        its own."""
 
     def make(
         self, index: int, records: Sequence[Record]
@@ -71,7 +74,7 @@ class MakerAgain:
         for text in dict.fromkeys(self._how(record) for record in records):
             alike = [record for record in records if self._how(record) == text]
             try:
-                pipeline = self._pipeline(text)
+                pipeline = self._pipeline_for(text)
             except ValueError as error:
                 yield from ((record, NotMade(str(error))) for record in alike)
                 continue
@@ -84,12 +87,15 @@ class MakerAgain:
     def _how(self, record: Record) -> str:
         return str(record[MADE_AS]) if self._says_how else ""
 
-    def _pipeline(self, text: str) -> Pipeline:
+    def _pipeline_for(self, text: str) -> Pipeline:
         """The pipeline that makes images as one with this `made_as` was made."""
-        if text not in self._pipelines:
+        if not text:
+            return self._pipeline
+        if self._other is None or self._other[0] != text:
             how = parse_made_as(text, planned_rows(self._plan))
-            self._pipelines[text] = self._pipelines[""].as_made(how)
-        return self._pipelines[text]
+            self._other = None
+            self._other = text, self._pipeline.as_made(how)
+        return self._other[1]
 
     def _from_records(
         self, pipeline: Pipeline, records: Sequence[Record]

@@ -17,23 +17,24 @@ import torch
 
 from ldm_batch.columns import IMAGE, MASK
 from ldm_batch.config import ModelConfig, SchedulerConfig
+from ldm_batch.diffusion.device_memory import is_out_of_memory
 from ldm_batch.diffusion.family.call import FamilyCall
 from ldm_batch.diffusion.family.load import load_family
 from ldm_batch.diffusion.family.probe import probe
-from ldm_batch.diffusion.fixed_shape import FixedShape, is_out_of_memory
 from ldm_batch.diffusion.paste import paste
 from ldm_batch.diffusion.pixels import to_uint8, to_unit_range
 from ldm_batch.diffusion.quality import judge
 from ldm_batch.diffusion.schedulers import effective_settings, find_step_trouble
+from ldm_batch.diffusion.second_try import SecondTries
 from ldm_batch.diffusion.threads import limit_threads
 from ldm_batch.errors import LdmBatchError, one_line
-from ldm_batch.made_as import MadeAs, in_fewer_rows, tried_in_float32
+from ldm_batch.made_as import MadeAs
 from ldm_batch.records import Call, Fault, Made, PromptCount, Reason, Request
 
 Result = np.ndarray | Made | Fault
 
 
-class FamilyPipeline:
+class FamilyPipeline(SecondTries):
     """One loaded pipeline of diffusers; every batch runs at the same fixed shape."""
 
     def __init__(
@@ -57,13 +58,11 @@ class FamilyPipeline:
             turn: taken while the pipeline computes, where others draw by it, too.
             lock: what its files were when it was loaded.
         """
+        super().__init__(batch_size)
         self.batch_size, self.num_threads = batch_size, num_threads
         self._call, self._model, self._sampling = call, model, scheduler
-        self._shape = FixedShape(batch_size)
         self._turn, self._lock = turn or Lock(), lock
-        self._notes: list[str] = []
         self._known_steps: set[int] = set()
-        self._float32: FamilyPipeline | None = None
 
     @classmethod
     def from_config(
@@ -141,9 +140,8 @@ class FamilyPipeline:
                 groups.setdefault(self._call.group(request), []).append(number)
             for numbers in groups.values():
                 self._note_steps(requests[numbers[0]].call.num_inference_steps)
-                made = self._shape.run([requests[number] for number in numbers], self._make)
-                as_made = in_fewer_rows(made, self._shape.num_rows, self.batch_size)
-                results |= zip(numbers, as_made, strict=True)
+                drawn = self._draw([requests[number] for number in numbers])
+                results |= zip(numbers, drawn, strict=True)
         return [results[number] for number in range(len(requests))]
 
     def with_batch_size(self, batch_size: int) -> FamilyPipeline:
@@ -201,40 +199,19 @@ class FamilyPipeline:
             "transformers": transformers.__version__,
         }
 
-    def pop_notes(self) -> list[str]:
-        """Return what happened since the last call that a receipt should tell."""
-        notes, self._notes = self._notes, []
-        return [*notes, *self._shape.pop_notes()]
-
-    def _make(self, requests: Sequence[Request]) -> list[Result]:
-        try:
-            results = self._make_once(requests)
-        except Exception as error:
-            if self._float32 is None or not is_out_of_memory(error):
-                raise
-            self._float32 = None  # the copy of the weights takes what is lacking
-            results = self._make_once(requests)
-        if self.is_float32 or not any(isinstance(result, Fault) for result in results):
-            return results
-        try:
-            again = self._in_float32()._make_once(requests)
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            self._float32 = None
-            return [_without_float32(result) for result in results]
-        return tried_in_float32(results, again)
-
     def _make_once(self, requests: Sequence[Request]) -> list[Result]:
-        """One image per request; where the pipeline refuses all together, each by itself, so that
-        what one row asks is no other's trouble."""
+        return self._make_rows(self._shape.fill(requests))[: len(requests)]
+
+    def _make_rows(self, requests: Sequence[Request]) -> list[Result]:
+        """One image per row; where the pipeline refuses all together, each by itself, so that what
+        one row asks is no other's trouble."""
         try:
             decoded = self._call.draw(requests)
         except Exception as error:
             if not _is_of_a_row(error):
                 raise
             if len({id(request) for request in requests}) > 1:
-                return [self._make_once([one] * len(requests))[0] for one in requests]
+                return [self._make_rows([one] * len(requests))[0] for one in requests]
             told = f"{type(error).__name__}: {one_line(error)}"
             fault = Fault(Reason.OUT_OF_RANGE, f"{self._call.who} does not draw it: {told}")
             return [fault] * len(requests)
@@ -243,20 +220,16 @@ class FamilyPipeline:
         return [_pasted(one, request) for one, request in zip(judged, requests, strict=True)]
 
     def _in_float32(self) -> FamilyPipeline:
-        """Return this pipeline in float32, loaded again from its files when first needed."""
-        if self._float32 is None:
-            model = replace(
-                self._model, dtype="float32", decode_dtype=None, text_encoder_dtype=None
-            )
-            self._float32 = FamilyPipeline.from_config(
-                model,
-                self._sampling,
-                task=self._call.loaded.task,
-                batch_size=self.batch_size,
-                num_threads=self.num_threads,
-                lock=self._lock,
-            )
-        return self._float32
+        """Return this pipeline in float32, loaded again from its files; whoever asks for it keeps
+        it no longer than it draws."""
+        return FamilyPipeline.from_config(
+            replace(self._model, dtype="float32", decode_dtype=None, text_encoder_dtype=None),
+            self._sampling,
+            task=self._call.loaded.task,
+            batch_size=self.batch_size,
+            num_threads=self.num_threads,
+            lock=self._lock,
+        )
 
     def _note_steps(self, num_inference_steps: int) -> None:
         """Note, once per number of steps, what the scheduler makes of them."""
@@ -282,10 +255,3 @@ def _is_of_a_row(error: Exception) -> bool:
     """Whether an exception may come of what a request asks, not of the machine or the job."""
     is_device = isinstance(error, torch.AcceleratorError) or "CUDA error" in str(error)
     return not (is_device or isinstance(error, LdmBatchError | OSError) or is_out_of_memory(error))
-
-
-def _without_float32(result: Result) -> Result:
-    """What half precision made, where memory does not suffice for another try."""
-    if not isinstance(result, Fault):
-        return result
-    return replace(result, message=f"{result.message}; no memory to try it in float32")
