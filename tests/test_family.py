@@ -372,7 +372,7 @@ def test_an_image_that_is_not_finite_in_float32_is_none(model: Callable[[str], P
     assert fault.reason is Reason.NOT_FINITE
 
 
-def test_where_memory_runs_out_the_shape_is_halved_for_good(
+def test_where_memory_runs_out_the_batch_is_made_in_fewer_rows(
     model: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, draw_rows = load(model(SD3)), FamilyCall.draw
@@ -389,6 +389,8 @@ def test_where_memory_runs_out_the_shape_is_halved_for_good(
     assert pixels(made)[:2] == expected
     assert "out of memory at 4" in whole.pop_notes()[0]
     assert whole.pop_notes() == []
+    monkeypatch.undo()
+    assert pixels(whole.generate([request(0, SD3)])) == draw(load(model(SD3)), SD3, 0)
 
 
 def test_a_batch_size_is_found_by_trying(model: Callable[[str], Path], tmp_path: Path) -> None:

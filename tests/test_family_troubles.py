@@ -2,6 +2,7 @@
 
 import dataclasses
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -221,23 +222,22 @@ def test_where_float32_has_no_room_the_others_stay(
     assert not [note for note in half.pop_notes() if "memory" in note]
 
 
-def test_the_copy_in_float32_makes_room_before_a_batch_is_halved(half: FamilyPipeline) -> None:
-    requests = [request(0, SD), request(1, SD)]
-    expected = half.generate(requests)
-    assert how_made(expected[0]) == MadeAs(is_float32=True)
-    draw_rows, copies = half._call.draw, list[bool]()
+def test_the_copy_in_float32_stays_no_longer_than_it_draws(
+    half: FamilyPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copies: list[weakref.ref[Any]] = []
+    from_config = FamilyPipeline.from_config
 
-    def tight(rows: Sequence[Request]) -> torch.Tensor:
-        copies.append(half._float32 is not None)
-        if copies[-1]:
-            raise NO_MEMORY
-        return draw_rows(rows)
+    def watched(*given: Any, **named: Any) -> FamilyPipeline:
+        twin = from_config(*given, **named)
+        copies.extend(map(weakref.ref, twin._call.loaded.denoiser.parameters()))
+        return twin
 
-    half._call.draw = tight  # type: ignore[method-assign]
-    again = half.generate(requests)
-    assert copies == [True, False]
-    assert pixels(again) == pixels(expected)
-    assert [how_made(one) for one in again] == [how_made(one) for one in expected]
+    monkeypatch.setattr(FamilyPipeline, "from_config", watched)
+    made = half.generate([request(0, SD), request(1, SD)])
+    assert how_made(made[0]) == MadeAs(is_float32=True)
+    assert copies
+    assert not [one for one in copies if one() is not None]
 
 
 def test_the_copy_in_float32_is_of_the_same_files(copied: Callable[[str], Path]) -> None:
@@ -251,6 +251,10 @@ def test_the_copy_in_float32_is_of_the_same_files(copied: Callable[[str], Path])
     rewrite(folder / "vae" / "config.json", scaling_factor=0.2)
     with pytest.raises(JobError, match=r"vae/config\.json .* is not the planned one"):
         pipeline.with_batch_size(2).as_made(MadeAs(is_float32=True))
+    for weight in pipeline._call.loaded.pipe.vae.parameters():
+        weight.data.fill_(float("nan"))
+    with pytest.raises(JobError, match=r"vae/config\.json .* is not the planned one"):
+        pipeline.generate([request(0, SD)])
 
 
 def test_sanas_decoder_without_memory_halves_the_batch(

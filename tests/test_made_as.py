@@ -189,7 +189,7 @@ def test_as_planned_there_is_nothing_to_say(tmp_path: Path) -> None:
     assert table.schema.field("made_as").type == "string"
 
 
-def test_it_holds_for_all_shards_that_follow(tmp_path: Path, device: Any) -> None:
+def test_a_shape_that_never_fits_is_told_of_every_shard(tmp_path: Path, device: Any) -> None:
     job = make_text(tmp_path, 8, rows_per_shard=4)
     SmallMemory(device, UNet2DConditionModel, max_rows=1, after=0)
     assert {row["made_as"] for row in made_by(job)} == {"batch_size=1"}

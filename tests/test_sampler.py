@@ -1,7 +1,9 @@
 """The denoising loop and its parts: noise, guidance, step cache, fixed shape, embeddings."""
 
 from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from diffusers import (
@@ -18,6 +20,7 @@ from ldm_batch.diffusion.noise import make_generator, make_noise
 from ldm_batch.diffusion.sampler import Guidance, guide, sample
 from ldm_batch.diffusion.step_cache import StepCache
 from ldm_batch.errors import ShardError
+from ldm_batch.made_as import MadeAs, how_made
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # diffusers' own, of numpy
 
@@ -225,49 +228,57 @@ def test_step_cache_of_a_unet_with_one_level_caches_nothing() -> None:
 # Fixed shape
 
 
-def test_every_call_has_the_fixed_shape() -> None:
-    calls: list[list[int]] = []
+def halving(shape: FixedShape, items: list[int], max_rows: int, calls: list[int]) -> list[Any]:
+    """Pictures of a few numbers by a pipeline that can make so many at once."""
 
-    def make(items: list[int]) -> list[int]:
-        calls.append(list(items))
-        return [-item for item in items]
-
-    assert FixedShape(4).run([1, 2, 3, 4, 5, 6], make) == [-1, -2, -3, -4, -5, -6]
-    assert calls == [[1, 2, 3, 4], [5, 6, 6, 6]]
-
-
-def test_out_of_memory_halves_the_shape_for_good() -> None:
-    calls: list[int] = []
-
-    def make(items: list[int]) -> list[int]:
-        calls.append(len(items))
-        if len(items) > 2:
+    def make() -> list[np.ndarray]:
+        calls.append(shape.num_rows)
+        if shape.num_rows > max_rows:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
-        return items
+        return [np.full((1, 1, 3), item, np.uint8) for item in shape.fill(items)][: len(items)]
 
+    def make_in_fewer(half: FixedShape) -> list[Any]:
+        starts = range(0, len(items), half.num_rows)
+        parts = (items[start : start + half.num_rows] for start in starts)
+        return [one for part in parts for one in halving(half, part, max_rows, calls)]
+
+    return shape.run(make, make_in_fewer)
+
+
+def test_a_batch_is_filled_up() -> None:
+    assert FixedShape(4).fill([1, 2]) == [1, 2, 2, 2]
+    assert FixedShape(2).fill([1, 2]) == [1, 2]
+
+
+def test_out_of_memory_halves_the_shape_for_that_batch() -> None:
+    calls: list[int] = []
     shape = FixedShape(8)
-    assert shape.run([1, 2, 3, 4, 5], make) == [1, 2, 3, 4, 5]
-    assert calls == [8, 4, 2, 2, 2]
+    made = halving(shape, [1, 2, 3, 4, 5], 2, calls)
+    assert calls == [8, 4, 2, 2, 4, 2]
+    assert [int(one.pixels[0, 0, 0]) for one in made] == [1, 2, 3, 4, 5]
+    assert {how_made(one) for one in made} == {MadeAs(batch_size=2)}
     assert [note.split(";")[0] for note in shape.pop_notes()] == [
-        "out of memory at 8 images per model call, 4 from here on",
-        "out of memory at 4 images per model call, 2 from here on",
+        "out of memory at 8 images per model call: 5 made again in calls of 4",
+        "out of memory at 4 images per model call: 5 made again in calls of 2",
     ]
     assert shape.pop_notes() == []
-    assert shape.run([1], make) == [1]
-    assert calls[-1] == 2
+    [again] = halving(shape, [7], 8, calls)
+    assert calls[-1] == 8
+    assert how_made(again) == MadeAs()
+    assert shape.pop_notes() == []
 
 
 def test_out_of_memory_at_one_image_is_a_shard_error() -> None:
-    def make(items: list[int]) -> list[int]:
+    def make() -> list[int]:
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
 
     with pytest.raises(ShardError, match="one image per model call"):
-        FixedShape(4).run([1], make)
+        FixedShape(1).run(make, lambda half: [])
 
 
 def test_other_errors_are_not_swallowed() -> None:
-    def make(items: list[int]) -> list[int]:
+    def make() -> list[int]:
         raise RuntimeError("shapes do not match")
 
     with pytest.raises(RuntimeError, match="shapes"):
-        FixedShape(4).run([1], make)
+        FixedShape(4).run(make, lambda half: [])

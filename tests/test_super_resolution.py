@@ -366,7 +366,7 @@ def test_faults(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(pipeline().generate([request(8, 8), request(8, 8), white])[2], np.ndarray)
 
 
-def test_out_of_memory_halves_the_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_memory_halves_the_shape_for_that_call(monkeypatch: pytest.MonkeyPatch) -> None:
     unet, _ = parts()
     whole = unet.forward
 
@@ -382,6 +382,10 @@ def test_out_of_memory_halves_the_shape(monkeypatch: pytest.MonkeyPatch) -> None
     again = pipeline().as_made(MadeAs(2)).generate([request(16, 16, i) for i in range(3)])
     assert all(np.array_equal(a.pixels, b) for a, b in zip(made, again, strict=True))
     assert any("out of memory at 4" in note for note in fresh.pop_notes())
+    monkeypatch.undo()
+    [planned] = fresh.generate([request(16, 16)])
+    assert isinstance(planned, np.ndarray)
+    assert np.array_equal(planned, pipeline(batch_size=4).generate([request(16, 16)])[0])
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,9 @@ def set_switches(
 def _use_plain_attention(unet: ModelMixin) -> None:
     from diffusers.models.attention_processor import AttnProcessor
 
-    unet.set_attn_processor(AttnProcessor())
+    for module in unet.modules():  # UNet2DModel has attention, but no set_attn_processor
+        if hasattr(module, "set_processor"):
+            module.set_processor(AttnProcessor())
 
 
 def _fix_cuda_numerics() -> None:
