@@ -5,6 +5,7 @@ Must not know the pool or other workers.
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Callable, Collection
 from types import ModuleType
@@ -31,6 +32,7 @@ class _Actor:
 
     def load(self) -> dict[str, str] | Trouble:
         """Load the model; what it runs on, or what went wrong."""
+        hide_gpus_not_given()
         loaded = catch_trouble(self._load)
         if isinstance(loaded, Trouble):
             return loaded
@@ -41,6 +43,15 @@ class _Actor:
         """Make one shard."""
         assert self._worker is not None
         return catch_trouble(self._worker.make_shard, shard, terms)
+
+
+def hide_gpus_not_given() -> None:
+    """Let this process see no GPU where Ray gave it none: Ray leaves what it sees as it was then,
+    and every such worker would take the first."""
+    import ray
+
+    if not ray.get_runtime_context().get_accelerator_ids().get("GPU"):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 def own_node() -> tuple[str, str]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from types import ModuleType
 
-from ldm_batch.cluster.actor import own_node
+from ldm_batch.cluster.actor import hide_gpus_not_given, own_node
 from ldm_batch.cluster.attempts import Out, Trouble, catch_trouble, unwrap
 from ldm_batch.cluster.nodes import count_room, describe_wait
 from ldm_batch.cluster.session import (
@@ -38,6 +38,7 @@ class _Runner:
 
     def run(self, function: Callable[[], Out]) -> Out | Trouble:
         """What the function returns, or as `Trouble` what it raised."""
+        hide_gpus_not_given()
         return catch_trouble(function)
 
 

@@ -62,6 +62,12 @@ def _check_together(job: JobConfig) -> Iterator[str]:
     """Problems of sections that do not go with each other."""
     if job.upscale.alpha == "keep" and job.image.format == "jpeg":
         yield "upscale.alpha: 'keep' needs an image.format that holds alpha: webp or png"
+    for section, model in (("model", job.model), (f"{UPSCALE_SECTION}model", job.upscale.model)):
+        if model.device == "cuda" and job.cluster.gpus_per_worker == 0:
+            yield (
+                f"{section}.device: 'cuda', but cluster.gpus_per_worker: 0 gives a worker no GPU; "
+                "use 1, or a fraction"
+            )
 
 
 def find_forbidden(value: object, path: str = "") -> Iterator[tuple[str, str]]:

@@ -61,6 +61,7 @@ def find_batch_size(
     candidates: Iterable[int] = CANDIDATES,
     memory: Path | None = None,
     load: Callable[[], Measurable] | None = None,
+    share: float | None = None,
 ) -> int:
     """Return the batch size for a job's calls.
 
@@ -69,12 +70,13 @@ def find_batch_size(
         candidates: batch sizes to try, in rising order.
         memory: JSON file that remembers answers per model, call, dtype and device.
         load: loads the model, its batch size 1; None: as a pipeline of the paper's.
+        share: of a GPU, where several workers have one: its memory is limited by then.
 
     Raises:
         JobError: the model does not load.
         ShardError: not even the smallest candidate fits into memory.
     """
-    key = _key(model, call)
+    key = _key(model, call, share)
     known = json.loads(memory.read_text()) if memory is not None and memory.is_file() else {}
     if key in known:
         return int(known[key])
@@ -152,7 +154,7 @@ def _measure(pipeline: Measurable, call: Call) -> float:
     return min(times[1:]) / pipeline.batch_size
 
 
-def _key(model: ModelConfig, call: Call) -> str:
+def _key(model: ModelConfig, call: Call, share: float | None) -> str:
     """Name what the answer depends on."""
     import torch
 
@@ -166,6 +168,7 @@ def _key(model: ModelConfig, call: Call) -> str:
         model.dtype,
         name,
         *([] if model.offload == "none" else [f"offload={model.offload}"]),
+        *([f"share={share:g}"] if share is not None and 0 < share < 1 else []),
     ]
     return " ".join(parts)
 

@@ -266,5 +266,8 @@ def pick_device(name: str) -> torch.device:
         raise JobError(f"model.device={name}: must be auto, cpu or cuda")
     has_cuda = torch.cuda.is_available()
     if name == "cuda" and not has_cuda:
-        raise JobError("model.device=cuda: this worker has no CUDA device")
+        raise JobError(
+            "model.device=cuda: this worker has no CUDA device; where the machine has one, "
+            "cluster.gpus_per_worker=1 gives it to the worker"
+        )
     return torch.device("cuda" if has_cuda and name != "cpu" else "cpu")

@@ -35,6 +35,7 @@ from ldm_batch.diffusion.schedulers import (
     make_scheduler,
 )
 from ldm_batch.diffusion.second_try import SecondTries
+from ldm_batch.diffusion.switches import compiling_every_shape
 from ldm_batch.diffusion.threads import limit_threads
 from ldm_batch.errors import JobError
 from ldm_batch.made_as import MadeAs
@@ -250,7 +251,8 @@ class LoadedPipeline(SecondTries):
     @contextmanager
     def _computing(self) -> Iterator[None]:
         """One thread at a time computes with this pipeline, in torch threads of its own number."""
-        with self._lock, limit_threads(self.num_threads):
+        compiling = compiling_every_shape(self._unet, self.device)
+        with self._lock, limit_threads(self.num_threads), compiling:
             yield
 
     def _showing_steps(self, num_steps: int) -> AbstractContextManager[Callable[[], object]]:

@@ -163,6 +163,7 @@ def load(job: JobConfig, task: Task, lock: Lock) -> Pipeline:
     def load_first(job: JobConfig, lock: Lock) -> FamilyPipeline:
         return _load_first(job, task.name, lock)
 
+    job = ldm.on_own_device(job)
     if len(task.stages(job)) > 1:
         return load_both(load_first, job, lock, scale=task.columns.scale // UPSCALE)
     return load_first(job, lock)
@@ -188,7 +189,7 @@ def measure_batch_size(job: JobConfig, native_size: tuple[int, int]) -> int:
         JobError: the model does not load.
         ShardError: not even one image fits into memory.
     """
-    first = replace(job, batch_size=1)
+    first = replace(ldm.on_own_device(job), batch_size=1)
     return ldm.measure_batch_size(job, native_size, lambda: _load_first(first, job.task, None))
 
 

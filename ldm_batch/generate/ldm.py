@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ldm_batch.config import JobConfig, ModelConfig, with_size
@@ -142,7 +143,20 @@ def load(job: JobConfig, task: Task, lock: Lock) -> Pipeline:
         JobError: a model does not load, or its files are not those of the lock.
     """
     assert task.load is not None
-    return task.load(job, lock)
+    return task.load(on_own_device(job), lock)
+
+
+def on_own_device(job: JobConfig) -> JobConfig:
+    """The job on what its cluster gives one worker: none of a machine's GPUs where it gives none,
+    and, of one that several share, this worker's part of the memory."""
+    from ldm_batch.diffusion.device_memory import limit_memory
+
+    share, upscale = job.cluster.gpus_per_worker, job.upscale
+    limit_memory(share)
+    if share != 0:
+        return job
+    second = replace(upscale, model=replace(upscale.model, device="cpu"))
+    return replace(job, model=replace(job.model, device="cpu"), upscale=second)
 
 
 def measure_batch_size(
@@ -163,9 +177,17 @@ def measure_batch_size(
     from ldm_batch.diffusion.models.cache import cache_folder
     from ldm_batch.diffusion.threads import limit_threads
 
+    job = on_own_device(job)
     memory, call = cache_folder() / "batch_sizes.json", _usual_call(job, native_size)
     with limit_threads(job.num_threads):
-        return find_batch_size(job.model, job.scheduler, call, memory=memory, load=load)
+        return find_batch_size(
+            job.model,
+            job.scheduler,
+            call,
+            memory=memory,
+            load=load,
+            share=job.cluster.gpus_per_worker,
+        )
 
 
 def _usual_call(job: JobConfig, native_size: tuple[int, int]) -> Call:

@@ -27,6 +27,7 @@ from ldm_batch.diffusion.family.pictures import (
 )
 from ldm_batch.diffusion.load import quiet_libraries
 from ldm_batch.diffusion.noise import make_generator
+from ldm_batch.diffusion.switches import compiling_every_shape
 from ldm_batch.records import PromptCount, Request
 
 
@@ -98,7 +99,8 @@ class FamilyCall:
         """
         generators = [make_generator(request.seed) for request in requests]
         self._lost = None
-        with quiet_libraries(), untouched_generators(self.device, self.who):
+        compiling = compiling_every_shape(self.loaded.denoiser, self.device)
+        with quiet_libraries(), compiling, untouched_generators(self.device, self.who):
             try:
                 drawn: torch.Tensor = self._pipe(
                     **self._arguments(requests), generator=generators

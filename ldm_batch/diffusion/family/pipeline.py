@@ -253,5 +253,7 @@ def _pasted(made: Result, request: Request) -> Result:
 
 def _is_of_a_row(error: Exception) -> bool:
     """Whether an exception may come of what a request asks, not of the machine or the job."""
-    is_device = isinstance(error, torch.AcceleratorError) or "CUDA error" in str(error)
+    told = str(error)
+    is_device = isinstance(error, torch.AcceleratorError) or "CUDA error" in told
+    is_device |= "does not have a deterministic implementation" in told
     return not (is_device or isinstance(error, LdmBatchError | OSError) or is_out_of_memory(error))
