@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -91,7 +91,8 @@ def fix_cuda_numerics() -> None:
             f"time with {CUBLAS_WORKSPACE} alone; unset it, before Python starts"
         )
     torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # what is read was written
+    # Memory that nobody wrote to is not filled: nothing reads it.
+    setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.allow_tf32 = False
@@ -124,7 +125,7 @@ def compiling_every_shape(denoiser: torch.nn.Module, device: torch.device) -> It
     from torch._dynamo import config as dynamo
     from torch._inductor import config as inductor
 
-    limits = {
+    limits: dict[str, Any] = {
         "recompile_limit": MAX_COMPILED_SHAPES,
         "accumulated_recompile_limit": MAX_COMPILED_SHAPES,
         "fail_on_recompile_limit_hit": True,

@@ -138,7 +138,7 @@ TINY = Size(
     side=32,
     steps=(4, 2),
     cases=(("float32", 2), ("bfloat16", 2)),
-    same_batch=4,
+    same_batch=2,
 )
 
 
