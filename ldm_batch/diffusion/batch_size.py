@@ -154,7 +154,7 @@ def _measure(pipeline: Measurable, call: Call) -> float:
     return min(times[1:]) / pipeline.batch_size
 
 
-def _key(model: ModelConfig, call: Call, share: float | None) -> str:
+def _key(model: ModelConfig, call: Call, share: float | None = None) -> str:
     """Name what the answer depends on."""
     import torch
 
