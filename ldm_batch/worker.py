@@ -9,11 +9,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
+from functools import partial
 
 from ldm_batch.columns import COLUMNS, IMAGE, LOW_RESOLUTION, By
-from ldm_batch.config import JobConfig, with_size
+from ldm_batch.config import CallConfig, JobConfig, with_size
 from ldm_batch.errors import LdmBatchError, StorageError
 from ldm_batch.generate.batches import generate_images, plan_images, reject_faulty
 from ldm_batch.generate.choose import choose
@@ -23,12 +24,13 @@ from ldm_batch.made_as import MADE_AS, count_made_as, describe_made_as
 from ldm_batch.plan.recorded import refuse_other_environment
 from ldm_batch.plan.stored import refuse_other_plan
 from ldm_batch.plan.stored_inputs import where_to_read
-from ldm_batch.read.images import InputImages
+from ldm_batch.read.images import InputImages, largest_asked
 from ldm_batch.read.input_types import NO_TYPES, InputTypes
 from ldm_batch.read.rejected import read_rejected
 from ldm_batch.read.rows import RowContext
 from ldm_batch.read.shard import read_shard
 from ldm_batch.records import (
+    Call,
     Outcome,
     PlannedImage,
     PromptCount,
@@ -47,7 +49,7 @@ from ldm_batch.write.parquet import object_schema, written_object
 from ldm_batch.write.receipt import make_receipt, read_receipt, write_receipt
 from ldm_batch.write.record import Origin, make_record
 from ldm_batch.write.rejections import RejectionsFile, make_rejections_file
-from ldm_batch.write.spool import Spool
+from ldm_batch.write.spool import Spool, told_of_no_room
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +117,7 @@ class Worker:
         if not self._spec.job.overwrite and self._is_there(shard):
             found = read_receipt(self._store, shard.index, terms.fingerprint)
             return self._with_receipt(replace(found, outcome=Outcome.FOUND), terms)
-        with Spool() as encoded, Spool() as inputs:
+        with told_of_no_room(), Spool() as encoded, Spool() as inputs:
             return self._with_receipt(self._make_shard(shard, terms, encoded, inputs), terms)
 
     def _make_shard(self, shard: Shard, terms: Terms, encoded: Spool, inputs: Spool) -> Receipt:
@@ -124,7 +126,8 @@ class Worker:
         call = with_size(job.call, self._spec.native_size)
         given = InputImages(job, task.columns, shard, inputs) if task.columns.has_image else None
         stored, source = where_to_read(shard, job.source, self._store)
-        context = RowContext(source, call, form, given, terms.types)
+        asked = largest_asked(job, task.columns)
+        context = RowContext(source, call, form, given, terms.types, asked)
 
         found = read_shard(stored, task.columns, task.parse_row, context)
         counts = self._count_tokens(found.rows)
@@ -133,7 +136,7 @@ class Worker:
         images = plan_images(task, rows, form, job_seed=job.seed, num_images=num_images)
         clock.lap("read_s")
 
-        pictures, notes = self._draw(images, given, encoded, clock)
+        pictures, notes = self._draw(images, given, call, encoded, clock)
 
         faulty = reject_faulty(images, pictures.faults)
         rejections = found.with_lines([*found.rejections, *too_long, *faulty.values()])
@@ -168,16 +171,17 @@ class Worker:
         self,
         images: Sequence[PlannedImage],
         given: InputImages | None,
+        call: CallConfig,
         encoded: Spool,
         clock: Clock,
     ) -> tuple[Encoded, tuple[str, ...]]:
         """Generate images and encode them, when it is this shard's turn; and what was noted."""
+        usual = partial(_as_usual, usual=call, is_sized=given is None)
+        make = self._task.make_request
         with self._turn:
             clock.lap("wait_s")
             encoding = self._encoders.begin(encoded)
-            for drawn in generate_images(
-                self._pipeline, images, lambda image: self._task.make_request(image, given)
-            ):
+            for drawn in generate_images(self._pipeline, images, lambda i: make(i, given), usual):
                 encoding.add(drawn)
             notes = tuple(self._pipeline.pop_notes())
             clock.lap("generate_s")
@@ -283,6 +287,18 @@ class Worker:
             fingerprint=terms.fingerprint,
             of_task=self._task.origin(spec.job, spec.model_lock, described, terms.model_names),
         )
+
+
+def _as_usual(call: Call, *, usual: CallConfig, is_sized: bool) -> Call:
+    """The call of a row with the job's own numbers where the job has some.
+
+    Args:
+        is_sized: the job says the size, too, and not the row's image.
+    """
+    sides = () if is_sized else ("height", "width")
+    names = [field.name for field in fields(call) if field.name not in sides]
+    numbers = {name: getattr(usual, name) for name in names}
+    return replace(call, **{name: value for name, value in numbers.items() if value is not None})
 
 
 class Clock:

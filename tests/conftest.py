@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import settings
+from leftovers import OF_SESSION, end_all, ended, give_signals_back, watch
 from s3_server import CREDENTIALS, moto_server, reset
 
 from ldm_batch.config import (
@@ -33,6 +34,9 @@ from ldm_batch.worker import Terms, Worker, WorkerSpec, load_worker
 # Two files of tests run at once on two cores: a second thread of torch in each only waits. Set for
 # the commands that tests start too.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+give_signals_back()
+watch()
 
 LONGEST_FIRST = (
     *("test_processes.py", "test_cluster_hosts.py", "test_run.py", "test_jobs_submit.py"),
@@ -104,6 +108,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     first."""
     places = {name: place for place, name in enumerate(LONGEST_FIRST)}
     items.sort(key=lambda item: places.get(item.path.name, len(places)))
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What a test starts ends with it, whether it passes or fails; what a fixture of more than one
+    test starts is not the test's."""
+    with ended(f"{os.getpid()}:{request.node.name}"):
+        yield
+
+
+def pytest_unconfigure() -> None:
+    """End what fixtures of several tests have left."""
+    end_all(OF_SESSION, str(os.getpid()))
 
 
 def pytest_sessionfinish() -> None:

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 import ray
+from leftovers import of_all_tests
 from ray.cluster_utils import Cluster
 
 from ldm_batch.cluster import run_on_ray
 from ldm_batch.config.cluster import ClusterConfig
-from ldm_batch.errors import JobError, ShardError
+from ldm_batch.errors import JobError, NoRoomError, ShardError, TryLaterError
 from ldm_batch.records import Failure, InputFile, Notice, Outcome, Receipt, Shard
 from ldm_batch.versions import versions
 
@@ -98,6 +99,8 @@ class Scripted:
             wait_for(lambda: self._num_tries("good") > (8 if place == 2 else 0))
         if self._script == "fail":
             raise ShardError("the disk is full")
+        if self._script == "full":
+            raise NoRoomError("/tmp: no room", is_of_node=True)
         if self._script == "die":
             os._exit(1)
 
@@ -179,6 +182,37 @@ def test_an_idle_worker_makes_a_copy_of_a_shard_that_hangs(
     assert hung in tries(tmp_path, "good")
 
 
+def test_a_worker_that_hangs_is_told_of_and_its_shard_made_elsewhere(
+    settings: ClusterConfig, bad: str, tmp_path: Path
+) -> None:
+    settings.max_shard_s, settings.num_workers = 2, 2
+    made, failures, notices = run(partial(load_scripted, tmp_path, bad, "hang"), settings)
+    assert (made, failures) == (EVERY, [])
+    hung = tries(tmp_path, "bad")
+    assert set(hung) <= set(tries(tmp_path, "good"))
+    told = [notice for notice in notices if "not made in 2 s (cluster.max_shard_s) on " in notice]
+    assert len([notice for notice in told if notice.endswith("its worker is ended")]) == len(hung)
+
+
+def test_a_node_with_a_full_disk_is_avoided_at_once(
+    settings: ClusterConfig, bad: str, tmp_path: Path
+) -> None:
+    made, failures, notices = run(partial(load_scripted, tmp_path, bad, "full"), settings)
+    assert (made, failures) == (EVERY, [])
+    assert len(tries(tmp_path, "bad")) == 1
+    assert [notice for notice in notices if notice.endswith("others do not: /tmp: no room")]
+
+
+def test_a_full_disk_that_all_share_stops_the_job(
+    settings: ClusterConfig, bad: str, tmp_path: Path
+) -> None:
+    settings.labels = {"ray.io/node-id": bad}
+    (tmp_path / "good-0-0").touch()
+    with pytest.raises(TryLaterError, match=r"^stopped: /tmp: no room\. What is committed stays"):
+        run(partial(load_scripted, tmp_path, bad, "full"), settings)
+    assert len(tries(tmp_path, "bad")) == 1
+
+
 def test_without_room_the_job_says_what_it_waits_for_and_gives_up(
     settings: ClusterConfig, bad: str, tmp_path: Path
 ) -> None:
@@ -204,7 +238,8 @@ def test_the_job_says_what_it_waits_for_until_a_node_joins(
     waiting = next(events)
     assert isinstance(waiting, Notice)
     assert waiting.message.startswith("waiting for a worker: it needs 1 CPU, 1 late on one node")
-    nodes.add_node(**NODE, resources={"late": 1})
+    with of_all_tests():
+        nodes.add_node(**NODE, resources={"late": 1})
     assert sorted(event.shard for event in events if isinstance(event, Receipt)) == EVERY
 
 

@@ -101,7 +101,7 @@ class Commits(RuleBasedStateMachine):
         self.client.script.clear()
         self.client.stale = None
         done = committed_shards(self.store)
-        roll_forward(self.store, done, FINGERPRINT)
+        roll_forward(self.store, done, FINGERPRINT, num_threads=1)
         for index in set(range(NUM_SHARDS)) - done:
             self.attempt(index, False)
         while self.client.late:
@@ -172,7 +172,7 @@ class Commits(RuleBasedStateMachine):
         self.client.stale = set(self.client.objects) - missed
         done = committed_shards(self.store)
         self.client.stale = None
-        roll_forward(self.store, done, FINGERPRINT)
+        roll_forward(self.store, done, FINGERPRINT, num_threads=1)
         for index in set(range(NUM_SHARDS)) - done:
             self.attempt(index, machine)
 

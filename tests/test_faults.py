@@ -252,6 +252,21 @@ def test_a_careless_store_takes_one_driver_at_a_time(
         assert store.has(LEASE_PATH)
 
 
+def test_a_lease_that_cannot_be_given_back_ends_no_finished_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("ldm_batch.storage.lease.SETTLE_S", 0.1)
+    store = Store(str(tmp_path))
+
+    def away(path: str) -> bytes:
+        raise StorageError(f"{path}: the store is away")
+
+    with hold_lease(store):
+        monkeypatch.setattr(store, "read", away)
+    assert "warning: the lease could not be given back" in capsys.readouterr().err
+    assert store.has(LEASE_PATH)
+
+
 def test_the_proof_is_not_fooled_by_what_is_allowed(s3: S3Config) -> None:
     assert Store(f"s3://{BUCKET}/out", s3, allow_unconditional=True).prove_exclusive()
 

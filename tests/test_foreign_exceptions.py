@@ -23,7 +23,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from ldm_batch.config import CallConfig, S3Config, SourceConfig
 from ldm_batch.diffusion.models import fetch
-from ldm_batch.errors import AccessError, JobError, ShardError, StorageError
+from ldm_batch.errors import AccessError, JobError, ShardError, StorageError, UnservedError
 from ldm_batch.generate.text_to_image import TEXT_TO_IMAGE
 from ldm_batch.identity import FORMS
 from ldm_batch.read import batches, footer, shard
@@ -166,6 +166,7 @@ def odd(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     OddFileSystem.step = ""
 
 
+ROWS_OWN = (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)
 FSSPEC = kinds("fsspec.exceptions", "aiohttp.client_exceptions", "builtins")
 USES = {
     "connect": lambda: list_files("odd://folder"),
@@ -190,13 +191,15 @@ def test_of_fsspec(kind: Kind, odd: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("kind", FSSPEC)
 def test_of_fsspec_where_a_row_names_a_file(kind: Kind, odd: pytest.MonkeyPatch) -> None:
     odd.setattr(OddFileSystem, "error", make(kind))
-    for step in ("connect", "look", "open", "read"):
+    for step in ("connect", "open", "read"):
         odd.setattr(OddFileSystem, "step", step)
-        if issubclass(kind, FileNotFoundError) and step != "connect":
-            assert read_file("odd://folder/a.parquet", 4) is None
-        else:
-            with pytest.raises((StorageError, JobError), match=r"odd://folder/a.parquet: ."):
-                read_file("odd://folder/a.parquet", 4)
+        with pytest.raises((StorageError, JobError), match=r"odd://folder/a.parquet: .") as got:
+            read_file("odd://folder/a.parquet", 4)
+        if step != "connect" and issubclass(kind, (FileNotFoundError, NotADirectoryError)):
+            assert isinstance(got.value, UnservedError)
+            assert got.value.is_absent
+        elif issubclass(kind, OSError) and not issubclass(kind, ROWS_OWN):
+            assert not isinstance(got.value, UnservedError)
 
 
 def test_a_file_of_fsspecs_is_a_file(odd: pytest.MonkeyPatch) -> None:

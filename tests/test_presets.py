@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from ldm_batch.config import ModelConfig, SchedulerConfig
+from ldm_batch.diffusion import batch_size
 from ldm_batch.diffusion.batch_size import find_batch_size, find_largest, find_quickest
 from ldm_batch.diffusion.load import load
 from ldm_batch.diffusion.models.find import find_model
@@ -64,9 +66,24 @@ def test_batch_size_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     size = find_batch_size(*arguments, candidates=(1, 4), memory=memory)
     (key, value), *_ = json.loads(memory.read_text()).items()
     assert value == size
-    assert key.endswith("64x64 guided float32 cpu")
+    assert key.endswith(f"64x64 guided float32 cpu {torch.get_num_threads()} threads")
     monkeypatch.setattr(TextToImage, "from_config", None)  # a second search would load the model
     assert find_batch_size(*arguments, memory=memory) == size
+    assert not [path for path in memory.parent.iterdir() if path != memory]
+
+
+@pytest.mark.parametrize(
+    "damage", ["", "{", "[]", "null", '"64"', "[" * 10_000, '{"a": 0, "b": "8", "c": true}']
+)
+def test_a_damaged_memory_of_batch_sizes_is_none(damage: str, tmp_path: Path) -> None:
+    memory = tmp_path / "batch_sizes.json"
+    memory.write_text(damage)
+    assert batch_size._known(memory) == {}
+    memory.write_bytes(b"\xff")
+    assert batch_size._known(memory) == {}
+    memory.unlink()
+    memory.mkdir()
+    assert batch_size._known(memory) == {}
 
 
 def test_fast_runs_a_fifth_of_the_references_unet_and_draws_nearly_the_same() -> None:

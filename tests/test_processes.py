@@ -178,7 +178,7 @@ def test_a_shard_that_always_fails_is_recorded_and_can_be_resumed(
     assert not list((folder / "out/.ldm_batch/failures").iterdir())
 
 
-def test_a_full_disk_fails_shards_and_loses_nothing(
+def test_a_full_disk_stops_the_job_and_loses_nothing(
     folder: Path, reference: dict[str, str]
 ) -> None:
     sink = folder / "out"
@@ -188,9 +188,11 @@ def test_a_full_disk_fails_shards_and_loses_nothing(
         pytest.skip("mounting a small disk needs root")
     try:
         ended = run(folder, *MACHINERY, IN_PROCESS)
-        assert ended.code == 1, ended
-        assert "No space left on device" in ended.out
-        assert "Traceback" not in ended.err
+        assert ended.code == 75, ended
+        assert ended.err.startswith("error: stopped: ")
+        assert "No space left on device" in ended.err
+        assert "the same command goes on" in ended.err
+        assert " failed: " not in ended.out  # the shards that follow are not made in vain
         assert digests(folder).items() < reference.items()
         subprocess.run(["mount", "-o", "remount,size=64m", str(sink)], check=True)
         assert run(folder, *MACHINERY, IN_PROCESS).code == 0

@@ -52,6 +52,18 @@ def test_trouble_is_tried_again_on_another_node_until_the_attempts_are_used_up()
     assert schedule.num_unfinished == 0
 
 
+def test_what_is_being_made_for_too_long_hangs_and_what_waits_does_not() -> None:
+    schedule = make(3, "a", shards_in_flight=2, max_shard_s=10)
+    assert handed(schedule) == [(0, 0), (0, 1)]
+    assert schedule.find_hung(1.0) == []
+    assert schedule.finish(0, 0, 9.0)
+    assert schedule.find_hung(9.0) == []  # from here on the second is being made
+    assert schedule.find_hung(18.9) == []
+    [(number, shard)] = schedule.find_hung(19.0)
+    assert (number, shard.index) == (0, 1)
+    assert make(1, "a").find_hung(1e9) == []
+
+
 def test_on_one_node_another_worker_tries() -> None:
     schedule = make(1, "a", "a")
     assert handed(schedule) == [(0, 0)]

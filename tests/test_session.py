@@ -1,6 +1,10 @@
 """Joining a Ray, and what one worker is to it."""
 
+import json
 import shutil
+import signal
+import subprocess
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -8,8 +12,11 @@ from types import SimpleNamespace
 
 import pytest
 import ray
+from commands import MACHINERY, write_prompts
 
+from ldm_batch.cluster.local_ray import own_agent_port
 from ldm_batch.cluster.session import (
+    _own_sigterm,
     _refuse_anothers_own,
     _why_not_joined,
     brief,
@@ -20,6 +27,8 @@ from ldm_batch.cluster.session import (
 )
 from ldm_batch.config.cluster import ClusterConfig
 from ldm_batch.errors import JobError, TryLaterError
+
+RAYS_AGENT_PORT = 52365
 
 
 @pytest.mark.parametrize(
@@ -47,7 +56,7 @@ def test_what_cannot_be_joined_is_one_message(cluster: ClusterConfig, message: s
     assert not ray.is_initialized()
 
 
-@pytest.mark.parametrize("kind", ["gone", "long", "full"])
+@pytest.mark.parametrize("kind", ["gone", "long", "full", "file", "below a file"])
 def test_a_folder_where_no_local_ray_can_start(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -56,6 +65,9 @@ def test_a_folder_where_no_local_ray_can_start(
         monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2**20))
     elif kind == "long":
         folder.mkdir()
+    elif "file" in kind:
+        (tmp_path / "file").touch()
+        folder = tmp_path / ("file" if kind == "file" else "file/below")
     monkeypatch.setenv("RAY_TMPDIR", str(folder))
     with (
         pytest.raises(JobError, match=r"below RAY_TMPDIR, else TMPDIR, else /tmp") as caught,
@@ -114,9 +126,68 @@ def test_a_worker_by_rays_names() -> None:
 
 def test_the_local_ray_of_another_job_is_no_cluster() -> None:
     with ray_session(ClusterConfig(num_workers=1)) as own:
+        assert own._private.worker._global_node.dashboard_agent_listen_port != RAYS_AGENT_PORT
         with pytest.raises(TryLaterError, match="only the Ray of another job with cluster=local"):
             _refuse_anothers_own(own, ClusterConfig(address="auto"))
         _refuse_anothers_own(own, ClusterConfig())
+
+
+def test_a_ray_without_a_private_name_is_left_as_it_is() -> None:
+    bare = SimpleNamespace(
+        _private=SimpleNamespace(utils=SimpleNamespace(), parameter=SimpleNamespace())
+    )
+    before = signal.getsignal(signal.SIGTERM)
+    with _own_sigterm(bare), own_agent_port(bare):  # type: ignore[arg-type]
+        assert vars(bare._private.utils) == vars(bare._private.parameter) == {}
+    assert signal.getsignal(signal.SIGTERM) is before
+    bare._private.parameter.RayParams = Path.touch  # takes nothing of the kind
+    with own_agent_port(bare):  # type: ignore[arg-type]
+        assert bare._private.parameter.RayParams is Path.touch
+
+
+OF_LINUX = (
+    *("sched_getaffinity", "sched_setaffinity", "posix_fadvise", "posix_fallocate"),
+    *("memfd_create", "eventfd", "pipe2", "getrandom", "splice", "copy_file_range", "prlimit"),
+)
+"""What Python's `os` and `resource` do not have on macOS."""
+AS_ON_MACOS = f"""
+import os, resource, sys
+for name in {OF_LINUX!r}:
+    for module in (os, resource):
+        if hasattr(module, name):
+            delattr(module, name)
+def refused(kind, limits, set_limit=resource.setrlimit):
+    if kind == resource.RLIMIT_AS:
+        raise ValueError("current limit exceeds maximum limit")
+    set_limit(kind, limits)
+resource.setrlimit = refused
+"""
+
+
+def as_on_macos(folder: Path, code: str, *arguments: str, given: str = "") -> str:
+    """What a child prints that has none of what only Linux has."""
+    command = [sys.executable, "-c", AS_ON_MACOS + code, *arguments]
+    options = {"capture_output": True, "text": True, "check": True, "cwd": folder}
+    ended = subprocess.run(command, input=given, timeout=120, **options)  # type: ignore[call-overload]
+    return str(ended.stdout)
+
+
+def test_a_machine_without_what_only_linux_has(tmp_path: Path) -> None:
+    code = """
+from ldm_batch.cluster.local_ray import count_cores
+from ldm_batch.__main__ import main
+assert count_cores() == os.cpu_count()
+main()
+"""
+    write_prompts(tmp_path, num_files=1, rows_per_file=20)
+    out = as_on_macos(tmp_path, code, "run", *MACHINERY, "cluster.executor=in_process")
+    assert "20 images from 20 rows" in out
+
+
+def test_a_template_where_memory_has_no_limit(tmp_path: Path) -> None:
+    given = json.dumps({"template": "a {{ messages[0].content }}", "variables": {}, "texts": ["b"]})
+    code = "from ldm_batch.diffusion.family.render_template import main\nmain()"
+    assert json.loads(as_on_macos(tmp_path, code, given=given)) == ["a b"]
 
 
 def test_a_token_that_is_missing_is_a_mistake_and_a_silent_cluster_is_not() -> None:

@@ -32,7 +32,7 @@ from ldm_batch.errors import JobError
 from ldm_batch.generate.choose import validate_job as validate
 from ldm_batch.generate.then_upscale import shared_components
 from ldm_batch.identity import numbered_seed
-from ldm_batch.read.images import leads_out, resolve_path
+from ldm_batch.read.row_files import leads_out, resolve_path
 from ldm_batch.storage import Store
 
 NOWHERE = io.StringIO()

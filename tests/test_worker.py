@@ -299,8 +299,9 @@ def test_an_object_too_large_is_a_shards_failure(run: Make, tmp_path: Path) -> N
         r"shard 00000: its object has (\d+) bytes, more than max_object_bytes \(100000\); go on "
         r"with max_object_bytes=\1 or more, or plan a new sink with rows_per_shard=1 or fewer"
     )
+    large = np.random.default_rng(0).bytes(200_000)  # the footer tells the mean alone
     with pytest.raises(FinalShardError, match=told):
-        run(None, changes, prompt=["a"], x=[np.random.default_rng(0).bytes(200_000)])
+        run(None, changes, prompt=["a"] * 20, x=[large, *[b""] * 19])
 
 
 def test_a_sink_that_cannot_be_written_is_told(run: Make, tmp_path: Path) -> None:

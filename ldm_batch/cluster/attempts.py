@@ -8,10 +8,17 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar, TypeVarTuple
+from typing import Any, Literal, Protocol, TypeVar, TypeVarTuple
 
 from ldm_batch.config.cluster import ClusterConfig
-from ldm_batch.errors import FinalShardError, JobError, LdmBatchError, UnforeseenError
+from ldm_batch.errors import (
+    FinalShardError,
+    JobError,
+    LdmBatchError,
+    NoRoomError,
+    TryLaterError,
+    UnforeseenError,
+)
 from ldm_batch.errors.redact import tellable
 from ldm_batch.records import Failure, Receipt, Shard
 
@@ -29,6 +36,8 @@ class ShardMaker(Protocol):
         """Turn one shard into its committed object, on the terms of its plan."""
 
 
+NoRoom = Literal["node", "sink"]
+"""Whose disk is full: that of a worker's machine, or that of the dataset."""
 Loader = Callable[[], ShardMaker]
 Begin = Callable[[Mapping[str, str]], tuple[Sequence[Shard], Any]]
 """What the first worker that has loaded runs on -> the shards to make, and on what terms. Called
@@ -44,6 +53,8 @@ class Trouble:
     is_job_error: bool = False
     is_final: bool = False
     """Another attempt would come to the same."""
+    no_room: NoRoom | None = None
+    """A disk is full, where every shard that follows would be lost, too."""
 
 
 @dataclass(slots=True)
@@ -72,10 +83,15 @@ def catch_trouble(function: Callable[[*Given], Out], *arguments: *Given) -> Out 
             str(error),
             is_job_error=isinstance(error, JobError),
             is_final=isinstance(error, FinalShardError),
+            no_room=_whose_room(error) if isinstance(error, NoRoomError) else None,
         )
     except Exception as error:  # anything else is a shard's trouble, not the job's
         message = tellable(f"{type(error).__name__}: {error}")
         return Trouble(message, tellable(traceback.format_exc()))
+
+
+def _whose_room(error: NoRoomError) -> NoRoom:
+    return "node" if error.is_of_node else "sink"
 
 
 def count_attempt(pending: Pending, trouble: Trouble, max_attempts: int) -> Failure | None:
@@ -83,9 +99,15 @@ def count_attempt(pending: Pending, trouble: Trouble, max_attempts: int) -> Fail
 
     Raises:
         JobError: the trouble is not the shard's but the job's.
+        TryLaterError: it would be that of every shard that follows, for now.
     """
     if trouble.is_job_error:
         raise JobError(trouble.message)
+    if trouble.no_room:
+        raise TryLaterError(
+            f"stopped: {trouble.message}. What is committed stays; when there is room, the same "
+            "command goes on"
+        )
     pending.attempts += 1
     if pending.attempts < max_attempts and not trouble.is_final:
         return None

@@ -78,6 +78,10 @@ class Crew:
         member = self._members[number]
         self.asked[member.actor.make.remote(shard, self.terms)] = (member, shard)
 
+    def member(self, number: int) -> Member:
+        """The worker of a number."""
+        return self._members[number]
+
     def start(self) -> None:
         """Start one more worker, wherever there is room, now or later."""
         member = Member(self._num_started, self._start_actor(self._records.avoided))

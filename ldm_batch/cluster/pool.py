@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from types import ModuleType
 
 from ldm_batch.cluster.attempts import Begin, Loader, Trouble, job_error
@@ -43,7 +44,8 @@ def run_on_ray(
 
     Raises:
         JobError: the model does not load, or a local Ray has no room for a worker.
-        TryLaterError: Ray does not start, no worker for `start_timeout_s`, or the head is lost.
+        TryLaterError: Ray does not start, no worker for `start_timeout_s`, the head is lost, or a
+            disk is full.
     """
     with ray_session(cluster) as ray:
         pool = _Pool(ray, load, shards, cluster, begin)
@@ -64,7 +66,7 @@ class _Pool:
         cluster: ClusterConfig,
         begin: Begin | None,
     ) -> None:
-        self._ray, self._begin = ray, begin
+        self._ray, self._begin, self._cluster = ray, begin, cluster
         self._schedule = Schedule(shards, cluster)
         self._crew = Crew(ray, load, cluster, self._schedule)
         self._environment = versions()
@@ -84,6 +86,7 @@ class _Pool:
             for reference in self._answered():
                 if reference in self._crew.asked:  # else its worker is gone by now
                     yield from self._on_answer(reference)
+            yield from self._end_hung()
 
     def stop(self) -> None:
         """End all workers."""
@@ -150,10 +153,13 @@ class _Pool:
 
     def _on_made(self, member: Member, shard: Shard, answer: Receipt | Trouble) -> Iterator[Event]:
         if isinstance(answer, Trouble):
+            is_full = answer.no_room == "node"
+            if is_full and self._crew.has_loaded_elsewhere(member):
+                answer = replace(answer, no_room=None)  # other machines have disks of their own
             failure = self._schedule.fail(member.number, shard.index, answer)
             if failure is not None:
                 yield failure
-            yield from self._crew.on_trouble(member, answer.message)
+            yield from self._crew.on_trouble(member, answer.message, is_certain=is_full)
         else:
             self._crew.on_success(member)
             if answer.outcome is Outcome.FOUND:  # the other was here first
@@ -163,6 +169,21 @@ class _Pool:
             if self._schedule.finish(member.number, shard.index, time.monotonic()):
                 yield answer
         self._crew.end_if_done(member)
+
+    def _end_hung(self) -> Iterator[Event]:
+        """End workers that take too long for a shard, which is an attempt at it."""
+        for number, shard in self._schedule.find_hung(time.monotonic()):
+            member, limit_s = self._crew.member(number), self._cluster.max_shard_s
+            message = f"not made in {limit_s:g} s (cluster.max_shard_s) on {member.host}"
+            yield Notice(f"shard {shard.id}: {message}: its worker is ended")
+            failure = self._schedule.fail(number, shard.index, Trouble(message))
+            if failure is not None:
+                yield failure
+            is_retiring = member.is_retiring
+            self._crew.end(member)
+            yield from self._crew.on_trouble(member, message)
+            if not is_retiring:
+                self._crew.start()
 
     def _on_lost(self, member: Member, ending: Ending, message: str) -> Iterator[Event]:
         """A worker is gone with all that it had under way."""

@@ -41,6 +41,8 @@ class Ending(StrEnum):
 class _Run:
     pending: Pending
     started_at: float
+    leads_since: float | None = None
+    """When it was first seen with no other before it in its worker."""
 
 
 @dataclass(slots=True)
@@ -155,6 +157,22 @@ class Schedule:
         pending = self._end_run(number, shard).pending
         pending.last_worker, pending.last_node = number, worker.node
         return self._count(pending, trouble)
+
+    def find_hung(self, now: float) -> list[tuple[int, Shard]]:
+        """Workers that have been at a shard for longer than a job lets them, each with that one.
+
+        What waits in a worker behind another shard is not being made.
+        """
+        if (limit_s := self._cluster.max_shard_s) is None:
+            return []
+        found = []
+        for worker in self._workers.values():
+            for run in list(worker.running.values())[:1]:
+                if run.leads_since is None:
+                    run.leads_since = now
+                if now - run.leads_since >= limit_s:
+                    found.append((worker.number, run.pending.shard))
+        return found
 
     def lose_worker(self, number: int, ending: Ending, message: str) -> list[Failure]:
         """A worker is gone; what it had is tried again, or has failed for the last time.

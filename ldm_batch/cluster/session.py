@@ -6,25 +6,29 @@ Knows how to join, what one worker takes of a node, and what Ray's errors say; m
 from __future__ import annotations
 
 import logging
-import math
 import os
 import re
-import shutil
 import signal
 import socket
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import ModuleType
 from typing import Any
 
+from ldm_batch.cluster.local_ray import (
+    OWN_RAY,
+    RAYS_FOLDER,
+    check_folder,
+    local_resources,
+    own_agent_port,
+    replaced,
+)
 from ldm_batch.cluster.view import quieten
 from ldm_batch.config.bounds import suggest
 from ldm_batch.config.cluster import LAST_PORT, ClusterConfig
 from ldm_batch.errors import JobError, TryLaterError
 
-OBJECT_STORE_BYTES = 128 * 1024 * 1024
-"""Of a local Ray, which would keep 30 % of the memory: only shards and receipts travel."""
 QUIET_RAY = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -35,8 +39,6 @@ are held back as repeated."""
 MAX_MESSAGE_CHARS = 400
 """Ray's errors may hold a whole traceback, or all that an installer printed."""
 ANSI_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-OWN_RAY = "ldm_batch_own"
-"""A resource by which the local Ray of a job is known to other jobs."""
 INVALID_TOKEN = "InvalidAuthToken"
 CONNECT_S = 10.0
 """A head that lives answers within a round trip; Ray itself tries a dead one for minutes."""
@@ -46,12 +48,6 @@ HTTP2_SETTINGS = b"\x04"
 HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + HTTP2_SETTINGS + bytes(5)
 """What a client of gRPC, which Ray speaks, says first: the preface and an empty SETTINGS frame (RFC
 9113, 3.4 and 6.5). The server answers with a frame of that type; its fourth byte says so."""
-RAYS_FILES_BYTES = 16 * 2**20
-"""Logs and sockets of a local Ray; a job of an hour leaves a few MiB."""
-RAYS_FOLDER = (
-    "it keeps its files below RAY_TMPDIR, else TMPDIR, else /tmp: name a folder there with a short "
-    "path, room, and the right to write; cluster=in_process needs no Ray"
-)
 RAY_STRATEGIES = {"pack": "DEFAULT", "spread": "SPREAD"}
 
 
@@ -73,9 +69,9 @@ def ray_session(cluster: ClusterConfig) -> Iterator[ModuleType]:
     _check_runtime_env(ray, cluster.runtime_env)
     _check_answers(cluster)
     if cluster.address is None:
-        _check_folder()
+        check_folder()
     try:
-        with _own_sigterm(ray):
+        with _own_sigterm(ray), own_agent_port(ray) if cluster.address is None else nullcontext():
             _join(ray, cluster)
         quieten(ray)
         _refuse_anothers_own(ray, cluster)
@@ -93,13 +89,11 @@ def _own_sigterm(ray: ModuleType) -> Iterator[None]:
         return
     # Private: `ray.init` takes no option that leaves the signal alone, and setting it back
     # afterwards is too late for one that comes meanwhile.
-    on_terminate, utils = signal.getsignal(signal.SIGTERM), ray._private.utils
-    set_handler = utils.set_sigterm_handler
-    utils.set_sigterm_handler = lambda _handler: None
+    on_terminate = signal.getsignal(signal.SIGTERM)
     try:
-        yield
+        with replaced(ray._private.utils, "set_sigterm_handler", lambda _handler: None):
+            yield
     finally:
-        utils.set_sigterm_handler = set_handler
         signal.signal(signal.SIGTERM, on_terminate)
 
 
@@ -110,7 +104,7 @@ def _join(ray: ModuleType, cluster: ClusterConfig) -> None:
             log_to_driver=False,
             logging_level=logging.ERROR,
             runtime_env=_as_ray_wants(cluster.runtime_env) or None,
-            **({} if cluster.address else _local_resources(cluster)),
+            **({} if cluster.address else local_resources(cluster)),
         )
     except Exception as error:  # Ray raises many unrelated kinds
         raise _why_not_joined(ray, cluster, error) from error
@@ -152,20 +146,6 @@ def _why_not_joined(ray: ModuleType, cluster: ClusterConfig, error: Exception) -
 def _is_folders(error: Exception) -> bool:
     """Tell whether it is the folder where a local Ray keeps its files that cannot be used."""
     return isinstance(error, OSError) and not isinstance(error, ConnectionError | TimeoutError)
-
-
-def _check_folder() -> None:
-    """Refuse a folder without room at once: in it a local Ray waits for what cannot come."""
-    folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
-    try:
-        free_bytes = shutil.disk_usage(folder).free
-    except OSError:  # it is not there yet; Ray makes it or says what is wrong
-        return
-    if free_bytes < RAYS_FILES_BYTES:
-        raise JobError(
-            f"cluster: a local Ray needs {RAYS_FILES_BYTES // 2**20} MiB for its files, and "
-            f"{folder} has {free_bytes // 2**20}; {RAYS_FOLDER}"
-        )
 
 
 def _is_unauthorized(ray: ModuleType, error: BaseException | None) -> bool:
@@ -211,22 +191,6 @@ def _check_answers(cluster: ClusterConfig) -> None:
         raise TryLaterError(f"{field}: nothing answers at {address} ({error}); {wanted}") from error
     if answer[3:4] != HTTP2_SETTINGS and os.environ.get("RAY_USE_TLS", "0") == "0":
         raise JobError(f"{field}: what answers at {address} is no Ray; {wanted}")
-
-
-def _local_resources(cluster: ClusterConfig) -> dict[str, Any]:
-    """A local Ray has room for every worker that was asked for, however few cores there are."""
-    cores, cpus = len(os.sched_getaffinity(0)), cluster.cpus_per_worker
-    num_workers = cluster.num_workers or max(cluster.min_workers, int(cores / max(cpus, 0.01)))
-    wanted = math.ceil((cluster.num_workers or cluster.min_workers) * cpus)
-    return {
-        "num_cpus": max(cores, wanted),
-        "resources": {
-            OWN_RAY: 1,
-            **{name: num_workers * amount for name, amount in cluster.resources.items()},
-        },
-        "include_dashboard": False,
-        "object_store_memory": OBJECT_STORE_BYTES,
-    }
 
 
 def worker_options(ray: ModuleType, cluster: ClusterConfig) -> dict[str, Any]:

@@ -68,6 +68,10 @@ class ClusterConfig:
     max_attempts: int = 3
     """How often a shard is tried before it is recorded as failed; attempts that ended because a
     node was preempted or lost are not counted."""
+    max_shard_s: float | None = None
+    """Seconds that a worker may take for a shard: one that takes longer hangs, is told of and
+    ended, and the shard is tried elsewhere, as after any other attempt. Null: as long as it takes.
+    With Ray alone, as nothing else could end it."""
     copy_stragglers: bool = False
     """At the end of a job give idle workers copies of the slowest shards; the first to commit
     wins, so a copy costs device time and nothing else. Not done with `overwrite`, or on a store
@@ -85,6 +89,9 @@ def check_cluster(cluster: ClusterConfig) -> Iterator[str]:
     yield from within("cluster.start_timeout_s", cluster.start_timeout_s, 1, 7 * 24 * 3600)
     yield from within("cluster.shards_in_flight", cluster.shards_in_flight, 1, 16)
     yield from within("cluster.max_attempts", cluster.max_attempts, 1, 100)
+    yield from within("cluster.max_shard_s", cluster.max_shard_s, 1, 30 * 24 * 3600)
+    if cluster.max_shard_s is not None and cluster.executor == "in_process":
+        yield "cluster.max_shard_s: needs cluster.executor=ray; this process cannot end itself"
     for name, amount in cluster.resources.items():
         yield from within(f"cluster.resources.{name}", amount, 0, 1_000_000)
         yield from _ray_amount(f"cluster.resources.{name}", amount)

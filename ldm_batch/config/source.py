@@ -47,6 +47,9 @@ class SourceConfig:
     """Larger image files are rejected unread."""
     max_image_pixels: int = 1024 * 1024
     """Images of more pixels are rejected before they are decoded."""
+    max_side: int | None = None
+    """Longest side in pixels of an image that a row may ask for, as it is stored, after all that
+    enlarges it; rows that ask for more are rejected. Null: what the columns and the format take."""
     carry_parent: bool = True
     """Copy the columns of a dataset of ours to what is made of its images; `parent_` is put before
     names that the new dataset has itself."""
@@ -78,6 +81,7 @@ def check_source(source: SourceConfig, task: TaskColumns) -> Iterator[str]:
     yield from within("source.max_prompt_chars", source.max_prompt_chars, 1, 1_000_000)
     yield from within("source.max_image_bytes", source.max_image_bytes, 1, 2**30)
     yield from within("source.max_image_pixels", source.max_image_pixels, 1, 2**26)
+    yield from within("source.max_side", source.max_side, 8, 2**20)
     uris = source_uris(source)
     if source.uri is None or not uris:
         yield "source.uri: not set; name a Parquet file, a glob, a folder, or a list of these"

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ldm_batch.config import ModelConfig, SchedulerConfig
+from ldm_batch.config.job import MAX_BATCH_SIZE
 from ldm_batch.diffusion.load import pick_device
+from ldm_batch.diffusion.models.cache import write_whole
 from ldm_batch.diffusion.models.files import lock_model
 from ldm_batch.diffusion.models.find import find_model
 from ldm_batch.diffusion.text_to_image import TextToImage
@@ -77,9 +79,9 @@ def find_batch_size(
         ShardError: not even the smallest candidate fits into memory.
     """
     key = _key(model, call, share)
-    known = json.loads(memory.read_text()) if memory is not None and memory.is_file() else {}
+    known = _known(memory) if memory is not None else {}
     if key in known:
-        return int(known[key])
+        return known[key]
     first: Measurable = load() if load else TextToImage.from_config(model, scheduler, batch_size=1)
 
     def measure(batch_size: int) -> float:
@@ -90,7 +92,8 @@ def find_batch_size(
     else:
         size = find_quickest(measure, candidates)
     if memory is not None:
-        _remember(memory, {**known, key: size})
+        with suppress(OSError):  # no room, no rights: it is measured again the next time
+            write_whole(memory, {**_known(memory), key: size})
     return size
 
 
@@ -167,14 +170,28 @@ def _key(model: ModelConfig, call: Call, share: float | None = None) -> str:
         "guided" if call.guidance_scale not in (0, 1) else "plain",
         model.dtype,
         name,
+        _room(device),
         *([] if model.offload == "none" else [f"offload={model.offload}"]),
         *([f"share={share:g}"] if share is not None and 0 < share < 1 else []),
     ]
     return " ".join(parts)
 
 
-def _remember(memory: Path, known: dict[str, int]) -> None:
-    memory.parent.mkdir(parents=True, exist_ok=True)
-    temporary = memory.with_name(f".{memory.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(known, indent=2, sort_keys=True))
-    os.replace(temporary, memory)
+def _room(device: torch.device) -> str:
+    """What a device has beside its name: memory, of which a card may show a part; threads."""
+    import torch
+
+    if device.type == "cuda":
+        return f"{torch.cuda.get_device_properties(device).total_memory / 2**30:.1f} GiB"
+    return f"{torch.get_num_threads()} threads"
+
+
+def _known(memory: Path) -> dict[str, int]:
+    """What is remembered; nothing of a file that is damaged, or cannot be read."""
+    try:
+        known = json.loads(memory.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    if not isinstance(known, dict):
+        return {}
+    return {k: v for k, v in known.items() if type(v) is int and 1 <= v <= MAX_BATCH_SIZE}

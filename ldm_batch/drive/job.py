@@ -22,7 +22,7 @@ from ldm_batch.drive.budget import Budget
 from ldm_batch.drive.report import print_model, print_plan, print_report
 from ldm_batch.drive.revisions import with_revisions
 from ldm_batch.drive.settle import Planning, StartAgain, Work
-from ldm_batch.errors import JobError, StorageError
+from ldm_batch.errors import JobError, NoRoomError, StorageError, TryLaterError
 from ldm_batch.generate.choose import Choice, choose, measure_batch_size, validate_job
 from ldm_batch.generate.task import FoundModels
 from ldm_batch.plan.command_line import resume_command, variables_to_set
@@ -100,6 +100,8 @@ def drive_job(job: JobConfig, *, overrides: Sequence[str], out: TextIO) -> JobRe
             except StartAgain:
                 tell(out, "another driver planned this dataset first: starting again by its plan")
                 chosen = choose(dataclasses.replace(chosen.job, plan_again=False))
+    except NoRoomError as error:
+        raise TryLaterError(str(error)) from error
     except StorageError as error:
         raise JobError(str(error)) from error
     finally:

@@ -255,8 +255,7 @@ class Planning:
 
     def _select(self, plan: Plan, *, is_stored: bool) -> Work:
         job, done = self._chosen.job, committed_shards(self._store)
-        named = shard_ranges(job.shards)
-        todo = select_shards(plan, done, named=named, overwrite=job.overwrite)
+        todo = select_shards(plan, done, named=shard_ranges(job.shards), overwrite=job.overwrite)
         return Work(plan, is_stored, done, todo)
 
     def _look_again(self) -> Work:

@@ -8,13 +8,19 @@
     ├── ShardError      one shard could not be made; tried again, then recorded (exit code 1)
     │   └── FinalShardError as it is, each attempt comes to the same: not tried again
     └── StorageError    storage did not do what was asked: a job error where the driver meets it,
-                        a shard error where a worker does
+        │               a shard error where a worker does
+        ├── UnservedError   the store is there, and one file is not to be had: the trouble of the
+        │                   row that names it
+        └── NoRoomError     a disk, or a quota, is full: every shard that follows would be lost, so
+                            a job stops (exit code 75)
 
 A bad row is not an exception but a value: `ldm_batch.records.Rejection`. Messages hold no secrets:
 what libraries say of URLs is cleaned when an error is made.
 """
 
 from __future__ import annotations
+
+import errno
 
 from ldm_batch.errors.redact import tellable
 
@@ -62,6 +68,30 @@ class FinalShardError(ShardError):
 
 class StorageError(LdmBatchError):
     """A file could not be listed, read or written: permissions, a full disk, an outage."""
+
+
+class UnservedError(StorageError):
+    """One file is not there, or is there and not to be had; of its store that says nothing."""
+
+    def __init__(self, message: object = "", *, is_absent: bool = False) -> None:
+        """Tell a file that is not there from one that is closed to us, or is none."""
+        super().__init__(message)
+        self.is_absent = is_absent
+
+
+class NoRoomError(StorageError):
+    """A disk or a quota is full: what is written from here on is lost."""
+
+    def __init__(self, message: object = "", *, is_of_node: bool = False) -> None:
+        """Tell a disk of the machine at work, beside which another may have room, from the
+        sink's."""
+        super().__init__(message)
+        self.is_of_node = is_of_node
+
+
+def is_no_room(error: OSError) -> bool:
+    """Tell whether the operating system has no room left, on a disk or in a quota."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def one_line(error: object, max_chars: int = 500) -> str:

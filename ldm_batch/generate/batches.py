@@ -7,9 +7,12 @@ know who draws.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import chain
 
 from ldm_batch.columns import IMAGE, LOW_RESOLUTION
-from ldm_batch.generate.pipeline import BatchKey, Pipeline
+from ldm_batch.generate.pipeline import BatchKey, Picture, Pipeline
+from ldm_batch.generate.row_by_row import draw
 from ldm_batch.generate.task import Task
 from ldm_batch.identity import Form
 from ldm_batch.records import (
@@ -23,6 +26,10 @@ from ldm_batch.records import (
     Slot,
 )
 from ldm_batch.write.encode import Drawn
+
+MAX_OTHER_CALLS = 4
+"""Of a shard of which nothing was drawn yet, by which a pipeline is tried that draws nothing of a
+batch."""
 
 
 def plan_images(
@@ -56,27 +63,64 @@ def generate_images(
     pipeline: Pipeline,
     images: Sequence[PlannedImage],
     make_request: Callable[[PlannedImage], Request],
+    as_usual: Callable[[Call], Call] = lambda call: call,
 ) -> Iterator[list[tuple[Slot, Drawn]]]:
     """Make images batch by batch; of each batch, where an image belongs, and its pixels or fault.
 
-    What was measured of an image, and what the first of two stages made, follow it.
+    What was measured of an image, and what the first of two stages made, follow it. Where a batch
+    raises, the rows that it is about are faults; see row_by_row.py.
 
     Args:
+        pipeline: who draws.
+        images: of a shard.
         make_request: what the pipeline is told of an image.
+        as_usual: the call of a row with the job's own numbers in place of those that it asks.
+
+    Raises:
+        Exception: the pipeline draws nothing of the shard.
     """
-    for numbers in make_batches(images, pipeline.batch_key):
+    batches = make_batches(images, pipeline.batch_key)
+    shown: Request | None = None
+    for place, numbers in enumerate(batches):
         requests = [make_request(images[number]) for number in numbers]
+        others = _others(batches[place + 1 :], images, pipeline.batch_key)
+        known, first = [shown] if shown else [], requests[0]
+        witnesses = chain(
+            known,
+            (make_request(images[number]) for number in others),
+            [replace(first, call=usual)] if (usual := as_usual(first.call)) != first.call else [],
+        )
         drawn: list[tuple[Slot, Drawn]] = []
-        for number, made in zip(numbers, pipeline.generate(requests), strict=True):
-            if isinstance(made, Made):
-                drawn.append(((number, IMAGE), made.pixels))
-                if made.low_resolution is not None:
-                    drawn.append(((number, LOW_RESOLUTION), made.low_resolution))
-                if made.columns:
-                    drawn.append(((number, IMAGE), made.columns))
-            else:
-                drawn.append(((number, IMAGE), made))
+        pictures = draw(pipeline, requests, witnesses)
+        for number, request, made in zip(numbers, requests, pictures, strict=True):
+            if not isinstance(made, Fault):
+                shown = request
+            drawn += _drawn(number, made)
         yield drawn
+
+
+def _drawn(number: int, made: Picture) -> Iterator[tuple[Slot, Drawn]]:
+    """An image, and what follows it."""
+    if not isinstance(made, Made):
+        yield (number, IMAGE), made
+        return
+    yield (number, IMAGE), made.pixels
+    if made.low_resolution is not None:
+        yield (number, LOW_RESOLUTION), made.low_resolution
+    if made.columns:
+        yield (number, IMAGE), made.columns
+
+
+def _others(
+    later: Sequence[Sequence[int]], images: Sequence[PlannedImage], batch_key: BatchKey
+) -> Iterator[int]:
+    """Images of later batches to try a pipeline by, one of each of a few calls."""
+    seen: list[Call] = []
+    for number in (batch[0] for batch in later):
+        key, _ = batch_key(images[number].row.call)
+        if key not in seen and len(seen) < MAX_OTHER_CALLS:
+            seen.append(key)
+            yield number
 
 
 def reject_faulty(

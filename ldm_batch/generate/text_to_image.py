@@ -20,6 +20,7 @@ from ldm_batch.read.rows import (
     parse_all_carried,
     parse_arguments,
     parse_seed,
+    parse_size,
     parse_text,
 )
 from ldm_batch.records import Call, PlannedImage, PromptCount, Reason, Request, Row
@@ -59,7 +60,7 @@ def parse_row(values: Mapping[str, Any], place: RowPlace, context: RowContext) -
     default = context.call.negative_prompt
     return place.row(
         {"prompt": prompt, "negative_prompt": default if negative is None else negative},
-        Call(**parse_arguments(values, context.call, ARGUMENTS)),
+        Call(**parse_arguments(values, context.call, ARGUMENTS) | parse_size(values, context)),
         seed=parse_seed(values, context.form),
         carry=parse_all_carried(values),
     )

@@ -11,12 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import pyarrow as pa
-
 from ldm_batch.columns import TaskColumns
-from ldm_batch.config import ClusterConfig, JobConfig, with_size
+from ldm_batch.config import ClusterConfig, JobConfig
 from ldm_batch.errors import JobError
 from ldm_batch.plan.input_columns import FoundColumns, find_columns_of
+from ldm_batch.plan.sizes import carried_bytes, holds_images, largest_size, refuse_too_large
 from ldm_batch.read import footer as footers
 from ldm_batch.read import matching
 from ldm_batch.read.footer import Footer
@@ -38,10 +37,6 @@ ROOT_PER_WORKER = 2
 """Images per worker grow with their number: of n, there are taken to be sqrt(n) / 2 workers."""
 LOCAL_WORKERS = 8
 """Taken for a machine of unknown size: the GPUs of a large one."""
-PIXELS_PER_BYTE = 2
-"""Of compressed images of unknown size: what photographs have at good quality."""
-SMALLEST_FILE = 26
-"""Bytes of the smallest image file, a GIF: with fewer on the mean, cells hold only paths."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +48,8 @@ class NewFile:
     largest_size: tuple[int, int]
     is_size_known: bool
     """False: rows name their images by paths, and the largest size is what a job allows."""
+    carried_bytes: int
+    """What the columns that are carried along take of a row, as far as the footer tells."""
     columns: FoundColumns
     """What is read of it."""
     unread: Sequence[str] = ()
@@ -78,14 +75,16 @@ def look_at(
     """
     footer, found = find_columns_of(footer, file.name, file.uri, task, job.source, types)
     columns = found.fields
-    is_known = not task.has_image or _holds_images(footer, columns["image"])
+    refuse_too_large(job, task, columns, native_size)
+    is_known = not task.has_image or holds_images(footer, columns["image"])
     return NewFile(
         InputFile(
             file.name, file.uri, file.size_bytes, file.version, footer.num_rows, footer.sha256
         ),
         footers.row_group_ends(footer),
-        _largest_size(footer, task, columns, job, native_size, is_known=is_known),
+        largest_size(footer, task, columns, job, native_size, is_known=is_known),
         is_known,
+        carried_bytes(footer, task, job.source),
         found,
         matching.describe_unread(footer, task, job.source, columns),
     )
@@ -104,8 +103,8 @@ def settle_rows_per_shard(
             batch_size=job.batch_size,
             num_images_per_prompt=job.num_images_per_prompt,
         )
-        sizes = [new.largest_size for new in new_files if not new.is_size_known]
-        num_rows = min([num_rows, *(_cautious_rows(job, size) for size in sizes)])
+        unknown = [new for new in new_files if not new.is_size_known]
+        num_rows = min([num_rows, *(_cautious_rows(job, new) for new in unknown)])
     config = {**document.get("config", {}), "rows_per_shard": num_rows}
     return replace(job, rows_per_shard=num_rows), {**document, "config": config}
 
@@ -117,7 +116,7 @@ def cut_files(job: JobConfig, files: Sequence[NewFile], *, first: int) -> list[S
         start = first + len(shards)
         num_rows = job.rows_per_shard  # taken at its word where no size is known
         if new.is_size_known:
-            num_rows = rows_per_shard(job, new.largest_size)
+            num_rows = rows_per_shard(job, new.largest_size, new.carried_bytes)
         cut = cut_file(new.file, new.row_group_ends, num_rows)
         shards += [replace(shard, index=start + shard.index) for shard in cut]
     return shards
@@ -142,17 +141,22 @@ def cut_file(file: InputFile, row_group_ends: Sequence[int], num_rows: int) -> l
     return shards
 
 
-def rows_per_shard(job: JobConfig, size: tuple[int, int]) -> int:
+def rows_per_shard(job: JobConfig, size: tuple[int, int], carried_bytes: int = 0) -> int:
     """Rows whose images fit into `max_object_bytes` at the worst (nothing compresses).
+
+    Args:
+        size: height and width of the largest images.
+        carried_bytes: what columns that are carried along take of each image.
 
     Raises:
         JobError: not even one row's images fit.
     """
-    fitting = _fitting_rows(job, size)
+    fitting = _fitting_rows(job, size, carried_bytes)
     if fitting < 1:
+        beside = f", and {carried_bytes} bytes of carried columns each" if carried_bytes else ""
         raise JobError(
             f"max_object_bytes: {job.max_object_bytes} is too small for the images of one row "
-            f"({job.num_images_per_prompt} of {size[0]}x{size[1]} pixels)"
+            f"({job.num_images_per_prompt} of {size[0]}x{size[1]} pixels{beside})"
         )
     if fitting >= job.rows_per_shard:
         return int(job.rows_per_shard)
@@ -162,11 +166,12 @@ def rows_per_shard(job: JobConfig, size: tuple[int, int]) -> int:
 
 def describe_unknown_sizes(job: JobConfig, new_files: Sequence[NewFile]) -> list[str]:
     """What a user should know of shards whose images are of unknown size, a line each."""
-    sizes = [new.largest_size for new in new_files if not new.is_size_known]
-    fitting = min((_fitting_rows(job, size) for size in sizes), default=job.rows_per_shard)
+    unknown = [new for new in new_files if not new.is_size_known]
+    rows = [_fitting_rows(job, new.largest_size, new.carried_bytes) for new in unknown]
+    fitting = min(rows, default=job.rows_per_shard)
     if fitting >= job.rows_per_shard:
         return []
-    height, width = max(sizes)
+    height, width = max(new.largest_size for new in unknown)
     return [
         f"rows_per_shard: {job.rows_per_shard}; how large images are that paths name is not known "
         f"yet: of {width}x{height} pixels, made of the largest that source.max_image_pixels lets "
@@ -174,75 +179,18 @@ def describe_unknown_sizes(job: JobConfig, new_files: Sequence[NewFile]) -> list
     ]
 
 
-def _cautious_rows(job: JobConfig, size: tuple[int, int]) -> int:
+def _cautious_rows(job: JobConfig, new: NewFile) -> int:
     """Rows of a shard whose images may have a size, but need not: those that fit, of whole batches,
     but one batch at least."""
     images = job.num_images_per_prompt
-    rows = whole_batches(
-        max(1, _fitting_rows(job, size)), batch_size=job.batch_size, num_images_per_prompt=images
-    )
+    fitting = max(1, _fitting_rows(job, new.largest_size, new.carried_bytes))
+    rows = whole_batches(fitting, batch_size=job.batch_size, num_images_per_prompt=images)
     return max(rows, -(-int(job.batch_size) // images))
 
 
-def _fitting_rows(job: JobConfig, size: tuple[int, int]) -> int:
-    image_bytes = size[0] * size[1] * 3 * 105 // 100 + 16 * 1024
+def _fitting_rows(job: JobConfig, size: tuple[int, int], carried_bytes: int) -> int:
+    image_bytes = size[0] * size[1] * 3 * 105 // 100 + 16 * 1024 + carried_bytes
     return int(job.max_object_bytes) // (image_bytes * job.num_images_per_prompt)
-
-
-def _holds_images(footer: Footer, column: str) -> bool:
-    """Tell whether a column holds images and not only their paths, as far as a size can tell; one
-    of a dataset of ours that lost its bytes is known by its heights and widths."""
-    kind = matching.plain_type(footer.schema.field(column).type)
-    if pa.types.is_struct(kind):
-        held = footers.mean_bytes(footer, f"{column}.bytes")
-        return held >= SMALLEST_FILE or _own_pixels(footer) is not None
-    return not matching.is_text(kind)
-
-
-def _largest_size(
-    footer: Footer,
-    task: TaskColumns,
-    columns: Mapping[str, str],
-    job: JobConfig,
-    native_size: tuple[int, int],
-    *,
-    is_known: bool,
-) -> tuple[int, int]:
-    """Height and width in pixels that no image of a file is likely to exceed."""
-    if task.has_image:
-        pixels = _input_pixels(footer, columns) if is_known else math.inf
-        side = task.scale * _side(min(pixels, job.source.max_image_pixels))
-        return side, side
-    sides = []
-    call = with_size(job.call, native_size)
-    for name, default in (("height", call.height), ("width", call.width)):
-        largest = footers.largest_value(footer, columns[name]) if name in columns else None
-        within = max(0, min(largest or 0, footers.MAX_SIDE))
-        sides.append(task.scale * max(default or 0, int(within)))
-    return sides[0], sides[1]
-
-
-def _input_pixels(footer: Footer, columns: Mapping[str, str]) -> float:
-    """As many pixels as a large image of the input may have.
-
-    A dataset of ours tells; of others the bytes per image are taken for two pixels each.
-    """
-    own = _own_pixels(footer)
-    return PIXELS_PER_BYTE * footers.mean_bytes(footer, columns["image"]) if own is None else own
-
-
-def _own_pixels(footer: Footer) -> float | None:
-    """The largest image of a dataset of ours; None: it is none, or does not tell."""
-    names = ("height", "width")
-    if not matching.is_own(footer) or not set(names) <= {*footer.schema.names}:
-        return None
-    sides = [footers.largest_value(footer, name) for name in names]
-    return None if None in sides else math.prod(int(side) for side in sides if side is not None)
-
-
-def _side(pixels: float) -> int:
-    """Side of the smallest square of as many pixels."""
-    return math.isqrt(int(max(pixels, 1)) - 1) + 1
 
 
 def auto_rows_per_shard(

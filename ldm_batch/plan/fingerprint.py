@@ -70,6 +70,7 @@ def _images_of_form_1(
             "carry": dict(carry),
             "max_prompt_chars": job.source.max_prompt_chars,
             "long_prompts": job.source.long_prompts,
+            **_max_side(job),
             **identify_text(job.source),
         },
     }
@@ -101,9 +102,15 @@ def _images_of_form_2(
             "carry": dict(carry),
             **(prompts if has_prompts else {}),
             **({"image_root": job.source.image_root} if task.has_image else {}),
+            **_max_side(job),
             **identify_text(job.source),
         },
     }
+
+
+def _max_side(job: JobConfig) -> dict[str, Any]:
+    """Which rows are rejected, where a job says so; a plan of a job that does not has no word."""
+    return {} if job.source.max_side is None else {"max_side": job.source.max_side}
 
 
 IMAGES_OF_FORM = {1: _images_of_form_1, 2: _images_of_form_2}

@@ -154,7 +154,8 @@ def _check_header(image: Image.Image, limits: ImageLimits) -> Fault | None:
             )
     if max(width, height) > limits.max_side:
         return _too_large(
-            f"{width}x{height} pixels", f"{limits.max_side} a side, to fit its format when larger"
+            f"{width}x{height} pixels",
+            f"{limits.max_side} a side, by what its format, or source.max_side, takes when larger",
         )
     if not is_convertible(image):
         return Fault(

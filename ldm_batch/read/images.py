@@ -6,12 +6,7 @@ the output. What of a mask is to be repainted is said here.
 
 from __future__ import annotations
 
-import os
-import posixpath
-import re
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -21,18 +16,11 @@ from ldm_batch.columns import IMAGE, MASK, TaskColumns
 from ldm_batch.config import JobConfig
 from ldm_batch.config.upscale import parse_colour
 from ldm_batch.read.decode import DecodedImage, ImageLimits, decode_image, flatten
+from ldm_batch.read.row_files import RowFiles
 from ldm_batch.records import Fault, InputImage, Reason, Shard
-from ldm_batch.storage import read_file
 from ldm_batch.write.encode import MAX_SIDES, sha256
 from ldm_batch.write.spool import Spool
 
-Fetched = Future[bytes | Fault | None]
-LOCAL = "file://"
-ESCAPE = re.compile(rb"%[0-9A-Fa-f]{2}")
-READ_AHEAD = 8
-"""Files that are read at once, which waits for the store and not for a CPU; and rows whose files
-are in memory at most: 8 files, with masks 16, of 32 MiB each where they have the largest
-`source.max_image_bytes` by default."""
 LEAST_REPAINTED = 128
 """Of 255: from half grey to white a mask says that a pixel is to be repainted."""
 
@@ -41,15 +29,14 @@ class InputImages:
     """The images of one shard: checked as rows are read, decoded again when they are used."""
 
     def __init__(self, job: JobConfig, columns: TaskColumns, shard: Shard, spool: Spool) -> None:
-        self._spool, self._access = spool, job.source.access
-        self._fields = columns.pictures
-        self._root = _normal(job.source.image_root or _folder_of(shard.file.uri))
+        self._spool, self._fields = spool, columns.pictures
+        self._files = RowFiles(job.source, shard.file.uri)
         self._keeps_alpha = job.upscale.alpha == "keep"
         self._background = parse_colour(job.upscale.background)
         self._limits = ImageLimits(
             max_bytes=job.source.max_image_bytes,
             max_pixels=job.source.max_image_pixels,
-            max_side=MAX_SIDES[job.image.format] // columns.scale,
+            max_side=largest_asked(job, columns),
         )
 
     def keep(self, slot: int, cell: Mapping[str, Any] | None) -> InputImage | Fault:
@@ -60,7 +47,7 @@ class InputImages:
             cell: `bytes` (of a whole file), or `path` (UTF-8, below the image root), or both.
 
         Raises:
-            StorageError: a file is there but cannot be read.
+            StorageError: the store is in trouble.
         """
         found = self._decode(cell)
         if isinstance(found, Fault):
@@ -81,7 +68,7 @@ class InputImages:
             image: the row's own.
 
         Raises:
-            StorageError: a file is there but cannot be read.
+            StorageError: the store is in trouble.
         """
         found = self._decode(cell, is_colour=False)
         if isinstance(found, Fault):
@@ -96,17 +83,10 @@ class InputImages:
         """The rows in their order, with the files that they name read ahead, a few at a time.
 
         Raises:
-            StorageError: a file is there but cannot be read.
+            StorageError: the store is in trouble, by which no row is judged.
+            AccessError: it lets nobody in.
         """
-        with ThreadPoolExecutor(READ_AHEAD, thread_name_prefix="fetch") as pool:
-            pending: deque[tuple[Mapping[str, Any], Mapping[str, Fetched]]] = deque()
-            for row in rows:
-                found = {f: pool.submit(self._fetch, row.get(f) or {}) for f in self._fields}
-                pending.append((row, found))
-                if len(pending) == READ_AHEAD:
-                    yield _with_found(*pending.popleft())
-            while pending:
-                yield _with_found(*pending.popleft())
+        return self._files.read_ahead(rows, self._fields)
 
     def load(self, slot: int) -> NDArray[np.uint8]:
         """The pixels of an image that was kept: `[h, w, 3]`, or `[h, w, 4]` with its alpha."""
@@ -125,7 +105,7 @@ class InputImages:
     ) -> tuple[bytes, DecodedImage] | Fault:
         """The bytes of an image's file, and what it shows."""
         cell = cell or {}
-        data = cell["found"] if "found" in cell else self._fetch(cell)
+        data = cell["found"] if "found" in cell else self._files.fetch(cell)
         if isinstance(data, Fault):
             return data
         image = decode_image(data, self._limits, is_colour=is_colour)
@@ -141,24 +121,13 @@ class InputImages:
             return np.dstack([image.pixels, image.alpha]), ()
         return flatten(image.pixels, image.alpha, self._background), ("alpha_flattened",)
 
-    def _fetch(self, cell: Mapping[str, Any]) -> bytes | Fault | None:
-        """The bytes of a row's image: its own, or those of the file that it names."""
-        data, path = cell.get("bytes"), cell.get("path")
-        return self._read(path) if data is None and path else data
 
-    def _read(self, path: bytes) -> bytes | Fault:
-        """Read the file that a row names, one byte past the limit at most."""
-        try:
-            uri = resolve_path(path.decode("utf-8"), self._root)
-        except UnicodeDecodeError:
-            return Fault(Reason.UNREADABLE_IMAGE, "its path is not UTF-8")
-        if uri is None:
-            return Fault(Reason.UNREADABLE_IMAGE, _why_refused(path, self._root))
-        if leads_out(uri, self._root):
-            told = f"a link at its path leads out of {self._root} (source.image_root)"
-            return Fault(Reason.UNREADABLE_IMAGE, told)
-        data = read_file(uri, self._limits.max_bytes + 1, self._access)
-        return Fault(Reason.UNREADABLE_IMAGE, _why_missing(path)) if data is None else data
+def largest_asked(job: JobConfig, columns: TaskColumns) -> int:
+    """Longest side in pixels that a row may ask for, or bring, before anything enlarges it."""
+    stored = MAX_SIDES[job.image.format]
+    if job.source.max_side is not None:
+        stored = min(stored, job.source.max_side)
+    return stored // columns.scale
 
 
 def is_repainted(pixels: NDArray[np.uint8]) -> NDArray[np.bool_]:
@@ -234,81 +203,3 @@ def _described(
         width=width,
         conversions=(*image.conversions, *more),
     )
-
-
-def _with_found(row: Mapping[str, Any], found: Mapping[str, Fetched]) -> Mapping[str, Any]:
-    cells = {name: {**(row.get(name) or {}), "found": one.result()} for name, one in found.items()}
-    return {**row, **cells}
-
-
-def resolve_path(path: str, root: str) -> str | None:
-    """Where a path of the input points to, or None if that is not below `root`.
-
-    Args:
-        path: relative to the root, or absolute, or a URI.
-        root: a local folder or a URI; empty: none.
-    """
-    if "\0" in path or "::" in path:
-        return None
-    if not root:
-        return None
-    root = _normal(root).rstrip("/")
-    if path.startswith("/") or "://" in path:
-        path = _plain(path)
-        same = (path, _normal(path), _without_steps(path))  # verbatim first: keys may hold a //
-        below = next((one for one in same if one.startswith(f"{root}/")), None)
-        if below is None:
-            return None
-        path = below.removeprefix(root).lstrip("/")
-    rest = posixpath.normpath(path)
-    return None if rest == "." or rest.split("/")[0] == ".." else f"{root}/{rest}"
-
-
-def leads_out(uri: str, root: str) -> bool:
-    """Tell whether links of a local disk lead from below a folder to outside of it."""
-    if "://" in uri:
-        return False
-    target, place = os.path.realpath(uri), os.path.realpath(root)
-    return os.path.commonpath([target, place]) != place
-
-
-def _folder_of(uri: str) -> str:
-    """The folder of an input file, whose images stand below it unless the job names another; none
-    where that would be the whole disk."""
-    folder = posixpath.dirname(_plain(uri))
-    return "" if folder == "/" else folder
-
-
-def _why_refused(path: bytes, root: str) -> str:
-    if not root:
-        return "its path is below no folder: the input stands in /; set source.image_root"
-    if b"\0" in path:
-        return "its path holds a null character"
-    if b"::" in path:
-        return "its path holds '::', which chains one file system to another: rename the file"
-    return f"its path does not stand below {root} (source.image_root)"
-
-
-def _why_missing(path: bytes) -> str:
-    if not (escape := ESCAPE.search(path)):
-        return "no file at its path"
-    return (
-        f"no file at its path, in which {escape[0].decode()} stands for itself: paths and URIs are "
-        "taken as they are, without percent-encoding"
-    )
-
-
-def _plain(uri: str) -> str:
-    return uri.removeprefix(LOCAL)
-
-
-def _normal(uri: str) -> str:
-    """A local place without `..`, `.` and `//`; a URI as it is: these may be names in its store."""
-    place = _plain(uri)
-    return place if "://" in place or not place else _without_steps(place)
-
-
-def _without_steps(place: str) -> str:
-    scheme, separator, path = place.rpartition("://")
-    normal = posixpath.normpath(path)
-    return scheme + separator + (f"/{normal.lstrip('/')}" if path.startswith("/") else normal)

@@ -58,8 +58,15 @@ def resolve_columns(
                 f"{uri}: no column {wanted!r} for {field} (source.columns.{field})"
                 f"{_suggest(wanted, names)}{_where_names_stand(footer)}"
             )
-    carried = carried_columns(footer, task, source).values()
-    for name in (*columns.values(), *carried):
+    carried = carried_columns(footer, task, source)
+    for name in source.carry:
+        if carried[name] != name:
+            raise JobError(
+                f"{uri}: source.carry: its own {name.removeprefix(PARENT)!r} is carried along as "
+                f"{name!r} anyway, and its {name!r} as {PARENT + name!r}; leave {name!r} out, or "
+                "set source.carry_parent=false"
+            )
+    for name in (*columns.values(), *carried.values()):
         if name not in names:
             raise JobError(f"{uri}: no column {name!r} (source.carry){_suggest(name, names)}")
         if names.count(name) > 1:
@@ -70,7 +77,7 @@ def resolve_columns(
         if name in footer.folders or (was_text and is_text(kind)):
             continue  # what all files decide together, and what each cell says for itself
         check_type(field, name, kind, uri, task)
-    _check_size(footer.metadata, {*columns.values(), *carried}, uri)
+    _check_size(footer.metadata, {*columns.values(), *carried.values()}, uri)
     return columns
 
 

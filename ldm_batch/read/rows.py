@@ -86,6 +86,8 @@ class RowContext:
     """Where images are checked and kept, if rows bring some."""
     types: InputTypes = NO_TYPES
     """What the plan says of its input's columns."""
+    max_side: int | None = None
+    """Longest side in pixels that a row may ask for; None: what the columns take."""
 
 
 ParseRow = Callable[[Mapping[str, Any], RowPlace, RowContext], Row]
@@ -101,6 +103,24 @@ def parse_arguments(
         InvalidRow: a value is of the wrong type or out of range.
     """
     return {name: _parse_argument(values, name, getattr(call, name)) for name in names}
+
+
+def parse_size(values: Mapping[str, Any], context: RowContext) -> dict[str, int]:
+    """Height and width of a row; a null takes the job's default.
+
+    Raises:
+        InvalidRow: one is of the wrong type, out of range, or more than a row may ask for.
+    """
+    sides = parse_arguments(values, context.call, ("height", "width"))
+    for name, side in sides.items():
+        asked = values.get(name)
+        if asked is not None and context.max_side is not None and side > context.max_side:
+            message = (
+                f"{name} {side} is more than {context.max_side}, by what its format, or "
+                "source.max_side, takes of the result"
+            )
+            raise InvalidRow(Reason.OUT_OF_RANGE, message)
+    return sides
 
 
 def parse_seed(values: Mapping[str, Any], form: Form, name: str = "seed") -> int | None:

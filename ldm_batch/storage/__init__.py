@@ -13,7 +13,14 @@ from ldm_batch.storage.place import (
     SourceFile,
     is_parquet_name,
 )
-from ldm_batch.storage.store import Store, is_text, open_file, open_sink, read_file
+from ldm_batch.storage.store import (
+    Store,
+    is_text,
+    open_file,
+    open_sink,
+    prove_folder,
+    read_file,
+)
 from ldm_batch.storage.tables import TextFormat, text_format
 
 __all__ = [
@@ -32,6 +39,7 @@ __all__ = [
     "list_source",
     "open_file",
     "open_sink",
+    "prove_folder",
     "read_file",
     "text_format",
     "was_listed_before",

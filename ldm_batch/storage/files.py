@@ -28,6 +28,7 @@ from ldm_batch.storage.place import (
     is_parquet_name,
     translated,
 )
+from ldm_batch.storage.unserved import Whose, judge, unserved
 
 
 def list_files(uri: str, _access: Access = None) -> list[SourceFile]:
@@ -63,17 +64,29 @@ def open_for_reading(uri: str, _access: Access = None) -> BinaryIO:
         return cast(BinaryIO, _ForeignFile(fs.open(path, "rb"), uri))
 
 
-def read_start(uri: str, max_bytes: int, _access: Access = None) -> bytes | None:
-    """The first bytes of a file, or None where there is no such file."""
+def read_start(uri: str, max_bytes: int, _access: Access = None) -> bytes:
+    """The first bytes of a file; whatever its client raises is judged, see unserved.py."""
     fs, path = _filesystem(uri)
     with _all_translated(uri):
         try:
-            if not fs.isfile(path):
-                return None
             with fs.open(path, "rb") as file:
                 return cast(bytes, file.read(max_bytes))
-        except FileNotFoundError:
-            return None
+        except Exception as error:
+            if (whose := judge(error)) is Whose.STORE:
+                raise
+            raise unserved(uri, whose, f"{type(error).__name__}: {brief(error)}") from error
+
+
+def prove_folder(uri: str, _access: Access = None) -> None:
+    """Raise what keeps a folder from being looked at; few kinds of storage tell whether there is
+    one, so that an answer is enough."""
+    fs, path = _filesystem(uri)
+    with _all_translated(uri):
+        try:
+            fs.info(path)
+        except Exception as error:
+            if judge(error) is Whose.STORE:
+                raise
 
 
 def absolute(uri: str) -> str:
@@ -261,4 +274,4 @@ def _source_file(fs: AbstractFileSystem, info: Mapping[str, Any], root: str) -> 
     return SourceFile(name, uri, int(info["size"]), str(version))
 
 
-FILES = Kind(list_files, open_for_reading, read_start)
+FILES = Kind(list_files, open_for_reading, read_start, prove_folder)

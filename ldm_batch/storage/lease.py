@@ -54,8 +54,7 @@ def hold_lease(store: Store) -> Iterator[None]:
     finally:
         done.set()
         renewer.join()
-        if (lease := _read(store)) is not None and lease.holder == me:
-            store.remove(LEASE_PATH)
+        _give_back(store, me)
 
 
 def _refuse_other(store: Store, me: str) -> None:
@@ -67,6 +66,19 @@ def _refuse_other(store: Store, me: str) -> None:
         "takes one driver at a time; wait until it ends, or, if it was killed, for "
         f"{lease.until - time.time():.0f} s"
     )
+
+
+def _give_back(store: Store, me: str) -> None:
+    """Remove the lease, as far as the store lets us: what the block did is done all the same."""
+    try:
+        if (lease := _read(store)) is not None and lease.holder == me:
+            store.remove(LEASE_PATH)
+    except LdmBatchError as error:
+        print(
+            f"warning: the lease could not be given back, so the next driver waits for up to "
+            f"{LEASE_S:.0f} s: {error}",
+            file=sys.stderr,
+        )
 
 
 def _renew(store: Store, me: str, done: threading.Event) -> None:

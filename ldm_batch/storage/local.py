@@ -15,16 +15,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
-from ldm_batch.errors import JobError
+from ldm_batch.errors import AccessError, JobError, StorageError, UnservedError
 from ldm_batch.storage.files import FILES
 from ldm_batch.storage.place import (
     COPY_BYTES,
     Access,
     Creation,
     Leftover,
+    brief,
     content_digest,
     translated,
 )
+from ldm_batch.storage.unserved import Whose, judge_os_error, unserved
 
 SCRATCH_FOLDER = ".ldm_batch/tmp"
 
@@ -194,4 +196,29 @@ def open_folder(root: str, _access: Access) -> LocalFolder:
     return LocalFolder(root)
 
 
-LOCAL = replace(FILES, open_place=open_folder)
+def read_start(path: str, max_bytes: int, _access: Access = None) -> bytes:
+    """The first bytes of a file."""
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # to open a pipe would wait for its writer
+            raise UnservedError(f"{path}: no file")
+        with open(path, "rb") as file:
+            return file.read(max_bytes)
+    except OSError as error:
+        whose, why = judge_os_error(error, path), error.strerror or brief(error)
+        if whose is Whose.STORE:
+            raise StorageError(f"{path}: {why}") from error
+        raise unserved(path, whose, why) from error
+
+
+def prove_folder(path: str, _access: Access = None) -> None:
+    """Raise what keeps files below a folder from being read, all of them alike."""
+    try:
+        os.stat(os.path.join(path, "."))
+    except OSError as error:
+        why = f"{path}: {error.strerror or brief(error)}"
+        if judge_os_error(error, path) is Whose.CLOSED:
+            raise AccessError(why) from error
+        raise StorageError(f"{why}; is it mounted here?") from error
+
+
+LOCAL = replace(FILES, read_start=read_start, prove_folder=prove_folder, open_place=open_folder)

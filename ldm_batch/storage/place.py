@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import BinaryIO, Protocol
 
 from ldm_batch.config import S3Config
-from ldm_batch.errors import StorageError
+from ldm_batch.errors import NoRoomError, StorageError, is_no_room
 
 PARQUET_SUFFIXES = (".parquet", ".parq", ".pq")
 COPY_BYTES = 1024 * 1024
@@ -116,8 +116,12 @@ class Kind:
     empty where there is nothing."""
     open_for_reading: Callable[[str, Access], BinaryIO]
     """A file for random reading."""
-    read_start: Callable[[str, int, Access], bytes | None]
-    """The first so many bytes of a file, or None where there is no such file."""
+    read_start: Callable[[str, int, Access], bytes]
+    """The first so many bytes of a file. Raises `UnservedError` where the file is not there or not
+    to be had, `StorageError` where the store is in trouble; see unserved.py."""
+    prove_folder: Callable[[str, Access], None]
+    """Ask for the folder, or prefix, that files stand below. Raises `StorageError` where it cannot
+    be reached now, `AccessError` where it is closed to us."""
     open_place: Callable[[str, Access], Place] | None = None
     """A folder that can hold a dataset; None: input only."""
 
@@ -128,7 +132,8 @@ def translated(place: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StorageError(f"{place}: {error.strerror or brief(error)}") from error
+        kind = NoRoomError if is_no_room(error) else StorageError
+        raise kind(f"{place}: {error.strerror or brief(error)}") from error
 
 
 def brief(error: BaseException) -> str:

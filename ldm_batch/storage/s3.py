@@ -1,4 +1,4 @@
-"""Whole objects in an S3 bucket: one conditional request each, and input read by range requests.
+"""Whole objects in an S3 bucket: one conditional request each, read by range requests.
 
 An object is created by one PUT that the store refuses where there is an object already. It carries
 the attempt that made it and the SHA-256 of its bytes, so that a writer whose reply was lost knows
@@ -11,20 +11,16 @@ import base64
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from typing import BinaryIO
 
 from ldm_batch.config import S3Config
 from ldm_batch.errors import JobError, StorageError
-from ldm_batch.storage.files import fixed_prefix, glob_matcher
 from ldm_batch.storage.local import SCRATCH_FOLDER
 from ldm_batch.storage.place import (
     Access,
     Creation,
-    Kind,
     Leftover,
-    SourceFile,
     content_digest,
 )
 from ldm_batch.storage.s3_client import (
@@ -56,54 +52,6 @@ def split_url(url: str) -> tuple[str, str]:
     if not bucket or not url.startswith("s3://"):
         raise JobError(f"{url}: not an S3 URL; s3://bucket/path is one")
     return bucket, key
-
-
-def open_for_reading(url: str, s3: Access) -> BinaryIO:
-    """Open an object for random reading, every read one range request."""
-    bucket, key = split_url(url)
-    return S3Folder(bucket, "", *_connection(s3)).open(key)
-
-
-def read_start(url: str, max_bytes: int, s3: Access) -> bytes | None:
-    """The first bytes of an object, or None where there is none."""
-    bucket, key = split_url(url)
-    return S3Folder(bucket, "", *_connection(s3)).read_start(key, max_bytes)
-
-
-def list_files(url: str, s3: Access) -> list[SourceFile]:
-    """The files that a key, a glob or a prefix names, of a prefix all that is below it; empty where
-    there is nothing. One pass."""
-    bucket, path = split_url(url)
-    root = path.rstrip("/")
-    folder = S3Folder(bucket, "", *_connection(s3))
-    if root == path and root and (found := folder.head(root)) is not None:
-        info = {"Key": root, "Size": found["ContentLength"], "ETag": found["ETag"]}
-        return [_source_file(bucket, info, root.rpartition("/")[0])]
-    files = [
-        replace(_source_file(bucket, info, root), is_found=True)
-        for info in folder.objects(f"{root}/" if root else "")
-        if not info["Key"].endswith("/")
-    ]
-    fixed = fixed_prefix(root)
-    if files or fixed == root:
-        return files
-    is_match = glob_matcher(root)
-    return [
-        _source_file(bucket, info, fixed)
-        for info in folder.objects(f"{fixed}/" if fixed else "")
-        if is_match(info["Key"]) and not info["Key"].endswith("/")
-    ]
-
-
-def _connection(s3: Access) -> tuple[Client, float]:
-    s3 = s3 or S3Config()
-    return connect(s3), s3.retry_s
-
-
-def _source_file(bucket: str, info: Reply, root: str) -> SourceFile:
-    key = str(info["Key"])
-    name = key.removeprefix(root).lstrip("/")
-    return SourceFile(name, f"s3://{bucket}/{key}", int(info["Size"]), str(info["ETag"]).strip('"'))
 
 
 class S3Folder:
@@ -160,6 +108,18 @@ class S3Folder:
             return None
         stop = min(int(found["ContentLength"]), max_bytes)
         return self._read_range(path, str(found["ETag"]), 0, stop) if stop else b""
+
+    def ask_why(self, path: str) -> None:
+        """Ask for a byte of an object that was refused to HEAD, whose answer cannot say why; raises
+        that."""
+        with suppress(Missing, Taken):
+            request = {**self._at(path), "Range": "bytes=0-0"}
+            self._ask(path, lambda: read_body(self._client.get_object(**request)))
+
+    def prove(self, prefix: str) -> None:
+        """Ask for a prefix; one below which nothing stands answers, too."""
+        request = {"Bucket": self._bucket, "Prefix": self._key(prefix), "MaxKeys": 1}
+        self._ask(prefix, partial(self._client.list_objects_v2, **request))
 
     def create(self, path: str, content: BinaryIO) -> Creation:
         """Make an object appear whole, unless there is one already: one conditional PUT."""
@@ -301,6 +261,3 @@ class S3Folder:
 
     def _name(self, path: str) -> str:
         return f"s3://{self._bucket}/{self._key(path)}"
-
-
-S3 = Kind(list_files, open_for_reading, read_start, open_place=open_folder)

@@ -25,6 +25,7 @@ from botocore.config import Config
 from ldm_batch.config import S3Config
 from ldm_batch.errors import AccessError, StorageError
 from ldm_batch.storage.place import brief
+from ldm_batch.storage.unserved import Whose, judge_status
 
 Answer = TypeVar("Answer")
 Reply = Mapping[str, Any]
@@ -98,6 +99,8 @@ UNMENDABLE = {
     "RequestTimeTooSkewed": "this machine's clock differs too much from the store's",
     "SignatureDoesNotMatch": "the store does not accept these credentials (wrong secret?)",
 }
+OF_AN_OBJECT = ("AccessDenied", "Forbidden")
+"""Of these, what may be said of one object alone: its own policy, its key; see `is_of_object`."""
 FORBIDDEN_STATUS = {301: "PermanentRedirect", 401: "AccessDenied", 403: "AccessDenied"}
 
 
@@ -218,6 +221,17 @@ def persist(
         longest = min(2 * longest, LONGEST_PAUSE_S)
 
 
+def is_of_object(error: BaseException) -> bool:
+    """Tell of what `persist` raised whether the store may have meant the one object that was asked
+    for, and not the bucket, the credentials or the region."""
+    cause = error.__cause__
+    if not isinstance(cause, aws.ClientError):
+        return False
+    status, code = _status_and_code(cause)
+    is_everyones = code in UNMENDABLE and code not in OF_AN_OBJECT
+    return not is_everyones and judge_status(status) is Whose.CLOSED
+
+
 def _judge(error: Exception, place: str) -> Exception | None:
     """What an error means; None where a later attempt may succeed."""
     if isinstance(error, aws.ClientError):
@@ -237,8 +251,7 @@ def _judge(error: Exception, place: str) -> Exception | None:
 
 
 def _judge_answer(error: aws.ClientError, place: str) -> Exception | None:
-    status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-    code = str(error.response.get("Error", {}).get("Code", ""))
+    status, code = _status_and_code(error)
     if code in MISSING:
         return Missing(place)
     if code in TAKEN or status == 412:
@@ -251,3 +264,8 @@ def _judge_answer(error: aws.ClientError, place: str) -> Exception | None:
     if known:
         return AccessError(f"{place}: {known} ({code or status})")
     return StorageError(f"{place}: {brief(error)}")
+
+
+def _status_and_code(error: aws.ClientError) -> tuple[int, str]:
+    status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    return status, str(error.response.get("Error", {}).get("Code", ""))

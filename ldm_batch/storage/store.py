@@ -23,7 +23,7 @@ from ldm_batch.storage.place import (
     Leftover,
     Place,
 )
-from ldm_batch.storage.s3 import S3
+from ldm_batch.storage.s3_source import S3
 
 LEFTOVER_AGE_S = 24 * 3600
 """What is younger may be an upload under way, which no other process can tell from a left one."""
@@ -47,13 +47,31 @@ def open_file(uri: str, access: Access = None) -> BinaryIO:
     return kind_of(uri).open_for_reading(uri, access)
 
 
-def read_file(uri: str, max_bytes: int, access: Access = None) -> bytes | None:
-    """The first `max_bytes` bytes of a file, or None where there is no such file.
+def read_file(uri: str, max_bytes: int, access: Access = None) -> bytes:
+    """The first `max_bytes` bytes of a file.
 
     Raises:
-        StorageError: it is there but cannot be read.
+        UnservedError: it is not there, is no file, or is closed to us.
+        StorageError: the store is out of order, or out of reach.
+        AccessError: the store lets nobody in with what it was given.
     """
-    return kind_of(uri).read_start(uri, max_bytes, access)
+    return kind_of(uri).read_start(_plain(uri), max_bytes, access)
+
+
+def prove_folder(uri: str, access: Access = None) -> None:
+    """Ask for the folder that files stand below: where it answers, a file that is not to be had is
+    that file's trouble.
+
+    Raises:
+        StorageError: it cannot be reached now.
+        AccessError: it is closed to us.
+    """
+    kind_of(uri).prove_folder(_plain(uri), access)
+
+
+def _plain(uri: str) -> str:
+    """A local path without its scheme; a URL as it is."""
+    return absolute(uri.removeprefix("file://")) if protocol_of(uri) == "file" else uri
 
 
 def open_sink(sink: SinkConfig) -> Store:

@@ -11,6 +11,7 @@ import os
 import platform
 import uuid
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import Any, BinaryIO
 
@@ -24,6 +25,10 @@ from ldm_batch.made_as import MADE_AS, count_made_as, describe_made_as
 from ldm_batch.records import Failure, Outcome, Receipt
 from ldm_batch.storage import Store
 from ldm_batch.write.commit import Committed, size_and_digest
+
+REBUILD_THREADS = 8
+"""Objects without a receipt that are read at once: all of each, for its digest, from a store that
+may be far."""
 
 
 def make_receipt(
@@ -145,12 +150,24 @@ def _made_as(file: BinaryIO) -> Iterator[object]:
             yield from batch.column(0).to_pylist()
 
 
-def roll_forward(store: Store, done: set[int], fingerprint: str) -> None:
-    """Write the receipts that a crash between commit and receipt left out.
+def roll_forward(
+    store: Store, done: set[int], fingerprint: str, num_threads: int = REBUILD_THREADS
+) -> None:
+    """Write the receipts that a crash between commit and receipt left out, a few at once.
 
     Raises:
         JobError: an object without a receipt is none of this dataset.
     """
     names = store.names(identity.RECEIPTS_FOLDER)
-    for index in sorted(done - {identity.shard_index(name) for name in names}):
+    missing = sorted(done - {identity.shard_index(name) for name in names})
+
+    def write(index: int) -> None:
         write_receipt(store, read_receipt(store, index, fingerprint), fingerprint)
+
+    with ThreadPoolExecutor(num_threads, thread_name_prefix="receipt") as pool:
+        written = [pool.submit(write, index) for index in missing]
+        try:
+            for one in written:
+                one.result()
+        finally:
+            pool.shutdown(cancel_futures=True)

@@ -7,7 +7,29 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
+
+from ldm_batch.errors import NoRoomError, is_no_room
+
+
+@contextmanager
+def told_of_no_room() -> Iterator[None]:
+    """Say where temporary files stand if there is no room for them.
+
+    Raises:
+        NoRoomError: there is none.
+    """
+    try:
+        yield
+    except OSError as error:
+        if not is_no_room(error):
+            raise
+        raise NoRoomError(
+            f"{tempfile.gettempdir()}: {error.strerror}, and a shard is put together there; make "
+            "room, or name a folder on another disk with TMPDIR",
+            is_of_node=True,
+        ) from error
 
 
 class Spool:

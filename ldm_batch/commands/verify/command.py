@@ -19,6 +19,7 @@ from typing import TextIO
 from ldm_batch.commands.dataset_argument import MAX_LISTED, add_sink, named_sink
 from ldm_batch.commands.ending import ends
 from ldm_batch.commands.program import program
+from ldm_batch.commands.verify.kinds import count_kinds
 from ldm_batch.commands.verify.regenerate import Sample
 from ldm_batch.commands.verify.verification import (
     EXIT_CANNOT_TELL,
@@ -56,6 +57,12 @@ def print_verification(found: Verification, out: TextIO) -> None:
         print(f"no image was made again: {found.not_regenerated}", file=out)
     for note in found.notes:
         print(f"  note: {note}", file=out)
+    kinds = count_kinds(found.problems)
+    if len(kinds) < len(found.problems):
+        for kind, count in kinds[:MAX_LISTED]:
+            print(f"  {count:,} of a kind: {kind}", file=out)
+        if len(kinds) > MAX_LISTED:
+            print(f"  and {len(kinds) - MAX_LISTED} kinds more", file=out)
     for problem in found.problems[:MAX_LISTED]:
         print(f"  wrong: {problem}", file=out)
     if len(found.problems) > MAX_LISTED:

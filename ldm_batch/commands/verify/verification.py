@@ -24,7 +24,7 @@ from ldm_batch.commands.verify.shared import (
     spread_seeds,
 )
 from ldm_batch.dataset import Dataset, map_in_threads, open_dataset
-from ldm_batch.errors import JobError, UnforeseenError
+from ldm_batch.errors import JobError, StorageError, UnforeseenError
 from ldm_batch.generate.choose import choose
 from ldm_batch.generate.from_images import PARENT_SEED
 from ldm_batch.made_as import describe_made_as
@@ -60,7 +60,8 @@ class Verification:
     problems: list[str]
     regenerated: Regenerated | None
     not_regenerated: str = ""
-    """Why no image could be made again that was asked for: a model, or a LoRA, does not load."""
+    """Why no image could be made again that was asked for: a model, or a LoRA, does not load, or
+    what images were made from cannot be reached."""
 
     @property
     def exit_code(self) -> int:
@@ -94,7 +95,7 @@ def verify(store: Store, sample: Sample | None = None) -> Verification:
             again = regenerate(dataset, sample)
         except UnforeseenError:
             raise
-        except JobError as error:  # does not hide what was found
+        except (JobError, StorageError) as error:  # does not hide what was found
             why_not = str(error)
     return Verification(
         num_shards=len(dataset.plan.shards),

@@ -5,6 +5,7 @@ Run as a program: JSON in, JSON out. Imports nothing of this project. Must not k
 
 from __future__ import annotations
 
+import contextlib
 import json
 import resource
 import sys
@@ -18,7 +19,8 @@ MAX_BYTES = 1024**3
 def main() -> None:
     """Read `{template, variables, texts}`; write what the template makes of each text."""
     resource.setrlimit(resource.RLIMIT_CPU, (MAX_SECONDS, MAX_SECONDS))
-    resource.setrlimit(resource.RLIMIT_AS, (MAX_BYTES, MAX_BYTES))
+    with contextlib.suppress(ValueError, OSError):  # macOS takes no limit of this kind
+        resource.setrlimit(resource.RLIMIT_AS, (MAX_BYTES, MAX_BYTES))
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     given = json.load(sys.stdin)
