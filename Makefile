@@ -11,7 +11,8 @@ OLDEST := .venv-oldest
 OLDEST_STAMP := $(OLDEST)/.installed
 OLDEST_FILES := cluster commit config decode encode fetch footer foreign_exceptions generate identity \
 	import_originals import_single_file load oldest presets read readers rejected rejections session \
-	storage storage_s3 text_files worker write
+	storage storage_clouds storage_exclusive storage_options storage_s3 storage_web text_files worker \
+	write
 OLDEST_SLOW := tests/test_storage_s3.py::test_the_job_from_s3_to_s3_is_the_job_from_disk_to_disk
 OLDEST_PIXELS := same_pixels_as_diffusers same_noise_as_diffusers_from_a_seed half_precision_end_to_end
 # Files less covered than this are named; pyproject.toml has the floor of the whole.
@@ -47,6 +48,8 @@ test-long: $(STAMP)
 
 crash: $(STAMP)
 	cd tests && ../$(BIN)/python -m crash --kills 200 --on-ray 12
+	cd tests && ../$(BIN)/python -m crash --kills 30 --store gs
+	cd tests && ../$(BIN)/python -m crash --kills 30 --store az
 	COMMIT_MODEL_EXAMPLES=1000 $(BIN)/python -m pytest tests/test_commit_model.py
 
 lint: $(STAMP)

@@ -43,6 +43,7 @@ LONGEST_FIRST = (
     *("test_upscale_jobs.py", "test_plan_protocol.py", "test_cluster_nodes.py", "test_jobs.py"),
     *("test_once.py", "test_nightly.py", "test_faults.py", "test_cluster_pool.py"),
     *("test_old_plans.py", "test_fetch.py", "test_storage_s3.py", "test_cluster.py"),
+    "test_storage_clouds.py",
 )
 
 settings.register_profile("ldm_batch", deadline=None, derandomize=True, max_examples=50)

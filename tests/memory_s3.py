@@ -1,6 +1,5 @@
 """An S3 store in memory that does to requests what a script says; it behaves as a client does."""
 
-import io
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -61,7 +60,7 @@ class MemoryS3:
             if Range:
                 start, _, last = Range.removeprefix("bytes=").partition("-")
                 content = content[int(start) : int(last) + 1]
-            return {**answer, "Body": io.BytesIO(content)}
+            return {**answer, "Body": content}
 
         return self._do(get)
 

@@ -66,9 +66,13 @@ PURE = [
     "cluster.nodes",
 ]
 PLACES = {
-    "fsspec": ["storage.files"],
-    "s3fs": ["storage"],
+    "fsspec": ["storage"],
+    "aiohttp": ["storage"],
+    "s3fs": ["storage.s3_client"],
     "botocore": ["storage.s3_client"],
+    "gcsfs": ["storage.gcs"],
+    "adlfs": ["storage.azure"],
+    "azure": ["storage.azure"],
     "ray": ["cluster"],
     "hydra": ["run"],
     "omegaconf": ["run"],

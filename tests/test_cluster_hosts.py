@@ -159,7 +159,7 @@ class Dataset:
     def _read(self, path: str) -> bytes:
         with self._site.hosts["storage"].network():
             answer = self._client.get_object(Bucket=BUCKET, Key=self._prefix + path)
-            content: bytes = answer["Body"].read()
+            content: bytes = answer["Body"]
         return content
 
 

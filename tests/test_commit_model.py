@@ -91,7 +91,7 @@ class Commits(RuleBasedStateMachine):
         self.client = MemoryS3()
         self.patches = ExitStack()
         self.patches.enter_context(patch("ldm_batch.storage.s3.connect", return_value=self.client))
-        self.patches.enter_context(patch("ldm_batch.storage.s3_client.FIRST_PAUSE_S", 0.0))
+        self.patches.enter_context(patch("ldm_batch.storage.retry.FIRST_PAUSE_S", 0.0))
         self.store = Store("s3://bucket/sink")
         self.standing: dict[int, bytes] = {}
         self.winners: set[int] = set()

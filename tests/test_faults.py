@@ -19,8 +19,7 @@ from s3_server import BUCKET, CREDENTIALS
 
 from ldm_batch.config import S3Config
 from ldm_batch.errors import AccessError, JobError, StorageError
-from ldm_batch.storage import Creation, Store, list_source
-from ldm_batch.storage import s3_client as storage_s3_client
+from ldm_batch.storage import Creation, Store, list_source, retry
 from ldm_batch.storage.lease import LEASE_PATH, hold_lease
 
 LOCAL = ("conf=machinery", "source.uri=in", "sink.uri=out", "rows_per_shard=20", "batch_size=16")
@@ -123,8 +122,8 @@ def test_two_writers_lose_replies_and_one_wins(
 def test_waiting_ends(
     proxied: Callable[[Rule], tuple[FaultProxy, S3Config]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(storage_s3_client, "ANSWER_S", 0.3)
-    for fault, message in (("503", "SlowDown"), ("hang", "Read timeout"), ("reset", "Connection")):
+    monkeypatch.setattr(retry, "ANSWER_S", 0.3)
+    for fault, message in (("503", "SlowDown"), ("hang", "Read timeout"), ("reset", "connect")):
         proxy, s3 = proxied(lambda method, path, fault=fault: fault)  # type: ignore[misc]
         began = time.monotonic()
         with pytest.raises(StorageError, match=rf"{message}.*\(tried for 1 s\)"):

@@ -28,7 +28,9 @@ PLACES = {
         "endpoint", "region", "anonymous", "path_style", "ca_bundle", "retry_s",
     )),
     "source.uri",
+    "source.storage",
     "sink.uri",
+    "sink.storage",
 }  # fmt: skip
 """Where things are: models and inputs are known by their content."""
 HOW_MUCH = {

@@ -18,8 +18,8 @@ import huggingface_hub
 import pyarrow as pa
 import pytest
 from botocore.exceptions import ClientError
-from botocore.session import Session
 from fsspec.implementations.memory import MemoryFileSystem
+from s3fs import S3FileSystem
 
 from ldm_batch.config import CallConfig, S3Config, SourceConfig
 from ldm_batch.diffusion.models import fetch
@@ -31,7 +31,8 @@ from ldm_batch.read.rows import RowContext
 from ldm_batch.records import InputFile, Shard
 from ldm_batch.storage import SourceFile, open_file, read_file
 from ldm_batch.storage.files import list_files
-from ldm_batch.storage.s3_client import connect, persist
+from ldm_batch.storage.retry import Missing, Taken, persist
+from ldm_batch.storage.s3_client import connect, judge
 
 Kind = type[Exception]
 SECRET = "signed-address"
@@ -227,7 +228,7 @@ BOTOCORE = kinds(
 def test_of_botocore(kind: Kind) -> None:
     with pytest.raises((AccessError, StorageError), match=r"^s3://bucket/key: .") as raised:
         persist(
-            lambda: raise_(make(kind)), "s3://bucket/key", retry_s=0.0, pause=lambda seconds: None
+            lambda: raise_(make(kind)), "s3://bucket/key", 0.0, judge, pause=lambda seconds: None
         )
     assert isinstance(raised.value.__cause__, kind)
 
@@ -236,9 +237,37 @@ def test_of_botocore(kind: Kind) -> None:
 def test_of_botocore_where_a_connection_is_set_up(
     kind: Kind, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Session, "create_client", lambda *_, **__: raise_(make(kind)))
+    monkeypatch.setattr(S3FileSystem, "connect", lambda *_, **__: raise_(make(kind)))
     with pytest.raises(AccessError, match=r"^s3: cannot be set up: ."):
         connect(S3Config(endpoint="http://127.0.0.1:1/never-made"))
+
+
+# gcsfs and what is below it, Azure's
+
+GOOGLE = [
+    kind
+    for kind in kinds("gcsfs.retry", "google.auth.exceptions", "aiohttp.client_exceptions")
+    if "WSMessageType" not in str(kind.id)  # of web sockets, which nobody opens
+]
+AZURE = kinds("azure.core.exceptions")
+
+
+@pytest.mark.parametrize("kind", GOOGLE)
+def test_of_googles(kind: Kind) -> None:
+    check_judged(kind, "gs://bucket/key", importlib.import_module("ldm_batch.storage.gcs"))
+
+
+@pytest.mark.parametrize("kind", AZURE)
+def test_of_azures(kind: Kind) -> None:
+    check_judged(kind, "az://bucket/key", importlib.import_module("ldm_batch.storage.azure"))
+
+
+def check_judged(kind: Kind, place: str, cloud: Any) -> None:
+    """Whatever a request raises, it ends as an error of ours, or as what a folder asks for."""
+    ours = (AccessError, StorageError, Missing, Taken)
+    with pytest.raises(ours, match=f"^{place}") as raised:
+        persist(lambda: raise_(make(kind)), place, 0.0, cloud.judge, pause=lambda seconds: None)
+    assert isinstance(raised.value.__cause__, kind)
 
 
 # pyarrow, and Python's own where it decodes late

@@ -80,7 +80,7 @@ SINKS = [
         f"{JOB} sink.uri=http://host/out", ("not supported for a dataset", "s3://"), (prompts(),)
     ),
     Mistake(
-        f"{JOB} sink.uri=gs://b/out", ("gs:// is not supported", "use a path or"), (prompts(),)
+        f"{JOB} sink.uri=hf://b/out", ("hf:// is not supported", "use a path, s3://"), (prompts(),)
     ),
     Mistake(
         JOB,

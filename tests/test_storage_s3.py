@@ -18,7 +18,8 @@ from s3_server import BUCKET, CREDENTIALS
 from ldm_batch.config import S3Config, SinkConfig
 from ldm_batch.errors import AccessError, JobError, StorageError
 from ldm_batch.storage import Creation, Store, list_source, open_file, open_sink
-from ldm_batch.storage.s3 import S3Folder
+from ldm_batch.storage.cloud import CloudFolder
+from ldm_batch.storage.s3 import open_bucket
 from ldm_batch.storage.s3_client import connect
 
 ROOT = f"s3://{BUCKET}/some/sink"
@@ -113,7 +114,7 @@ def test_an_object_replaced_while_it_is_read_is_noticed(store: Store) -> None:
 
 def test_long_listings_are_read_to_their_end(s3: S3Config, store: Store) -> None:
     put(s3, *(f"some/sink/data/{i:05d}" for i in range(10)), "some/sink/datax")
-    folder = S3Folder(BUCKET, "some/sink", connect(s3))
+    folder = CloudFolder(open_bucket(ROOT, s3)[0], "some/sink")
     folder.keys_per_page = 3
     assert folder.names("data") == store.names("data") == {f"{i:05d}" for i in range(10)}
     assert folder.names("") == store.names("") == {"data", "datax"}
@@ -123,7 +124,7 @@ def test_objects_have_the_time_at_which_they_appeared(s3: S3Config, store: Store
     assert store.modified_at("data") == {}
     began = time.time()
     put(s3, *(f"some/sink/data/{i}" for i in range(5)), "some/sink/data/deep/b", "some/sink/data/")
-    folder = S3Folder(BUCKET, "some/sink", connect(s3))
+    folder = CloudFolder(open_bucket(ROOT, s3)[0], "some/sink")
     folder.keys_per_page = 2
     times = store.modified_at("data")
     assert times.keys() == folder.modified_at("data").keys() == set("01234")

@@ -28,7 +28,7 @@ def read(root: str, *paths: str, s3: S3Config | None = None) -> dict[str, bytes 
     """What becomes of rows that name files, half of them as a mask: bytes, or the rejection."""
     source = SourceConfig(image_root=root, **({"s3": s3} if s3 else {}))
     cells = [{FIELDS[i % 2]: {"path": path.encode()}} for i, path in enumerate(paths)]
-    rows = RowFiles(source, "in/a.parquet").read_ahead(cells, FIELDS)
+    rows = RowFiles(source, "in/a.parquet", len(FIELDS)).read_ahead(cells, FIELDS)
     found = [row[FIELDS[i % 2]]["found"] for i, row in enumerate(rows)]
     told = [one.message if isinstance(one, Fault) else one for one in found]
     return dict(zip(paths, told, strict=True))
@@ -104,7 +104,7 @@ def test_a_root_that_is_gone_is_no_rows(folder: Path, monkeypatch: pytest.Monkey
 def test_a_disk_that_goes_while_it_is_read_is_no_rows(folder: Path) -> None:
     source = SourceConfig(image_root=str(folder))
     cells = [{"image": {"path": b"good.png"}}, *[{"image": {"path": b"b.png"}}] * 9]
-    rows = RowFiles(source, "in/a.parquet").read_ahead(cells, ("image",))
+    rows = RowFiles(source, "in/a.parquet", len(FIELDS)).read_ahead(cells, ("image",))
     next(rows)
     (folder / "good.png").unlink()
     with pytest.raises(StorageError, match="not any more"):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,6 +17,7 @@ from PIL import Image
 
 from ldm_batch import identity
 from ldm_batch.columns import IMAGE
+from ldm_batch.commands.dataset_argument import checked_access
 from ldm_batch.commands.python_arguments import (
     files_of,
     folder_of,
@@ -183,30 +184,33 @@ def open_dataset(
     anonymous: bool = False,
     path_style: bool | None = None,
     ca_bundle: str | None = None,
+    storage: Mapping[str, Any] | None = None,
 ) -> DatasetView:
     """Open a dataset from Python: its status, its rows and images, one of them made again.
 
     Args:
-        sink: the dataset's folder, or `s3://bucket/prefix`; the others are S3's, as the commands
-            take them. Credentials come from the standard chain.
+        sink: the dataset's folder, or `s3://bucket/prefix`, ...; the others but `storage` are S3's,
+            as the commands take them. Credentials come from the standard chain.
         endpoint: URL of another store than AWS.
         region: of the bucket.
         anonymous: send no credentials.
         path_style: bucket in the path, not in the host name; None: where an endpoint is named.
         ca_bundle: file with the certificates to trust.
+        storage: options of the store, as `sink.storage` takes them.
 
     Raises:
         JobError: there is no dataset, or its plan or an object is damaged.
         StorageError: it cannot be reached.
     """
-    access = s3_of(
+    s3 = s3_of(
         endpoint=endpoint,
         region=region,
         anonymous=anonymous,
         path_style=path_style,
         ca_bundle=ca_bundle,
     )
-    return DatasetView(find_sink(sink_of(sink), access))
+    place = sink_of(sink)
+    return DatasetView(find_sink(place, checked_access(s3, storage or {}, place)))
 
 
 def _find(dataset: Dataset, key: str, image_index: int) -> tuple[int, int]:

@@ -18,6 +18,7 @@ from ldm_batch import identity
 from ldm_batch.commands.dataset_argument import MAX_LISTED, add_sink, named_sink
 from ldm_batch.commands.ending import ends
 from ldm_batch.commands.program import program
+from ldm_batch.config import SinkConfig
 from ldm_batch.dataset import Dataset, open_dataset
 from ldm_batch.plan.command_line import resume_at, section_settings, variables_to_set
 from ldm_batch.storage import Store
@@ -79,7 +80,9 @@ def read_status(store: Store) -> Status:
 def _resume_command(dataset: Dataset, store: Store) -> str:
     """What makes what is missing, where the dataset stands now: it may have been copied."""
     command = str(dataset.plan.document["environment"]["command"])
-    return resume_at(command, store.root, section_settings("sink.s3", store.access))
+    access = store.access
+    sink = SinkConfig(s3=access.s3, storage=dict(access.options))
+    return resume_at(command, store.root, section_settings("sink", sink))
 
 
 def print_status(status: Status, out: TextIO) -> None:

@@ -19,6 +19,7 @@ from ldm_batch.config.model import ModelConfig, SchedulerConfig
 from ldm_batch.config.places import PLACE
 from ldm_batch.config.s3 import S3Config
 from ldm_batch.config.source import SourceConfig
+from ldm_batch.config.storage import StorageAccess
 from ldm_batch.config.upscale import UpscaleConfig
 
 MAX_BATCH_SIZE, MAX_THREADS, MAX_IMAGES_PER_PROMPT = 4096, 1024, 1000
@@ -32,17 +33,20 @@ class SinkConfig:
     """Where the dataset is written."""
 
     uri: str | None = field(default=None, metadata=PLACE)
-    """The dataset's folder: a path, or `s3://bucket/prefix`."""
+    """The dataset's folder: a path, or `s3://bucket/prefix`, `gs://...`, `az://...`."""
     s3: S3Config = field(default_factory=S3Config)
     """How to reach the dataset where it is in S3."""
+    storage: dict[str, Any] = field(default_factory=dict)
+    """Options of fsspec for the dataset's store, e.g. `{project: p}` of `gs://`: a closed list for
+    each kind of URL, never credentials."""
     allow_unconditional: bool = False
-    """Accept a store that ignores `If-None-Match`: one driver at a time (by a lease), and the same
-    bytes again wherever a shard is made twice are then your promise, not the store's."""
+    """Accept a store that ignores the condition of a create: one driver at a time (by a lease), and
+    the same bytes again wherever a shard is made twice are then your promise, not the store's."""
 
     @property
-    def access(self) -> S3Config:
+    def access(self) -> StorageAccess:
         """How its storage is reached, for storage/ alone to read."""
-        return self.s3
+        return StorageAccess(self.s3, self.storage)
 
 
 @dataclass

@@ -11,6 +11,7 @@ from ldm_batch.columns import IMAGE_COLUMNS, TaskColumns
 from ldm_batch.config.bounds import one_of, suggest, within
 from ldm_batch.config.places import PLACE
 from ldm_batch.config.s3 import S3Config
+from ldm_batch.config.storage import StorageAccess
 from ldm_batch.config.text import check_text
 
 LongPrompts = Literal["truncate", "reject"]
@@ -29,6 +30,9 @@ class SourceConfig:
     ends of their names in any case, hidden names left out; a plan counts the rest."""
     s3: S3Config = field(default_factory=S3Config)
     """How to reach the input where it is in S3."""
+    storage: dict[str, Any] = field(default_factory=dict)
+    """Options of fsspec for the input's store, e.g. `{project: p}` of `gs://`: a closed list for
+    each kind of URL, never credentials."""
     columns: dict[str, str | None] = field(default_factory=dict)
     """Field -> column name, e.g. `{prompt: caption}`; unmapped fields use a column of their name
     where the input has one (`guidance_rescale` does not); `null` ignores such a column. Folders
@@ -64,9 +68,9 @@ class SourceConfig:
     """Accept planned files whose time stamp changed while size and footer did not."""
 
     @property
-    def access(self) -> S3Config:
+    def access(self) -> StorageAccess:
         """How its storage is reached, for storage/ alone to read."""
-        return self.s3
+        return StorageAccess(self.s3, self.storage)
 
 
 def source_uris(source: SourceConfig) -> list[Any]:

@@ -15,7 +15,8 @@ from ldm_batch.config.cluster import check_cluster
 from ldm_batch.config.job import JobConfig, check_own_fields
 from ldm_batch.config.model import check_model, check_scheduler, check_switches
 from ldm_batch.config.s3 import check_s3
-from ldm_batch.config.source import check_source
+from ldm_batch.config.source import check_source, source_uris
+from ldm_batch.config.storage import check_storage
 from ldm_batch.config.upscale import check_upscale
 from ldm_batch.errors.redact import holds_secret, is_secret_name
 
@@ -50,12 +51,21 @@ def validate(
             *check_source(job.source, columns),
             *check_s3("source.s3", job.source.s3),
             *check_s3("sink.s3", job.sink.s3),
+            *_check_storage(job),
             *check_cluster(job.cluster),
             *_check_together(job),
             *more,
             *(f"{path}: refused, {why}" for path, why in find_forbidden(job)),
         ]
     )
+
+
+def _check_storage(job: JobConfig) -> Iterator[str]:
+    """Problems of the options of both stores."""
+    source, sink = job.source, job.sink
+    places = [*source_uris(source), source.image_root]
+    yield from check_storage("source.storage.", source.storage, source.s3, places)
+    yield from check_storage("sink.storage.", sink.storage, sink.s3, [sink.uri])
 
 
 def _check_together(job: JobConfig) -> Iterator[str]:
@@ -79,7 +89,7 @@ def find_forbidden(value: object, path: str = "") -> Iterator[tuple[str, str]]:
             here = f"{path}.{key}" if path else str(key)
             if str(key).startswith("_") and str(key).endswith("_"):
                 yield here, "a configuration holds values, never code"
-            elif is_secret_name(str(key)):
+            elif is_secret_name(str(key)) and not _is_token(here):
                 yield here, "secrets do not belong in a configuration; use the environment"
             else:
                 yield from find_forbidden(inner, here)
@@ -88,3 +98,8 @@ def find_forbidden(value: object, path: str = "") -> Iterator[tuple[str, str]]:
             yield from find_forbidden(inner, f"{path}[{i}]")
     elif isinstance(value, str) and holds_secret(value):
         yield path, "a URL with credentials in it; use the environment"
+
+
+def _is_token(path: str) -> bool:
+    """Tell whether a field may say where credentials are found, which is checked beside it."""
+    return path in ("source.storage.token", "sink.storage.token", "storage.token")

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 SECRET_WORDS = ("secret", "password", "token", "credential", "access_key", "api_key")
 """What a name holds whose value is a secret."""
+WAYS_TO_CREDENTIALS = ("anon", "cloud", "google_default")
+"""What `storage.token` may be: where credentials are found, none itself."""
 NO_SECRET_BEFORE_AT = frozenset({"abfs", "abfss", "wasb", "wasbs", "ssh", "git+ssh", "sftp"})
 """Schemes whose user part, alone, is the name of a container or an account."""
 _URL = re.compile(
@@ -56,8 +58,9 @@ def is_secret_name(name: str) -> bool:
 
 def without_secret_value(setting: str) -> str:
     """The same `FIELD=VALUE` or other word of a command line, without what it should not hold."""
-    name, equals, _ = setting.partition("=")
-    return f"{name}=***" if equals and is_secret_name(name) else without_secrets(setting)
+    name, equals, value = setting.partition("=")
+    is_secret = equals and is_secret_name(name) and value not in WAYS_TO_CREDENTIALS
+    return f"{name}=***" if is_secret else without_secrets(setting)
 
 
 def _clean(url: re.Match[str]) -> str:

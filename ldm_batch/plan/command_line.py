@@ -112,18 +112,17 @@ def resume_at(command: str, sink: str, options: Sequence[str] = ()) -> str:
 def settings_of(job: JobConfig, base: JobConfig) -> list[str]:
     """What a command says to make a job of another one: FIELD=VALUE for each that differs."""
     before = dict(_leaves(base))
-    return [
-        f"{'++' if isinstance(value, dict) else ''}{_setting(path, value)}"
-        for path, value in _leaves(job)
-        if value != before[path]
-    ]
+    return [_setting_of(path, value) for path, value in _leaves(job) if value != before[path]]
 
 
 def section_settings(prefix: str, section: Any) -> list[str]:
-    """FIELD=VALUE for each field of one section that is not at its default; None: of no section."""
-    usual = dict(_leaves(type(section)())) if section is not None else {}
-    leaves = _leaves(section) if section is not None else ()
-    return [_setting(f"{prefix}.{name}", v) for name, v in leaves if v != usual[name]]
+    """FIELD=VALUE for each field of one section that is not at its default."""
+    usual = dict(_leaves(type(section)()))
+    return [_setting_of(f"{prefix}.{k}", v) for k, v in _leaves(section) if v != usual[k]]
+
+
+def _setting_of(path: str, value: Any) -> str:
+    return f"{'++' if isinstance(value, dict) else ''}{_setting(path, value)}"
 
 
 def text_word(path: str, value: Any) -> str:

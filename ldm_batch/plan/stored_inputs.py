@@ -10,7 +10,7 @@ import re
 from dataclasses import replace
 
 from ldm_batch import identity
-from ldm_batch.config import S3Config, SourceConfig
+from ldm_batch.config import SourceConfig
 from ldm_batch.records import InputFile, Shard
 from ldm_batch.storage import Store
 
@@ -46,4 +46,6 @@ def where_to_read(shard: Shard, source: SourceConfig, store: Store) -> tuple[Sha
     if shard.file.stored is None:
         return shard, source
     file = as_stored(shard.file, store)
-    return replace(shard, file=file), replace(source, s3=store.access or S3Config())
+    return replace(shard, file=file), replace(
+        source, s3=store.access.s3, storage=dict(store.access.options)
+    )

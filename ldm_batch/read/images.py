@@ -17,6 +17,7 @@ from ldm_batch.config import JobConfig
 from ldm_batch.config.upscale import parse_colour
 from ldm_batch.read.decode import DecodedImage, ImageLimits, decode_image, flatten
 from ldm_batch.read.row_files import RowFiles
+from ldm_batch.read.window import Longer
 from ldm_batch.records import Fault, InputImage, Reason, Shard
 from ldm_batch.write.encode import MAX_SIDES, sha256
 from ldm_batch.write.spool import Spool
@@ -30,7 +31,7 @@ class InputImages:
 
     def __init__(self, job: JobConfig, columns: TaskColumns, shard: Shard, spool: Spool) -> None:
         self._spool, self._fields = spool, columns.pictures
-        self._files = RowFiles(job.source, shard.file.uri)
+        self._files = RowFiles(job.source, shard.file.uri, len(self._fields))
         self._keeps_alpha = job.upscale.alpha == "keep"
         self._background = parse_colour(job.upscale.background)
         self._limits = ImageLimits(
@@ -106,6 +107,8 @@ class InputImages:
         """The bytes of an image's file, and what it shows."""
         cell = cell or {}
         data = cell["found"] if "found" in cell else self._files.fetch(cell)
+        if isinstance(data, Longer):
+            data = self._files.read_whole(data)
         if isinstance(data, Fault):
             return data
         image = decode_image(data, self._limits, is_colour=is_colour)

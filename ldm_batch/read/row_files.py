@@ -16,16 +16,13 @@ from typing import Any
 
 from ldm_batch.config import SourceConfig
 from ldm_batch.errors import StorageError, UnservedError
+from ldm_batch.read.window import READ_AHEAD, Longer, Window
 from ldm_batch.records import Fault, Reason
 from ldm_batch.storage import prove_folder, read_file
 
-Fetched = Future[bytes | Fault | None]
+Fetched = Future[bytes | Fault | Longer | None]
 LOCAL = "file://"
 ESCAPE = re.compile(rb"%[0-9A-Fa-f]{2}")
-READ_AHEAD = 8
-"""Files that are read at once, which waits for the store and not for a CPU; and rows whose files
-are in memory at most: 8 files, with masks 16, of 32 MiB each where they have the largest
-`source.max_image_bytes` by default."""
 
 
 class RowFiles:
@@ -37,13 +34,15 @@ class RowFiles:
     trouble, and raised.
     """
 
-    def __init__(self, source: SourceConfig, table: str) -> None:
+    def __init__(self, source: SourceConfig, table: str, num_per_row: int) -> None:
         """Name where files stand.
 
         Args:
             table: the Parquet file that holds the rows.
+            num_per_row: files that a row may name.
         """
-        self._access, self._max_bytes = source.access, source.max_image_bytes
+        self._access = source.access
+        self._window = Window(source.max_image_bytes, num_per_row, source.access)
         self._root = _normal(source.image_root or _folder_of(table))
         self._served: str | None = None
         self._has_unserved = False
@@ -68,7 +67,7 @@ class RowFiles:
                 yield _with_found(*pending.popleft())
         self._prove_store()
 
-    def fetch(self, cell: Mapping[str, Any]) -> bytes | Fault | None:
+    def fetch(self, cell: Mapping[str, Any]) -> bytes | Fault | Longer | None:
         """The bytes of a row's image: its own, or those of the file that it names; safe in threads.
 
         Raises:
@@ -78,8 +77,19 @@ class RowFiles:
         data, path = cell.get("bytes"), cell.get("path")
         return self._read(path) if data is None and path else data
 
-    def _read(self, path: bytes) -> bytes | Fault:
-        """Read the file that a row names, one byte past the limit at most."""
+    def read_whole(self, file: Longer) -> bytes | Fault:
+        """The bytes of a file that is too long to be read ahead, one byte past the limit at most.
+
+        Raises:
+            StorageError: the store is in trouble, or the file is gone by now.
+        """
+        try:
+            return self._window.read_whole(file)
+        except UnservedError as error:
+            raise StorageError(f"was served a moment ago, and is not any more: {error}") from error
+
+    def _read(self, path: bytes) -> bytes | Fault | Longer:
+        """Read the file that a row names, one byte past the limit or its part of the window."""
         try:
             uri = resolve_path(path.decode("utf-8"), self._root)
         except UnicodeDecodeError:
@@ -90,7 +100,7 @@ class RowFiles:
             told = f"a link at its path leads out of {self._root} (source.image_root)"
             return Fault(Reason.UNREADABLE_IMAGE, told)
         try:
-            data = read_file(uri, self._max_bytes + 1, self._access)
+            data = self._window.read(uri)
         except UnservedError as error:
             self._has_unserved = True
             return Fault(Reason.UNREADABLE_IMAGE, _why_unserved(path, error))

@@ -37,6 +37,8 @@ from ldm_batch.run.texts import as_hydra_reads, is_sweep, refuse_several_values
 
 OPEN_FIELDS = (
     "source.columns",
+    "source.storage",
+    "sink.storage",
     "source.types",
     "model.scheduler_config",
     "upscale.model.scheduler_config",

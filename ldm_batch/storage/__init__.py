@@ -13,14 +13,8 @@ from ldm_batch.storage.place import (
     SourceFile,
     is_parquet_name,
 )
-from ldm_batch.storage.store import (
-    Store,
-    is_text,
-    open_file,
-    open_sink,
-    prove_folder,
-    read_file,
-)
+from ldm_batch.storage.sources import is_text, open_file, prove_folder, read_file
+from ldm_batch.storage.store import Store, open_sink
 from ldm_batch.storage.tables import TextFormat, text_format
 
 __all__ = [

@@ -1,6 +1,6 @@
 """Input files on local disks and on whatever else fsspec knows: listed and opened for reading.
 
-The only user of fsspec; S3 has its own module.
+The clouds that can hold datasets have their own modules.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from fsspec.core import url_to_fs
 
 from ldm_batch.config.places import with_home
 from ldm_batch.errors import JobError, LdmBatchError, StorageError
+from ldm_batch.storage.instance import FIXED, options_of
 from ldm_batch.storage.place import (
     Access,
     Kind,
@@ -31,10 +32,10 @@ from ldm_batch.storage.place import (
 from ldm_batch.storage.unserved import Whose, judge, unserved
 
 
-def list_files(uri: str, _access: Access = None) -> list[SourceFile]:
+def list_files(uri: str, access: Access = None) -> list[SourceFile]:
     """The files that a path, a glob or a folder (recursive) names, of a folder all that is in it;
     empty where there is nothing."""
-    fs, path = _filesystem(uri)
+    fs, path = _filesystem(uri, access)
     with _all_translated(uri):
         if fs.isfile(path):
             return [_source_file(fs, fs.info(path), path.rpartition("/")[0])]
@@ -57,16 +58,16 @@ def _tell_why_not(fs: AbstractFileSystem, path: str) -> None:
         return
 
 
-def open_for_reading(uri: str, _access: Access = None) -> BinaryIO:
+def open_for_reading(uri: str, access: Access = None) -> BinaryIO:
     """Open a file for random reading."""
-    fs, path = _filesystem(uri)
+    fs, path = _filesystem(uri, access)
     with _all_translated(uri):
         return cast(BinaryIO, _ForeignFile(fs.open(path, "rb"), uri))
 
 
-def read_start(uri: str, max_bytes: int, _access: Access = None) -> bytes:
+def read_start(uri: str, max_bytes: int, access: Access = None) -> bytes:
     """The first bytes of a file; whatever its client raises is judged, see unserved.py."""
-    fs, path = _filesystem(uri)
+    fs, path = _filesystem(uri, access)
     with _all_translated(uri):
         try:
             with fs.open(path, "rb") as file:
@@ -77,10 +78,10 @@ def read_start(uri: str, max_bytes: int, _access: Access = None) -> bytes:
             raise unserved(uri, whose, f"{type(error).__name__}: {brief(error)}") from error
 
 
-def prove_folder(uri: str, _access: Access = None) -> None:
+def prove_folder(uri: str, access: Access = None) -> None:
     """Raise what keeps a folder from being looked at; few kinds of storage tell whether there is
     one, so that an answer is enough."""
-    fs, path = _filesystem(uri)
+    fs, path = _filesystem(uri, access)
     with _all_translated(uri):
         try:
             fs.info(path)
@@ -207,11 +208,11 @@ class _ForeignFile(io.RawIOBase):
                 self._file.close()
 
 
-def _filesystem(uri: str) -> tuple[AbstractFileSystem, str]:
+def _filesystem(uri: str, access: Access) -> tuple[AbstractFileSystem, str]:
     protocol = protocol_of(uri)
     if "::" in uri:
         raise JobError(f"{uri}: {protocol}:// is not supported; name the files themselves")
-    options = {"use_listings_cache": False, "skip_instance_cache": True}
+    options = {**options_of(protocol, access), **FIXED}
     with _all_translated(uri):
         try:
             fs, path = url_to_fs(absolute(uri), **options)
@@ -225,7 +226,7 @@ def _filesystem(uri: str) -> tuple[AbstractFileSystem, str]:
 
 def protocol_of(uri: str) -> str:
     """`file` for paths, `s3`, ...: what stands before `://`."""
-    protocol = str(fsspec.utils.get_protocol(uri))
+    protocol = str(fsspec.utils.get_protocol(uri)).lower()
     return "file" if protocol == "local" else protocol
 
 

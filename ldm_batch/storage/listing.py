@@ -13,8 +13,9 @@ from typing import NamedTuple
 
 from ldm_batch.errors import JobError, StorageError
 from ldm_batch.storage.files import is_hidden
+from ldm_batch.storage.kinds import kind_of
 from ldm_batch.storage.place import PARQUET_SUFFIXES, Access, SourceFile
-from ldm_batch.storage.store import is_text, kind_of, read_file
+from ldm_batch.storage.sources import is_text, read_file
 from ldm_batch.storage.tables import WHAT_IS_READ, first_kind, is_table, why_beside
 
 HIDDEN = "hidden (a name starts with '.' or '_')"

@@ -1,6 +1,7 @@
 """Whole objects in a folder of a local disk: a temporary file, made durable, then given its name.
 
-The name is given by a link, which fails where one is there: that makes creation exclusive.
+The name is given by a link, or a rename that replaces nothing (`exclusive.py`): that makes creation
+exclusive.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ldm_batch.errors import AccessError, JobError, StorageError, UnservedError
+from ldm_batch.storage.exclusive import NotExclusive, give_name
 from ldm_batch.storage.files import FILES
 from ldm_batch.storage.place import (
     COPY_BYTES,
@@ -39,6 +41,7 @@ class LocalFolder:
         self._scratch = Path(root, SCRATCH_FOLDER)
         self._made: list[Path] = []
         """Folders that were not there, the outermost first."""
+        self._why_careless = ""
 
     def names(self, folder: str) -> set[str]:
         """Names directly below a folder; empty where the folder is not there."""
@@ -108,6 +111,10 @@ class LocalFolder:
             with suppress(OSError):  # something stands in it
                 self._made.pop().rmdir()
 
+    def why_careless(self) -> str:
+        """Why a second create replaced the first, where that is known; else nothing."""
+        return self._why_careless
+
     def leftovers(self) -> Iterator[Leftover]:
         """Temporary files of writers, crashed ones and those at work."""
         for name in sorted(self.names(SCRATCH_FOLDER)):
@@ -128,11 +135,23 @@ class LocalFolder:
             try:
                 self._write(temporary, content)
                 self._make_folder(target.parent)
-                created = _give_name(temporary, target, exclusive=exclusive)
+                created = self._give_name(temporary, target, exclusive=exclusive)
             finally:
                 temporary.unlink(missing_ok=True)
             _sync_folder(target.parent)
         return created
+
+    def _give_name(self, temporary: Path, target: Path, *, exclusive: bool) -> bool:
+        if exclusive:
+            try:
+                return give_name(temporary, target)
+            except NotExclusive as error:
+                self._why_careless = (
+                    "its file system has neither hard links nor a rename that replaces nothing "
+                    f"({error})"
+                )
+        os.replace(temporary, target)
+        return True
 
     def _write(self, path: Path, content: BinaryIO) -> None:
         """Write a file, whose folder another process may just be removing because it was empty."""
@@ -149,8 +168,12 @@ class LocalFolder:
     def _make_folder(self, folder: Path) -> None:
         if folder.is_dir():
             return
-        self._made += [path for path in (*reversed(folder.parents), folder) if not path.exists()]
+        new = [path for path in (*reversed(folder.parents), folder) if not path.exists()]
+        self._made += new
         folder.mkdir(parents=True, exist_ok=True)
+        for path in new:
+            with suppress(PermissionError):  # whoever may not read it may still write below it
+                _sync_folder(path.parent)
 
 
 def _write_durably(path: Path, source: BinaryIO) -> None:
@@ -158,17 +181,6 @@ def _write_durably(path: Path, source: BinaryIO) -> None:
         shutil.copyfileobj(source, file, COPY_BYTES)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _give_name(temporary: Path, target: Path, *, exclusive: bool) -> bool:
-    if not exclusive:
-        os.replace(temporary, target)
-        return True
-    try:
-        os.link(temporary, target)
-    except FileExistsError:
-        return False
-    return True
 
 
 def _sync_folder(folder: Path) -> None:

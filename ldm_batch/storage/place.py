@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import BinaryIO, Protocol
 
 from ldm_batch.config import S3Config
+from ldm_batch.config.storage import StorageAccess
 from ldm_batch.errors import NoRoomError, StorageError, is_no_room
 
 PARQUET_SUFFIXES = (".parquet", ".parq", ".pq")
@@ -95,6 +96,9 @@ class Place(Protocol):
     def remove_empty_folders(self) -> None:
         """Remove the folders that this process made and nothing stands in."""
 
+    def why_careless(self) -> str:
+        """Why a second create replaced the first, where that is known; else nothing."""
+
     def leftovers(self) -> Iterator[Leftover]:
         """What crashed writers left behind."""
 
@@ -102,9 +106,16 @@ class Place(Protocol):
         """Remove a leftover; nothing happens where it is gone."""
 
 
-Access = S3Config | None
-"""How a place is reached: opaque to all but the module of its scheme; see `access` of a source or a
-sink."""
+Access = StorageAccess | S3Config | None
+"""How a place is reached, S3's section alone being enough for S3: opaque to all but the module of
+its scheme; see `access` of a source or a sink."""
+
+
+def as_access(access: Access) -> StorageAccess:
+    """How a place is reached, where only S3's section was given, or nothing."""
+    if isinstance(access, StorageAccess):
+        return access
+    return StorageAccess(access or S3Config())
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,39 +1,33 @@
-"""One connection to S3 per process and one layer of retries, with errors in our own words.
+"""One s3fs per process and options, its calls by S3's own names, and its errors in our words.
 
-The only user of botocore. Its own retries are off: layers multiply, and a job must know how long a
-call can take. Credentials come from the standard chain where the call is made; they are never
-stored, shown or sent to another process.
+Its own retries and botocore's are off. Credentials come from the standard chain where the call is
+made; they are never stored, shown or sent to another process.
 """
 
 from __future__ import annotations
 
 import http.client
 import os
-import random
-import threading
-import time
-from collections.abc import Callable, Mapping
-from functools import lru_cache
-from typing import Any, Protocol, TypeVar, cast
+from collections.abc import Mapping
+from typing import Any, Protocol, cast
 
+import aiohttp
 import botocore.session
+import s3fs
 import urllib3.exceptions
-from botocore import UNSIGNED, eventstream, parsers
+from botocore import eventstream, parsers
 from botocore import exceptions as aws
-from botocore.config import Config
 
-from ldm_batch.config import S3Config
-from ldm_batch.errors import AccessError, StorageError
-from ldm_batch.storage.place import brief
+from ldm_batch.errors import AccessError, LdmBatchError, StorageError
+from ldm_batch.storage import retry
+from ldm_batch.storage.instance import FIXED, call, instance, options_of, size_of
+from ldm_batch.storage.place import Access, as_access, brief
+from ldm_batch.storage.retry import Empty, Missing, Taken, Unsupported
 from ldm_batch.storage.unserved import Whose, judge_status
 
-Answer = TypeVar("Answer")
 Reply = Mapping[str, Any]
 """Fields of what the store answers, by the names of S3's own reference."""
 
-CONNECT_S, ANSWER_S = 10, 30
-"""Longest wait for a connection, and for the next bytes on one: a store that is silent costs an
-attempt, not the job, and another one fits into `retry_s`, 60 s by default."""
 NO_WHOLE_ANSWER = (
     aws.AwsChunkedWrapperError,
     aws.ConnectionError,
@@ -45,11 +39,12 @@ NO_WHOLE_ANSWER = (
     parsers.ResponseParserError,
     urllib3.exceptions.HTTPError,
     http.client.HTTPException,
+    aiohttp.ClientError,
     ConnectionError,
     TimeoutError,
 )
 """Where a later attempt may succeed: a connection that breaks, bytes that are no answer (a proxy's
-page). botocore lets its parsers' errors out as they are, and those of urllib3 from a body."""
+page). botocore lets its parsers' errors out as they are, and those of aiohttp from a body."""
 FOREIGN = (
     *NO_WHOLE_ANSWER,
     aws.BotoCoreError,
@@ -58,12 +53,7 @@ FOREIGN = (
     OSError,
     ValueError,
 )
-"""All that a request raises; botocore's exceptions have no common base, urllib3's not either."""
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 8.0
-"""Upper ends of the pauses, which double from the first: about 20 attempts in 60 s."""
-MAX_CONNECTIONS = 32
-"""Twice the 16 threads that read footers or receipts; with botocore's 10 the rest would open a new
-connection for every request."""
+"""All that a request raises; botocore's exceptions have no common base, aiohttp's not either."""
 DEFAULT_REGION = "us-east-1"
 """Requests are signed for some region; stores other than AWS take any, and mostly are in this."""
 MISSING = ("NoSuchKey", "NoSuchUpload", "NotFound", "404")
@@ -105,8 +95,7 @@ FORBIDDEN_STATUS = {301: "PermanentRedirect", 401: "AccessDenied", 403: "AccessD
 
 
 class Client(Protocol):
-    """The calls of botocore's client of S3 that are made here: botocore builds their methods when a
-    client is made, from descriptions of the service, and so has no types for them."""
+    """The calls of S3 that are made here, each one request; a `Body` that is answered is bytes."""
 
     def get_object(self, **request: object) -> Reply:
         """Serve an object, or a range of its bytes."""
@@ -130,110 +119,86 @@ class Client(Protocol):
         """Drop an upload that was not completed."""
 
 
-class Missing(Exception):
-    """The object is not there."""
+class _Calls:
+    """Every call of S3 by its name, through one s3fs; safe in many threads."""
+
+    def __init__(self, fs: s3fs.S3FileSystem) -> None:
+        self._fs = fs
+
+    def __getattr__(self, name: str) -> Any:
+        def make(**request: Any) -> Reply:
+            body = request.get("Body")
+            num_bytes = len(body) if isinstance(body, bytes) else body and size_of(body)
+            return call(self._fs, lambda: _ask(self._fs, name, request), num_bytes)
+
+        return make
 
 
-class Taken(Exception):
-    """The condition of a conditional request does not hold: the object is there, or another."""
-
-
-class Unsupported(Exception):
-    """The store says itself that it does not know this kind of request."""
-
-
-def connect(s3: S3Config) -> Client:
-    """A client for these options: one per process, safe in many threads, never inherited."""
-    with _connecting:
-        return _connect(
-            s3.endpoint, s3.region, s3.anonymous, s3.path_style, s3.ca_bundle, os.getpid()
-        )
-
-
-_connecting = threading.Lock()
-
-
-@lru_cache(maxsize=16)
-def _connect(
-    endpoint: str | None,
-    region: str | None,
-    anonymous: bool,
-    path_style: bool | None,
-    ca_bundle: str | None,
-    _pid: int,
-) -> Client:
-    named = (endpoint, *map(os.environ.get, ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")))
-    in_path = any(named) if path_style is None else path_style
-    session = botocore.session.Session()
-    config = Config(
-        connect_timeout=CONNECT_S,
-        read_timeout=ANSWER_S,
-        retries={"mode": "standard", "total_max_attempts": 1},
-        max_pool_connections=MAX_CONNECTIONS,
-        s3={"addressing_style": "path" if in_path else "auto"},
-        **({"signature_version": UNSIGNED} if anonymous else {}),
-    )
+async def _ask(fs: s3fs.S3FileSystem, name: str, request: Mapping[str, Any]) -> Reply:
+    """Make one request and read all of its answer; raises what botocore does."""
     try:
-        made: object = session.create_client(
-            "s3",
-            endpoint_url=endpoint,
-            region_name=region or session.get_config_variable("region") or DEFAULT_REGION,
-            verify=ca_bundle,
-            config=config,
-        )
-    except FOREIGN as error:
-        raise AccessError(f"s3: cannot be set up: {brief(error)}") from error
-    return cast(Client, made)
+        answer = await fs._call_s3(name, **request)
+        if "Body" in answer:
+            body = answer["Body"]  # not by `with`, which hands out what checks no length
+            try:
+                answer["Body"] = await body.read()
+            finally:
+                body.close()
+    except OSError as error:  # s3fs puts its own in place of botocore's, which says more
+        if isinstance(error.__cause__, aws.ClientError):
+            raise error.__cause__ from None
+        raise
+    return cast(Reply, answer)
 
 
-def persist(
-    request: Callable[[], Answer],
-    place: str,
-    retry_s: float,
-    *,
-    pause: Callable[[float], None] = time.sleep,
-) -> Answer:
-    """Make a request until it succeeds; the one layer of retries.
-
-    Pauses grow and are drawn at random, so that many workers do not come back at once. No new
-    attempt starts after `retry_s` seconds.
+def connect(access: Access) -> Client:
+    """The calls, reached so: one s3fs per process, safe in many threads, never inherited.
 
     Raises:
-        Missing: the object is not there.
-        Taken: a condition does not hold.
-        Unsupported: the store does not know such requests.
-        AccessError: no retry could mend it.
-        StorageError: it failed until the time was up.
+        AccessError: it cannot be set up.
     """
-    give_up, longest = time.monotonic() + retry_s, FIRST_PAUSE_S
-    while True:
-        try:
-            return request()
-        except FOREIGN as error:
-            trouble = _judge(error, place)
-            if trouble is not None:
-                raise trouble from error
-            seconds = random.uniform(0, longest)
-            if time.monotonic() + seconds > give_up:
-                message = f"{place}: {brief(error)} (tried for {retry_s:g} s)"
-                raise StorageError(message) from error
-        pause(seconds)
-        longest = min(2 * longest, LONGEST_PAUSE_S)
+    s3 = as_access(access).s3
+    section = {
+        "endpoint_url": s3.endpoint,
+        "anon": s3.anonymous,
+        "region": s3.region,
+        "path_style": s3.path_style,
+        "ca_bundle": s3.ca_bundle,
+    }
+    return instance("s3", _connect, section | options_of("s3", access))
 
 
-def is_of_object(error: BaseException) -> bool:
-    """Tell of what `persist` raised whether the store may have meant the one object that was asked
-    for, and not the bucket, the credentials or the region."""
-    cause = error.__cause__
-    if not isinstance(cause, aws.ClientError):
-        return False
-    status, code = _status_and_code(cause)
-    is_everyones = code in UNMENDABLE and code not in OF_AN_OBJECT
-    return not is_everyones and judge_status(status) is Whose.CLOSED
+def _connect(options: Mapping[str, Any]) -> Client:
+    profile, endpoint = options.get("profile"), options["endpoint_url"]
+    session = botocore.session.Session(profile=profile)
+    region = options["region"] or session.get_config_variable("region") or DEFAULT_REGION
+    named = (endpoint, *map(os.environ.get, ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")))
+    in_path = any(named) if options["path_style"] is None else options["path_style"]
+    fs = s3fs.S3FileSystem(
+        anon=options["anon"],
+        endpoint_url=endpoint,
+        requester_pays=options.get("requester_pays", False),
+        client_kwargs={"region_name": region, "verify": options["ca_bundle"]},
+        config_kwargs={
+            "connect_timeout": retry.CONNECT_S,
+            "read_timeout": retry.ANSWER_S,
+            "retries": {"mode": "standard", "total_max_attempts": 1},
+            "max_pool_connections": retry.MAX_CONNECTIONS,
+            "s3": {"addressing_style": "path" if in_path else "auto"},
+        },
+        cache_regions=False,
+        **({"profile": profile} if profile else {}),
+        **FIXED,
+    )
+    fs.retries = 1
+    fs.connect()
+    return cast(Client, _Calls(fs))
 
 
-def _judge(error: Exception, place: str) -> Exception | None:
+def judge(error: Exception, place: str) -> Exception | None:
     """What an error means; None where a later attempt may succeed."""
+    if isinstance(error, LdmBatchError) or not isinstance(error, FOREIGN):
+        return error
     if isinstance(error, aws.ClientError):
         return _judge_answer(error, place)
     if isinstance(error, (aws.NoCredentialsError, aws.PartialCredentialsError)):
@@ -254,6 +219,8 @@ def _judge_answer(error: aws.ClientError, place: str) -> Exception | None:
     status, code = _status_and_code(error)
     if code in MISSING:
         return Missing(place)
+    if status == 416:
+        return Empty(place)
     if code in TAKEN or status == 412:
         return Taken(place)
     if code == "NotImplemented" or status == 501:
@@ -264,6 +231,16 @@ def _judge_answer(error: aws.ClientError, place: str) -> Exception | None:
     if known:
         return AccessError(f"{place}: {known} ({code or status})")
     return StorageError(f"{place}: {brief(error)}")
+
+
+def is_of_object(error: Exception) -> bool:
+    """Tell of what botocore raised whether the store may have meant the one object that was asked
+    for, and not the bucket, the credentials or the region."""
+    if not isinstance(error, aws.ClientError):
+        return False
+    status, code = _status_and_code(error)
+    is_everyones = code in UNMENDABLE and code not in OF_AN_OBJECT
+    return not is_everyones and judge_status(status) is Whose.CLOSED
 
 
 def _status_and_code(error: aws.ClientError) -> tuple[int, str]:

@@ -1,7 +1,6 @@
-"""The store of a dataset and the files of an input, on whatever kind of storage their URLs name.
+"""The store of a dataset, on whatever kind of storage its URL names.
 
-Chooses between a local disk, S3 and, for input, whatever fsspec knows. Knows URLs and bytes; must
-not know shards, plans or Parquet.
+Knows URLs and bytes; must not know shards, plans or Parquet.
 """
 
 from __future__ import annotations
@@ -9,83 +8,29 @@ from __future__ import annotations
 import io
 import time
 import uuid
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import BinaryIO
 
 from ldm_batch.config import SinkConfig
 from ldm_batch.errors import JobError, LdmBatchError, StorageError
-from ldm_batch.storage.files import FILES, absolute, protocol_of
-from ldm_batch.storage.local import LOCAL, SCRATCH_FOLDER
-from ldm_batch.storage.place import (
-    Access,
-    Creation,
-    Kind,
-    Leftover,
-    Place,
-)
-from ldm_batch.storage.s3_source import S3
+from ldm_batch.storage.files import absolute, protocol_of
+from ldm_batch.storage.kinds import kind_of
+from ldm_batch.storage.local import SCRATCH_FOLDER
+from ldm_batch.storage.place import Access, Creation, Leftover, Place, as_access
 
 LEFTOVER_AGE_S = 24 * 3600
 """What is younger may be an upload under way, which no other process can tell from a left one."""
 
 
-KINDS = {"file": LOCAL, "s3": S3}
-"""Scheme of a URL -> its kind of storage; of others files are read through fsspec."""
-
-
-def kind_of(uri: str) -> Kind:
-    """The kind of storage that a URL names."""
-    return KINDS.get(protocol_of(uri), FILES)
-
-
-def open_file(uri: str, access: Access = None) -> BinaryIO:
-    """Open a file for random reading; on S3, every read is one range request.
-
-    Raises:
-        StorageError: it cannot be opened.
-    """
-    return kind_of(uri).open_for_reading(uri, access)
-
-
-def read_file(uri: str, max_bytes: int, access: Access = None) -> bytes:
-    """The first `max_bytes` bytes of a file.
-
-    Raises:
-        UnservedError: it is not there, is no file, or is closed to us.
-        StorageError: the store is out of order, or out of reach.
-        AccessError: the store lets nobody in with what it was given.
-    """
-    return kind_of(uri).read_start(_plain(uri), max_bytes, access)
-
-
-def prove_folder(uri: str, access: Access = None) -> None:
-    """Ask for the folder that files stand below: where it answers, a file that is not to be had is
-    that file's trouble.
-
-    Raises:
-        StorageError: it cannot be reached now.
-        AccessError: it is closed to us.
-    """
-    kind_of(uri).prove_folder(_plain(uri), access)
-
-
-def _plain(uri: str) -> str:
-    """A local path without its scheme; a URL as it is."""
-    return absolute(uri.removeprefix("file://")) if protocol_of(uri) == "file" else uri
+NUM_RACERS = 4
+"""Threads that create one object at the same time, to prove that one of them wins."""
 
 
 def open_sink(sink: SinkConfig) -> Store:
     """The store that a job's configuration names."""
     return Store(str(sink.uri), sink.access, allow_unconditional=sink.allow_unconditional)
-
-
-def is_text(place: str) -> bool:
-    """Tell whether a place can be written in UTF-8; the name of a file may hold any bytes."""
-    try:
-        place.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 class Store:
@@ -101,7 +46,7 @@ class Store:
         """Name a folder; nothing of it is read or written yet.
 
         Args:
-            root: a local path, or `s3://bucket/prefix`.
+            root: a local path, or `s3://bucket/prefix`, `gs://...`, `az://...`.
             access: how to reach it.
             allow_unconditional: accept a store that lets a second writer replace what the first
                 created; see `prove_exclusive`.
@@ -110,7 +55,7 @@ class Store:
             JobError: a kind of storage that cannot hold a dataset, or a path that is no folder.
         """
         self.root = absolute(root.removeprefix("file://")).rstrip("/") or "/"
-        self.access = access
+        self.access = as_access(access)
         self.allow_unconditional = allow_unconditional
         self._place = _open_place(self.root, access)
 
@@ -190,24 +135,16 @@ class Store:
             JobError: it lets a second writer replace what the first created.
         """
         self._remove_old_leftovers()
-        probe = f"{SCRATCH_FOLDER}/probe-{uuid.uuid4().hex}"
-        try:
-            outcome = [self.publish(probe, bytes([i]), exclusive=True) for i in range(2)]
-        except StorageError as error:
-            raise StorageError(
-                f"sink.uri: {self.root} cannot be written; name another sink, or mend this: {error}"
-            ) from error
-        finally:
-            with suppress(StorageError):  # what could not be written says more
-                self.remove(probe)
-        if outcome == [True, False]:
+        if self._creates_once(_in_turn) and self._creates_once(_at_once):
             return True
         if self.allow_unconditional:
             return False
+        why = self._place.why_careless()
         raise JobError(
-            f"sink.uri: {self.root} does not refuse to create an object twice, so two attempts at "
-            "one shard could both count; use another store, or accept one driver at a time and "
-            "a weaker promise with sink.allow_unconditional=true"
+            f"sink.uri: {self.root} does not refuse to create an object twice"
+            f"{f': {why}' if why else ''}, so two attempts at one shard could both count; use "
+            "another store, or accept one driver at a time and a weaker promise with "
+            "sink.allow_unconditional=true"
         )
 
     def now(self) -> float:
@@ -236,6 +173,20 @@ class Store:
         """Remove one of them; nothing happens where it is gone."""
         self._place.remove_leftover(leftover)
 
+    def _creates_once(self, publish_all: Callable[[Callable[[int], bool]], list[bool]]) -> bool:
+        """Tell whether of several who create one object, exactly one succeeds."""
+        probe = f"{SCRATCH_FOLDER}/probe-{uuid.uuid4().hex}"
+        try:
+            won = publish_all(lambda i: self.publish(probe, bytes([i]), exclusive=True))
+        except StorageError as error:
+            raise StorageError(
+                f"sink.uri: {self.root} cannot be written; name another sink, or mend this: {error}"
+            ) from error
+        finally:
+            with suppress(StorageError):  # what could not be written says more
+                self.remove(probe)
+        return won.count(True) == 1
+
     def _remove_old_leftovers(self) -> None:
         oldest = time.time() - LEFTOVER_AGE_S
         with suppress(LdmBatchError):  # whoever may not look for them need not remove them
@@ -249,8 +200,19 @@ def _open_place(root: str, access: Access) -> Place:
     open_place = kind_of(root).open_place
     if open_place is None:
         scheme = protocol_of(root)
-        raise JobError(f"{root}: {scheme}:// is not supported for a dataset; use a path or s3://")
+        raise JobError(
+            f"{root}: {scheme}:// is not supported for a dataset; use a path, s3://, gs:// or az://"
+        )
     return open_place(root, access)
+
+
+def _in_turn(publish: Callable[[int], bool]) -> list[bool]:
+    return [publish(i) for i in range(2)]
+
+
+def _at_once(publish: Callable[[int], bool]) -> list[bool]:
+    with ThreadPoolExecutor(NUM_RACERS, thread_name_prefix="proof") as pool:
+        return list(pool.map(publish, range(NUM_RACERS)))
 
 
 def _as_file(content: bytes | BinaryIO) -> BinaryIO:

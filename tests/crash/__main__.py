@@ -11,10 +11,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m crash", description=__doc__)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--on-ray", type=int, default=0, help="kills within commands on Ray")
+    parser.add_argument("--store", choices=["s3", "gs", "az"], default="s3")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     began = time.monotonic()
-    kills = run_crashes(options.kills, seed=options.seed, num_on_ray=options.on_ray)
+    kills = run_crashes(
+        options.kills, seed=options.seed, num_on_ray=options.on_ray, store=options.store
+    )
     print(
         f"{kills.total} kills, {kills.num_datasets} datasets, all byte for byte what an "
         f"uninterrupted run makes; {time.monotonic() - began:.0f} s"

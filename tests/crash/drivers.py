@@ -17,7 +17,7 @@ from ldm_batch.config import JobConfig
 from ldm_batch.drive import run_job
 from ldm_batch.generate import random_pixels
 from ldm_batch.storage import Store
-from ldm_batch.storage import s3 as storage_s3
+from ldm_batch.storage.cloud import CloudFolder as Place
 from ldm_batch.write import encode
 
 
@@ -81,7 +81,6 @@ def in_the_middle(put: Callable[..., Any], nth: int) -> Callable[..., Any]:
     return dying
 
 
-Place = storage_s3.S3Folder
 POINTS: dict[str, tuple[Any, str, Callable[[Callable[..., Any], int], Callable[..., Any]]]] = {
     "reading": (worker, "read_shard", after),
     "sampling": (random_pixels.RandomPixels, "generate", before),

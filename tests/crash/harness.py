@@ -13,31 +13,32 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from crash.clouds import Azure, Google
 from crash.drivers import POINTS, fork_driver, wait_for
 from crash.on_ray import VICTIMS, run_and_kill
-from crash.weed import BUCKET, LASTING, Weed
+from crash.weed import LASTING, Weed
 from ldm_batch.commands.verify.verification import verify
 from ldm_batch.config import (
     ClusterConfig,
     JobConfig,
     ModelConfig,
-    S3Config,
     SinkConfig,
     SourceConfig,
 )
-from ldm_batch.storage import Store
+from ldm_batch.storage import Store, open_sink
 
 NUM_FILES, ROWS_PER_FILE, ROWS_PER_SHARD = 2, 240, 40
 NUM_SHARDS = NUM_FILES * ROWS_PER_FILE // ROWS_PER_SHARD
 LONGEST_RUN_S = 1.5
 KILLS_PER_DATASET = 12
 KINDS = ("point", "point", "point", "random", "random", "two drivers", "server")
+Server = Weed | Google | Azure
 
 
 @dataclass
@@ -55,14 +56,14 @@ class Kills:
 class Crashes:
     """Datasets that are made under kills, one after the other, on one server."""
 
-    def __init__(self, folder: Path, weed: Weed, seed: int) -> None:
+    def __init__(self, folder: Path, server: Server, seed: int) -> None:
         os.environ.pop("AWS_SESSION_TOKEN", None)
         os.environ.update(LASTING)
         self.kills, self._dice, self._seed = Kills(), random.Random(seed), seed
-        self.weed = weed
-        self.weed.wait_ready()
+        self.server = server
+        self.server.wait_ready()
         self._write_input(folder / "in")
-        job = replace(_job(folder, self.weed.s3), sink=SinkConfig(uri=str(folder / "undisturbed")))
+        job = _job(folder, SinkConfig(uri=str(folder / "undisturbed")))
         assert wait_for(fork_driver(job)) == 0
         data = folder / "undisturbed/data"
         self.expected = {path.name: _digest(path.read_bytes()) for path in data.iterdir()}
@@ -72,8 +73,8 @@ class Crashes:
     def make_dataset(self, max_kills: int) -> None:
         """Make one dataset, killing until it is complete or `max_kills` have been."""
         number, first = self.kills.num_datasets, self.kills.total
-        job = _job(self._folder, self.weed.s3, f"{self._seed}-{number}")
-        store = Store(str(job.sink.uri), job.sink.s3)
+        job = _job(self._folder, self.server.sink(f"{self._seed}-{number}"))
+        store = open_sink(job.sink)
         num_done, is_complete = 0, False
         while self.kills.total - first < max_kills and not is_complete:
             is_complete = self._kill_one(job)
@@ -84,7 +85,7 @@ class Crashes:
 
     def _kill_one(self, job: JobConfig) -> bool:
         """Start a driver and kill; whether the dataset is complete nevertheless."""
-        kind = self._dice.choice(KINDS)
+        kind = self._dice.choice(KINDS if self.server.is_lasting else KINDS[:-1])
         ways: dict[str, Callable[[JobConfig], list[int]]] = {
             "point": self._at_a_point,
             "random": self._at_random,
@@ -120,17 +121,17 @@ class Crashes:
     def _the_server(self, job: JobConfig) -> list[int]:
         pid = fork_driver(job)
         time.sleep(self._dice.uniform(0, LONGEST_RUN_S))
-        self.weed.kill()
+        self.server.kill()
         self.kills.by_kind["S3 server"] += 1
         time.sleep(self._dice.uniform(0, 1))
-        self.weed.start()
-        self.weed.wait_ready()
+        self.server.start()
+        self.server.wait_ready()
         return [wait_for(pid)]
 
     def make_dataset_on_ray(self, victim: str) -> None:
         """Make one dataset by the real command on Ray, in which one process is killed."""
-        job = _job(self._folder, self.weed.s3, f"{self._seed}-ray-{self.kills.num_datasets}")
-        store = Store(str(job.sink.uri), job.sink.s3)
+        job = _job(self._folder, self.server.sink(f"{self._seed}-ray-{self.kills.num_datasets}"))
+        store = open_sink(job.sink)
         code = run_and_kill(self._folder, job, victim, self._dice)
         self.kills.by_kind[f"Ray: {victim}"] += code is not None
         self._check_objects(store)
@@ -164,11 +165,11 @@ class Crashes:
             pq.write_table(pa.table({"prompt": prompts}), folder / f"{number}.parquet")
 
 
-def _job(folder: Path, s3: S3Config, name: str = "") -> JobConfig:
+def _job(folder: Path, sink: SinkConfig) -> JobConfig:
     return JobConfig(
         model=ModelConfig(engine="random_pixels"),
         source=SourceConfig(uri=str(folder / "in")),
-        sink=SinkConfig(uri=f"s3://{BUCKET}/{name}", s3=s3),
+        sink=sink,
         cluster=ClusterConfig(executor="in_process"),
         rows_per_shard=ROWS_PER_SHARD,
     )
@@ -178,19 +179,19 @@ def _digest(raw: bytes) -> str:
     return hashlib.sha256(raw).hexdigest()
 
 
-def run_crashes(num_kills: int, *, seed: int, num_on_ray: int = 0) -> Kills:
+def run_crashes(num_kills: int, *, seed: int, num_on_ray: int = 0, store: str = "s3") -> Kills:
     """Kill so often, and so often within real commands on Ray; what was killed."""
     assert threading.active_count() == 1, "drivers are forked"
     with tempfile.TemporaryDirectory(prefix="ldm_batch-crash-") as name:
-        weed = Weed(Path(name, "weed"))
-        weed.start()
+        server: Server = {"gs": Google, "az": Azure}.get(store, lambda: Weed(Path(name, "weed")))()
+        server.start()
         try:
-            crashes = Crashes(Path(name), weed, seed)
+            crashes = Crashes(Path(name), server, seed)
             while crashes.kills.total < num_kills:
                 left = num_kills - crashes.kills.total
                 crashes.make_dataset(min(left, KILLS_PER_DATASET))
             for number in range(num_on_ray):
                 crashes.make_dataset_on_ray(list(VICTIMS)[number % len(VICTIMS)])
         finally:
-            weed.kill()
+            server.kill()
     return crashes.kills

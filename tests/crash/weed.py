@@ -12,7 +12,7 @@ from pathlib import Path
 
 from s3_server import CREDENTIALS
 
-from ldm_batch.config import S3Config
+from ldm_batch.config import S3Config, SinkConfig
 from ldm_batch.errors import LdmBatchError
 from ldm_batch.storage import Store
 from ldm_batch.storage.s3_client import connect
@@ -48,6 +48,8 @@ def free_ports(count: int) -> list[int]:
 
 class Weed:
     """One server with its folder; it can be killed and started again with all that it holds."""
+
+    is_lasting = True
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -91,6 +93,10 @@ class Weed:
                 time.sleep(0.2)
             else:
                 return
+
+    def sink(self, name: str) -> SinkConfig:
+        """Where a dataset of that name is written."""
+        return SinkConfig(uri=f"s3://{BUCKET}/{name}", s3=self.s3)
 
     def kill(self) -> None:
         """Kill the server where it stands."""

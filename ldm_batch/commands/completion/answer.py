@@ -21,7 +21,7 @@ COMMANDS = (
     *("init", "completion", "demo"),
 )
 OF_STORE = ("--endpoint", "--region", "--anonymous", "--path-style", "--no-path-style")
-OF_DATASET = ("--help", *OF_STORE, "--ca-bundle")
+OF_DATASET = ("--help", *OF_STORE, "--ca-bundle", "--storage")
 OPTIONS: dict[str, tuple[str, ...]] = {
     "run": ("--help", "--cfg", "--config-dir", "--multirun", "--resolve", "--info", "--version"),
     "status": (*OF_DATASET, "--json"),

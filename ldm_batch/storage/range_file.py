@@ -1,9 +1,9 @@
-"""An object in S3 as a file: every read is one range request of exactly the bytes asked for."""
+"""An object in a cloud as a file: every read is one request of exactly the bytes asked for."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, BinaryIO, cast
 
 
@@ -54,12 +54,3 @@ class RangeFile(io.RawIOBase):
         data = self.read(len(buffer))
         buffer[: len(data)] = data
         return len(data)
-
-
-def read_body(answer: Mapping[str, Any]) -> bytes:
-    """All bytes of an answer's body; raises where it breaks off."""
-    body = answer["Body"]  # not by `with`, which hands out the stream without its checks
-    try:
-        return cast(bytes, body.read())
-    finally:
-        body.close()
