@@ -129,9 +129,9 @@ def test_a_folder_of_other_files_says_what_it_holds(
 @pytest.mark.parametrize(
     ("kind", "log"),
     [
-        ("Delta", "_delta_log/00000000000000000000.json"),
-        ("Iceberg", "metadata/00000-1.metadata.json"),
-        ("Hudi", ".hoodie/hoodie.properties"),
+        ("a Delta", "_delta_log/00000000000000000000.json"),
+        ("an Iceberg", "metadata/00000-1.metadata.json"),
+        ("a Hudi", ".hoodie/hoodie.properties"),
     ],
 )
 @pytest.mark.parametrize("above", ["", "table/"])
@@ -145,9 +145,9 @@ def test_a_table_whose_log_says_what_counts_is_refused(
     path.parent.mkdir(parents=True)
     path.write_text("{}")
     [warning] = [note for note in plan_job(job()).notes if note.startswith("warning")]
-    assert f"in/{above}".rstrip("/") + f" is a {kind} table: its log says" in warning
+    assert f"in/{above}".rstrip("/") + f" is {kind} table: its log says" in warning
     other = job(sink__uri=str(tmp_path / "other"))
-    with pytest.raises(JobError, match=rf"is a {kind} table: .* by a list or a glob"):
+    with pytest.raises(JobError, match=rf"is {kind} table: .* by a list or a glob"):
         plan_job(other)
     named = dataclasses.replace(other.source, uri=f"{tmp_path}/in/{above}*.parquet")
     assert names(plan_job(dataclasses.replace(other, source=named))) == ["a.parquet"]
@@ -160,6 +160,9 @@ def test_a_table_whose_log_says_what_counts_is_refused(
         ("in", "link/out"),
         ("file://{}/in", "in/out"),
         ("in/data", "in"),
+        ("in/.ldm_batch/input/*", "in"),
+        ("in/.ldm_batch", "in"),
+        ("in/.ldm_batch/rejected", "in"),
         ("in/data/*.parquet", "in"),
         ("s3://bucket", "s3://bucket/out"),
         ("s3://bucket/i*/**", "s3://bucket/in/out"),
@@ -271,9 +274,24 @@ def test_a_file_s_own_column_counts_and_that_is_told(
 def test_folders_name_no_rows(write: Make, job: Make, plan_job: Make, make_worker: Make) -> None:
     """Every row of a file would have one id, and all but the first be rejected."""
     write("id=5/a.parquet", prompt=["x", "y"])
-    assert any("folders id=... give rows no id" in note for note in plan_job(job()).notes)
+    [told] = [
+        note for note in plan_job(job()).notes if "source.columns.id" in note or "no id" in note
+    ]
+    assert "folders id=... give rows no id" in told
     keys = [row["key"] for row in make_all(make_worker, job())]
     assert keys == ["id=5/a.parquet#0", "id=5/a.parquet#1"]
+
+
+def test_fields_that_only_some_files_have_are_told(
+    write: Make, job: Make, plan_job: Make, tmp_path: Path
+) -> None:
+    write("a.parquet", "b.parquet")
+    write("width=16/c.parquet", id=["c"])
+    notes = plan_job(job()).notes
+    assert "columns used: prompt, id, width (folders width=...)" in notes
+    without = f"2 of 3 files have none, such as {tmp_path}/in/a.parquet; their rows take"
+    assert f"width: {without} what the job gives" in notes
+    assert f"id: {without} the key that is made for them" in notes
 
 
 def test_a_column_of_folders_that_came_later_is_told(

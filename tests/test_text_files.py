@@ -420,6 +420,10 @@ def test_a_cell_of_another_type_rejects_its_row() -> None:
     assert table["score"].to_pylist() == [1.5, None, None]
     assert table[REASON].to_pylist() == [None, "wrong_type", None]
     assert table[MESSAGE][1].as_py() == "score 'x' is no float64 (source.types)"
+    both = table_of(b"prompt,score,n\na,x,1.5\n", types={"score": "float64", "n": "int64"})
+    assert both[MESSAGE][0].as_py() == (
+        "score 'x' is no float64 (source.types); n '1.5' is no int64 (source.types)"
+    )
     with pytest.raises(JobError, match=r"no column 'skore' \(source.types\); there are: prompt"):
         table_of(data, types={"skore": "float64"})
 
@@ -476,7 +480,7 @@ def test_a_name_says_how_a_file_is_read(name: str, form: tuple[str, str | None] 
 def test_a_folder_is_read_as_one_kind() -> None:
     def left(*names: str) -> set[str]:
         kind = first_kind(names)
-        return {name for name in names if why_beside(kind, name)}
+        return {name for name in names if why_beside({kind}, name)}
 
     assert left("a.csv", "b.jsonl", "README.txt") == {"README.txt"}
     assert left("a.parquet", "b.csv", "c.txt") == {"b.csv", "c.txt"}

@@ -224,10 +224,60 @@ def test_a_folder_of_several_kinds_is_read_as_one(
     (source / "more.jsonl").write_text('{"prompt":"a cat","mood":null}\n')
     assert "README.txt: beside CSV and JSON lines files (a folder is read as one kind" in do(job)
     assert "more.jsonl#0" in images_of(job)
+
+
+def test_a_dataset_grows_by_the_kinds_that_it_has_and_by_the_first(
+    source: Path, job: JobConfig, write_parquet: Make
+) -> None:
+    do(job)
+    (source / "README.txt").write_text("not a prompt")
     write_parquet(source / "x.parquet", prompt=["p"], mood=["m"])
-    assert "3 files: beside Parquet files (a folder is read as one kind" in do(job)
-    assert "x.parquet#0" in images_of(job)
-    assert len(images_of(job)) == 5
+    told = do(job)
+    assert "README.txt: beside Parquet files (a folder is read as one kind" in told
+    assert "prompts.csv" not in told
+    (source / "night.csv").write_bytes(b"prompt,mood\na new one,fresh\n")
+    assert "night.csv" not in do(job)
+    assert {"prompts.csv#0", "x.parquet#0", "night.csv#0"} <= images_of(job).keys()
+
+
+def test_a_folder_of_parquet_grows_by_parquet(
+    tmp_path: Path, make_job: Make, write_parquet: Make
+) -> None:
+    write_parquet(tmp_path / "more" / "a.parquet", prompt=["a"])
+    job = make_job(tmp_path / "more", tmp_path / "out")
+    do(job)
+    (tmp_path / "more" / "index.csv").write_bytes(b"prompt\nno prompt of ours\n")
+    assert "index.csv: beside Parquet files" in do(job)
+    assert len(images_of(job)) == 1
+
+
+def test_what_a_job_made_of_its_text_is_no_input_of_it(job: JobConfig) -> None:
+    do(job)
+    again = dataclasses.replace(
+        job, source=dataclasses.replace(job.source, uri=str(sink_of(job) / ".ldm_batch" / "input"))
+    )
+    with pytest.raises(JobError, match="feed on what it makes"):
+        do(again)
+
+
+def test_what_a_row_of_text_has_out_of_range_is_told_with_what_to_do(
+    job: JobConfig, source: Path
+) -> None:
+    (source / "prompts.csv").write_bytes(b"prompt,mood,width\na,b,64\n" + b"a,b,999999\n" * 250)
+    with pytest.raises(JobError) as error:
+        do(dataclasses.replace(job, max_rejected_fraction=0.1))
+    assert "line 3: width 999999 is not between 8 and 4096 (source.columns.width=null" in str(
+        error.value
+    )
+
+
+def test_a_type_that_text_has_not_is_refused_with_what_to_do(
+    job: JobConfig, source: Path, write_parquet: Make
+) -> None:
+    write_parquet(source / "x.parquet", prompt=["p"], mood=[1.5])
+    many = dataclasses.replace(job.source, uri=f"{source}/*")
+    with pytest.raises(JobError, match=r"x.parquet: .*'mood' has type double.*by source\.types"):
+        do(dataclasses.replace(job, source=many))
 
 
 def test_settings_of_text_are_told_where_no_input_is(

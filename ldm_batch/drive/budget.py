@@ -5,6 +5,7 @@ Judged over the dataset: by the receipts of what is done, and by this run. Must 
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
@@ -26,6 +27,8 @@ from ldm_batch.write.receipt import read_receipt
 
 MIN_ROWS_TO_JUDGE = 200
 """Rejected rows are a share of at least so many: a few bad rows at the start are no bad input."""
+WHERE_IN_TEXT = re.compile(r"^line [0-9]+: ")
+"""What stands before the message of a row that was read of text."""
 READ_AT_ONCE = 1000
 """Receipts that a job waits for before it begins: seconds, where the store is far."""
 
@@ -116,7 +119,10 @@ def _example(store: Store, reason: str, seen_in: Mapping[str, int]) -> str:
     if row is None:
         return ""
     told = f"; one of the {reason}: row {row['input_row']} of {row['input_file']}, {row['message']}"
-    field = str(row["message"]).partition(" ")[0]
+    message = WHERE_IN_TEXT.sub("", str(row["message"]))
+    field = message.partition(" ")[0]
+    if "source.types" in message:
+        return told
     if field in ARGUMENTS or field in NULLABLE:
         return f"{told} (source.columns.{field}=null, in a new sink, leaves such a column unread)"
     return told

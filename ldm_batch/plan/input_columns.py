@@ -27,6 +27,7 @@ from ldm_batch.read.folders import (
 )
 from ldm_batch.read.footer import Footer
 from ldm_batch.read.input_types import InputTypes
+from ldm_batch.storage import text_format
 
 LEAVE_OUT = "or do not carry it (source.carry, source.carry_parent)"
 
@@ -47,11 +48,6 @@ class FoundColumns:
     """Columns that stand there and do not count, as the file has its own of their names."""
     int96: tuple[str, ...]
     """Carried columns of a kind of time stamps that may not be what is read of them."""
-
-    @property
-    def words(self) -> str:
-        """The columns that stand for fields, in words."""
-        return matching.columns_in_words(self.fields, self.folders)
 
 
 def find_columns_of(
@@ -109,7 +105,9 @@ def settle_types(files: Sequence[FoundColumns], task: TaskColumns) -> InputTypes
             settled = _settled(file, name, kind)
             common = common_type(carried.get(name, settled), settled)
             if common is None:
-                raise _other(file, name, declared, str(carried[name]))
+                is_text = any(text_format(one.name) is not None for one in files)
+                remedy = "give what is text a type by source.types, " * is_text
+                raise _other(file, name, declared, str(carried[name]), remedy)
             carried[name] = common
         _refuse_missing(file, carried)
     return InputTypes(carried, folders, {name: str(kind) for name, kind in carried.items()})
@@ -133,6 +131,35 @@ def refuse_other_columns(file: FoundColumns, types: InputTypes, *, is_exact: boo
         if is_exact:
             _refuse_int96(file, name)
     _refuse_missing(file, types.words)
+
+
+def describe_used(files: Sequence[FoundColumns]) -> Iterator[str]:
+    """Which columns of new files stand for fields, and which fields some files have no column of, a
+    line each."""
+    having = {field: [file for file in files if field in file.fields] for field in _fields(files)}
+    columns = {field: found[0].fields[field] for field, found in having.items()}
+    folders = {
+        columns[field] for field, [file, *_] in having.items() if _is_of_folders(file, field)
+    }
+    if files:
+        yield f"columns used: {matching.columns_in_words(columns, folders)}"
+    for field, found in having.items():
+        if number := len(files) - len(found):
+            without = next(file.uri for file in files if field not in file.fields)
+            given = "the key that is made for them" if field == "id" else "what the job gives"
+            yield (
+                f"{field}: {number:,} of {len(files):,} files have none, such as {without}; their "
+                f"rows take {given}"
+            )
+
+
+def _fields(files: Sequence[FoundColumns]) -> list[str]:
+    """Fields of files in the order in which a file has them, those of the first file first."""
+    return list(dict.fromkeys(field for file in files for field in file.fields))
+
+
+def _is_of_folders(file: FoundColumns, field: str) -> bool:
+    return file.fields[field] in file.folders
 
 
 def describe_folders(
@@ -228,8 +255,11 @@ def _refuse_missing(file: FoundColumns, planned: Mapping[str, object]) -> None:
         )
 
 
-def _other(file: FoundColumns, name: str, declared: pa.DataType, planned: str) -> JobError:
+def _other(
+    file: FoundColumns, name: str, declared: pa.DataType, planned: str, remedy: str = ""
+) -> JobError:
     return JobError(
         f"{file.uri}: carried column {name!r} has type {declared}, planned {planned}; all files of "
-        f"a dataset need the same, or one that it holds: write this file with it, {LEAVE_OUT}"
+        f"a dataset need the same, or one that it holds: {remedy}write this file with it, "
+        f"{LEAVE_OUT}"
     )

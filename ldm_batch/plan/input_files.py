@@ -30,7 +30,10 @@ def list_input(
         JobError: nothing is there; or a dataset is to begin with a table whose log says which of
             its files count.
     """
-    files, notes, tables = list_source(source_uris(source), source.access, may_be_gone=may_be_gone)
+    known = {shard.file.name for shard in planned.shards} if planned else set()
+    files, notes, tables = list_source(
+        source_uris(source), source.access, may_be_gone=may_be_gone, planned=known
+    )
     notes = [f"skipped {note}" for note in notes]
     for table in tables:
         what = (

@@ -21,7 +21,12 @@ from ldm_batch.plan.cut import (
     look_at,
     settle_rows_per_shard,
 )
-from ldm_batch.plan.input_columns import describe_folders, refuse_other_columns, settle_types
+from ldm_batch.plan.input_columns import (
+    describe_folders,
+    describe_used,
+    refuse_other_columns,
+    settle_types,
+)
 from ldm_batch.plan.input_files import types_now
 from ldm_batch.plan.inputs import Inputs
 from ldm_batch.plan.other_settings import refuse_other_fingerprint
@@ -122,7 +127,7 @@ def _look_at_new(
         new_files.append(replace(new, file=replace(new.file, stored=stored)) if stored else new)
         notes += inputs.describe(file)
     unread = dict.fromkeys(line for new in new_files for line in new.unread)
-    used = [f"columns used: {new_files[0].columns.words}"] if new_files else []
+    used = describe_used([new.columns for new in new_files])
     skipped = [f"skipped {note}" for note in without.told()]
     return new_files, [*notes, *used, *unread, *skipped]
 

@@ -19,19 +19,29 @@ from ldm_batch.read.footer import Footer
 from ldm_batch.records import Shard
 from ldm_batch.storage import Access, SourceFile, Store, would_list
 
+OWN_TABLES = (
+    identity.data_path("00000"),
+    f"{identity.INPUT_FOLDER}/a.csv.parquet",
+    f"{identity.PLAN_FOLDER}/00000.parquet",
+    identity.rejected_path("00000"),
+)
+"""One of each kind of table that a dataset is made of."""
+
 
 def refuse_own_sink(uris: Iterable[str], store: Store) -> None:
     """Refuse a source that would take in what the job itself makes of it.
 
     Raises:
-        JobError: a source names the folder of the dataset, or one above it.
+        JobError: a source names the folder of the dataset, one above it, or a table that stands
+            within.
     """
+    made = [store.uri(path) for path in OWN_TABLES]
     for uri in uris:
-        if would_list(uri, store.uri(identity.data_path("00000"))):
+        if any(would_list(uri, place) for place in made):
             raise JobError(
                 f"source.uri: {uri} takes in {store.root}, where the images of this job go, and so "
-                "would feed on them; name a sink.uri outside of it, or the source's files by a "
-                "glob such as *.parquet"
+                "would feed on what it makes; name a sink.uri outside of it, or the source's files "
+                "by a glob such as *.parquet"
             )
 
 

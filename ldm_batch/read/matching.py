@@ -248,6 +248,8 @@ def describe_unread(
         field = fields.get(_spelling(name))
         if field is None or name in taken or field in used or field in source.columns:
             continue
+        if field == name == "id" and name in footer.folders:
+            continue  # told of folders, with the reason
         told.append(
             f"column {name!r} is not read; if it is {field}, set source.columns.{field}={name}, "
             f"else source.columns.{field}=null"

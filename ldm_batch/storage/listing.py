@@ -16,12 +16,20 @@ from ldm_batch.storage.files import is_hidden
 from ldm_batch.storage.kinds import kind_of
 from ldm_batch.storage.place import PARQUET_SUFFIXES, Access, SourceFile
 from ldm_batch.storage.sources import is_text, read_file
-from ldm_batch.storage.tables import WHAT_IS_READ, first_kind, is_table, why_beside
+from ldm_batch.storage.tables import (
+    WHAT_IS_READ,
+    first_kind,
+    is_table,
+    kinds_of,
+    text_format,
+    why_beside,
+)
 
 HIDDEN = "hidden (a name starts with '.' or '_')"
 EMPTY = "empty"
 PARQUET_MAGIC = b"PAR1"
 NAMED = "named"
+ONLY_IF_NAMED = " (JSON lines where a path or a glob names them)"
 MAX_NAMES = 8
 """Endings of names that are told apart; the rarest are told together."""
 _ENDING = re.compile(r"[^/.][^/]*(\.[A-Za-z][A-Za-z0-9_-]{0,15})")
@@ -95,17 +103,22 @@ class Omissions:
 
 
 def list_source(
-    uris: Sequence[str], access: Access = None, *, may_be_gone: Collection[str] = ()
+    uris: Sequence[str],
+    access: Access = None,
+    *,
+    may_be_gone: Collection[str] = (),
+    planned: Collection[str] = frozenset(),
 ) -> Listing:
     """List the tables of paths, globs and folders (recursive), in order of their names.
 
     What is named itself, or by a glob, is read whatever its name ends with; of a folder, only the
-    first kind of files that it has.
+    first kind of files that it has, and the kinds that a dataset has of it.
 
     Args:
         uris: local paths or URLs.
         access: how to reach them.
         may_be_gone: those of them at which nothing need be any more.
+        planned: names of the files that a dataset has already.
 
     Raises:
         JobError: nothing is there, or two files would have the same name.
@@ -116,7 +129,7 @@ def list_source(
     gone: list[str] = []
     for uri in uris:
         files = kind_of(uri).list_files(uri, access)
-        for file in _readable(files, left):
+        for file in _readable(files, left, planned):
             if found.setdefault(file.name, file).uri != file.uri:
                 raise JobError(
                     f"source.uri: {found[file.name].uri} and {file.uri} would both be named "
@@ -149,13 +162,16 @@ def shown(place: str) -> str:
     return place if is_text(place) and place.isprintable() else ascii(place)
 
 
-def _readable(files: Sequence[SourceFile], left: Omissions) -> Iterator[SourceFile]:
+def _readable(
+    files: Sequence[SourceFile], left: Omissions, planned: Collection[str]
+) -> Iterator[SourceFile]:
     """Those that are to be read; the others are counted."""
     whys = {file.uri: _why_not(file) for file in files}
-    kind = first_kind(file.name for file in files if file.is_found and not whys[file.uri])
+    names = [file.name for file in files if file.is_found and not whys[file.uri]]
+    kinds = {first_kind(names), *kinds_of(name for name in names if name in planned)}
     for file in files:
         why = whys[file.uri]
-        if why or (file.is_found and (why := why_beside(kind, file.name))):
+        if why or (file.is_found and (why := why_beside(kinds, file.name))):
             left.add(why, file)
         elif not is_text(file.uri):
             raise JobError(
@@ -174,7 +190,10 @@ def _why_not(file: SourceFile) -> str:
         return file.trouble
     if file.is_found and not is_table(file.name):
         ending = _ENDING.fullmatch(file.name.rpartition("/")[2])
-        return f"{NAMED} *{ending[1]}" if ending else f"{NAMED} without an ending"
+        if ending is None:
+            return f"{NAMED} without an ending"
+        is_text_if_named = text_format(file.name) is not None
+        return f"{NAMED} *{ending[1]}{ONLY_IF_NAMED * is_text_if_named}"
     return "" if file.size_bytes else EMPTY
 
 
@@ -183,7 +202,8 @@ def _tables(uri: str, files: Sequence[SourceFile]) -> Iterator[str]:
         for file in files:
             if file.is_found and (match := pattern.fullmatch(file.name)):
                 folder = f"{uri.rstrip('/')}/{match[1] or ''}".rstrip("/")
-                yield f"{folder} is a {kind} table"
+                article = "an" if kind[0] in "AEIOU" else "a"
+                yield f"{folder} is {article} {kind} table"
                 break
 
 

@@ -5,7 +5,7 @@ Knows names only; must not know what stands in a file, nor any kind of storage.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 from ldm_batch.storage.place import PARQUET_SUFFIXES, is_parquet_name
@@ -24,7 +24,7 @@ COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
 NAMED_ONLY = (".json",)
 """Read where they are named, and not where they stand in a folder: most are no tables."""
 KINDS = ("Parquet files", "CSV and JSON lines files", "text files")
-"""Of the files of a folder only the first kind is read that it has."""
+"""Of a folder only the first kind is read that it has, and those that it was planned with."""
 WHAT_IS_READ = (*PARQUET_SUFFIXES, *(end for end in FORMATS if end not in NAMED_ONLY))
 
 
@@ -57,16 +57,21 @@ def is_table(name: str) -> bool:
 
 def first_kind(names: Iterable[str]) -> int:
     """The kind of files, by number, that a folder is read as: the first that it has."""
-    return min(map(_kind_of, names), default=0)
+    return min(kinds_of(names), default=0)
 
 
-def why_beside(kind: int, name: str) -> str:
-    """Why a table is not read where a folder is read as one kind; empty where it is.
+def kinds_of(names: Iterable[str]) -> set[int]:
+    """The kinds of files, by number."""
+    return set(map(_kind_of, names))
+
+
+def why_beside(kinds: Collection[int], name: str) -> str:
+    """Why a table is not read where a folder is read as some kinds; empty where it is.
 
     A README.txt beside prompts is no prompt. Files that are named, by a glob too, are all read.
     """
-    told = f"beside {KINDS[kind]} (a folder is read as one kind; a glob names others, too)"
-    return "" if _kind_of(name) == kind else told
+    told = f"beside {KINDS[min(kinds)]} (a folder is read as one kind; a glob names others, too)"
+    return "" if _kind_of(name) in kinds else told
 
 
 def _kind_of(name: str) -> int:

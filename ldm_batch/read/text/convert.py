@@ -248,10 +248,11 @@ def _parse_cells(
             cells[i] = None if text == "" and kind != "string" else parse(text)
         except OtherType:
             cells[i] = None
-            if columns[REASON][i] is None:
-                columns[REASON][i] = str(Reason.WRONG_TYPE)
-                shown = f"{text[:MAX_VALUE_CHARS]!r}{' ...' * (len(text) > MAX_VALUE_CHARS)}"
-                columns[MESSAGE][i] = f"{name} {shown} is no {kind} (source.types)"
+            columns[REASON][i] = columns[REASON][i] or str(Reason.WRONG_TYPE)
+            shown = f"{text[:MAX_VALUE_CHARS]!r}{' ...' * (len(text) > MAX_VALUE_CHARS)}"
+            told = f"{name} {shown} is no {kind} (source.types)"
+            before = columns[MESSAGE][i]
+            columns[MESSAGE][i] = told if before is None else f"{before}; {told}"
 
 
 def _completed(table: pa.Table, schema: pa.Schema) -> pa.Table:
