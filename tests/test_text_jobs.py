@@ -240,6 +240,18 @@ def test_a_dataset_grows_by_the_kinds_that_it_has_and_by_the_first(
     assert {"prompts.csv#0", "x.parquet#0", "night.csv#0"} <= images_of(job).keys()
 
 
+def test_what_another_of_the_places_names_is_not_left(
+    source: Path, job: JobConfig, write_parquet: Make
+) -> None:
+    write_parquet(source / "x.parquet", prompt=["p"], mood=["m"])
+    (source / "README.txt").write_text("not a prompt")
+    both = dataclasses.replace(job.source, uri=[str(source), f"{source}/*.csv", str(source)])
+    told = do(dataclasses.replace(job, source=both))
+    assert "README.txt: beside Parquet" in told
+    assert "prompts.csv: beside" not in told
+    assert {"prompts.csv#0", "x.parquet#0"} <= images_of(job).keys()
+
+
 def test_a_folder_of_parquet_grows_by_parquet(
     tmp_path: Path, make_job: Make, write_parquet: Make
 ) -> None:

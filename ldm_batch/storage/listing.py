@@ -6,7 +6,7 @@ Must not know what stands in a file, nor plans.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -124,7 +124,7 @@ def list_source(
         JobError: nothing is there, or two files would have the same name.
     """
     found: dict[str, SourceFile] = {}
-    left = Omissions()
+    left: dict[str, tuple[str, SourceFile]] = {}
     tables: list[str] = []
     gone: list[str] = []
     for uri in uris:
@@ -144,10 +144,19 @@ def list_source(
             raise JobError(
                 f"source.uri: nothing found at {uri}; name a Parquet file, a glob, or a folder "
                 f"of files that end with {', '.join(WHAT_IS_READ)}"
-                + "".join(f"\n  skipped {note}" for note in left.told(access))
+                + "".join(f"\n  skipped {note}" for note in _counted(left).told(access))
             )
     files = sorted(found.values(), key=lambda file: file.name)
-    return Listing(files, [*gone, *left.told(access)], tables)
+    for file in files:
+        left.pop(file.uri, None)  # another of the places names it
+    return Listing(files, [*gone, *_counted(left).told(access)], tables)
+
+
+def _counted(left: Mapping[str, tuple[str, SourceFile]]) -> Omissions:
+    omissions = Omissions()
+    for why, file in left.values():
+        omissions.add(why, file)
+    return omissions
 
 
 def was_listed_before(file: SourceFile) -> bool:
@@ -163,16 +172,18 @@ def shown(place: str) -> str:
 
 
 def _readable(
-    files: Sequence[SourceFile], left: Omissions, planned: Collection[str]
+    files: Sequence[SourceFile],
+    left: dict[str, tuple[str, SourceFile]],
+    planned: Collection[str],
 ) -> Iterator[SourceFile]:
-    """Those that are to be read; the others are counted."""
+    """Those that are to be read; the others are left, by their places."""
     whys = {file.uri: _why_not(file) for file in files}
     names = [file.name for file in files if file.is_found and not whys[file.uri]]
     kinds = {first_kind(names), *kinds_of(name for name in names if name in planned)}
     for file in files:
         why = whys[file.uri]
         if why or (file.is_found and (why := why_beside(kinds, file.name))):
-            left.add(why, file)
+            left[file.uri] = (why, file)
         elif not is_text(file.uri):
             raise JobError(
                 f"source.uri: {file.uri!a}: its name is no text in UTF-8, which no plan "
