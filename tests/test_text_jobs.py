@@ -263,6 +263,59 @@ def test_a_folder_of_parquet_grows_by_parquet(
     assert len(images_of(job)) == 1
 
 
+def test_columns_that_are_called_as_ours_are_those_of_their_file(
+    tmp_path: Path, job: JobConfig, make_job: Make, write_parquet: Make
+) -> None:
+    """What others make of a converted file has no word of ours left on what its columns are."""
+    do(job)
+    made = pq.read_table(stored_of(job)).replace_schema_metadata(None).to_pydict()
+    path = write_parquet(tmp_path / "copy" / "a.parquet", **made)
+    names = ["ldm_batch_line", "ldm_batch_reason", "ldm_batch_message"]
+    unread = {"seed": None, "width": None}
+    other = make_job(path, tmp_path / "o", source__carry=names, source__columns=unread)
+    do(dataclasses.replace(other, max_rejected_fraction=1.0))
+    assert [row["ldm_batch_line"] for row in images_of(other).values()] == [2, 4, 6, 8]
+    rejected = rejected_of(other)
+    assert [row["reason"] for row in rejected] == ["null_prompt"] * 2
+    assert [row["message"] for row in rejected] == ["the prompt is null"] * 2
+    assert [row["row"]["ldm_batch_reason"] for row in rejected] == ["malformed_line", None]
+
+
+@pytest.mark.parametrize(
+    ("says", "columns"),
+    [
+        ({"largest": [1]}, {}),
+        ({"largest": "width"}, {}),
+        ({"largest": {"width": 10**30}}, {}),
+        ({}, {"ldm_batch_reason": [[1], [2]]}),
+        ({}, {"ldm_batch_line": ["a", "b"], "ldm_batch_message": [[1], [2]]}),
+        ({}, {"ldm_batch_reason": [None, "bogus"], "ldm_batch_message": [None, "x" * 10**6]}),
+    ],
+)
+def test_what_a_file_says_of_its_origin_is_not_believed_further_than_it_goes(
+    tmp_path: Path, make_job: Make, says: dict[str, Any], columns: dict[str, Any]
+) -> None:
+    table = pa.table(
+        {
+            "prompt": ["a", "b"],
+            "width": [64, 64],
+            "ldm_batch_line": [1, 2],
+            "ldm_batch_reason": pa.nulls(2, pa.string()),
+            "ldm_batch_message": pa.nulls(2, pa.string()),
+            "ldm_batch_text": pa.nulls(2, pa.string()),
+            **columns,
+        },
+        metadata={"ldm_batch_text": json.dumps(says)},
+    )
+    path = tmp_path / "forged.parquet"
+    pq.write_table(table, path)
+    job = make_job(path, tmp_path / "o", max_rejected_fraction=1.0)
+    do(job)
+    rejected = rejected_of(job)
+    assert len(images_of(job)) + len(rejected) == 2
+    assert all(len(row["message"]) < 5000 for row in rejected)
+
+
 def test_what_a_job_made_of_its_text_is_no_input_of_it(job: JobConfig) -> None:
     do(job)
     again = dataclasses.replace(

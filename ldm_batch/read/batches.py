@@ -6,7 +6,7 @@ Whoever reads rows reads them here. Must not know what a cell means, pipelines o
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -48,8 +48,13 @@ class UsedColumns:
     @property
     def names(self) -> list[str]:
         """The columns themselves, each once, and those that a conversion made beside them."""
-        made = () if origin_of(self.footer.schema) is None else OF_CONVERSION
-        return list(dict.fromkeys([*self.fields.values(), *self.carry.values(), *made]))
+        wanted = [*self.fields.values(), *self.carry.values(), *self.of_conversion]
+        return list(dict.fromkeys(wanted))
+
+    @property
+    def of_conversion(self) -> Sequence[str]:
+        """Columns that say what became of the lines of text; none where the file was none."""
+        return () if origin_of(self.footer.schema) is None else tuple(OF_CONVERSION)
 
 
 @contextmanager

@@ -58,7 +58,8 @@ def read_rejected(
     found: list[RejectedRows] = []
     with as_shard_error(shard):
         used = find_columns(shard, task, source, types)
-        kept = [name for name in used.names if name not in TOLD_BESIDE]
+        beside = TOLD_BESIDE if used.of_conversion else ()
+        kept = [name for name in used.names if name not in beside]
         keeper = _Keeper(used.footer.schema, kept)
         for batch in read_batches(part, used, source, is_image=task.has_image):
             here = slice(bisect_left(wanted, first), bisect_left(wanted, first + batch.num_rows))

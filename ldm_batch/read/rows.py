@@ -25,6 +25,8 @@ from ldm_batch.read.text.types import OtherType, parse_number
 from ldm_batch.records import Call, Reason, Row
 
 MAX_ID_CHARS = 512
+MAX_MESSAGE_CHARS = 4096
+"""Of why a line is no row: a file can say more than we write."""
 MAX_SHOWN_CHARS = 100
 """Of a text that is repeated because it is none."""
 
@@ -150,7 +152,7 @@ def refuse_faulty(values: Mapping[str, Any]) -> None:
     reason = values.get(REASON)
     if reason is not None:
         known = Reason(reason) if reason in {*Reason} else Reason.MALFORMED_LINE
-        raise InvalidRow(known, str(values[MESSAGE]))
+        raise InvalidRow(known, str(values[MESSAGE] or known)[:MAX_MESSAGE_CHARS])
 
 
 def parse_key(values: Mapping[str, Any], derived: str, form: Form) -> str:

@@ -29,7 +29,7 @@ from ldm_batch.read.rows import (
     parse_key,
     refuse_faulty,
 )
-from ldm_batch.read.text.columns import LINE, OF_CONVERSION
+from ldm_batch.read.text.columns import LINE
 from ldm_batch.records import Reason, Rejection, Row, Shard
 
 NARROW_FLOATS = {pa.float16(): 11, pa.float32(): 24}
@@ -123,9 +123,8 @@ def _batch_values(batch: pa.RecordBatch, used: UsedColumns) -> Iterator[Mapping[
     for name, kind in used.carried:
         convert = partial(carried_cells, kind=kind)
         lists[f"carry.{name}"] = _cells(batch.column(used.carry[name]), convert)
-    for name in OF_CONVERSION:
-        if name in batch.schema.names:
-            lists[name] = batch.column(name).to_pylist()
+    for name in used.of_conversion:
+        lists[name] = batch.column(name).to_pylist()
     for i in range(batch.num_rows):
         yield {name: values[i] for name, values in lists.items()}
 

@@ -28,14 +28,22 @@ ORIGIN_KEY = b"ldm_batch_text"
 
 
 def origin_of(schema: pa.Schema) -> Mapping[str, Any] | None:
-    """What a file was converted of and how; None where it was no text of ours."""
+    """What a file was converted of and how; None where it was no text of ours.
+
+    Whoever writes Parquet can say so: where the columns are of other types, it is none.
+    """
     raw = (schema.metadata or {}).get(ORIGIN_KEY)
     try:
         origin = None if raw is None else json.loads(raw)
     except (ValueError, RecursionError):
         return None
-    names = {*schema.names}
-    return origin if isinstance(origin, dict) and {*OF_CONVERSION} <= names else None
+    if not isinstance(origin, dict):
+        return None
+    is_ours = all(
+        schema.names.count(name) == 1 and schema.field(name).type == kind
+        for name, kind in OF_CONVERSION.items()
+    )
+    return origin if is_ours else None
 
 
 def own_names(schema: pa.Schema) -> list[str]:
@@ -47,5 +55,6 @@ def own_names(schema: pa.Schema) -> list[str]:
 
 def largest_stated(schema: pa.Schema, column: str) -> int | None:
     """The largest whole number of a column of text, where the footer says it."""
-    largest = ((origin_of(schema) or {}).get("largest") or {}).get(column)
+    stated = (origin_of(schema) or {}).get("largest")
+    largest = stated.get(column) if isinstance(stated, dict) else None
     return largest if type(largest) is int else None
