@@ -234,6 +234,12 @@ def test_later_files_take_the_plan_s_type(nightly: Make) -> None:
         nightly(pa.array([1]), "z")
 
 
+def test_a_dataset_that_began_with_nulls_alone_says_why_values_do_not_fit(nightly: Make) -> None:
+    nightly(pa.nulls(1), "a")
+    with pytest.raises(JobError, match=r"planned null.*began with had nothing in it.* new sink"):
+        nightly(pa.array(["x"]), "b")
+
+
 def test_a_row_that_is_damaged_is_a_rejection(
     tmp_path: Path, make_job: Make, make_worker: Make
 ) -> None:

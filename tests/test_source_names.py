@@ -271,6 +271,15 @@ def test_a_file_s_own_column_counts_and_that_is_told(
     assert [row["topic"] for row in rows] == ["birds", "dogs"]
 
 
+def test_numbers_of_folders_are_text_where_a_file_has_text_of_its_own(
+    write: Make, job: Make, make_worker: Make
+) -> None:
+    write("topic=1/a.parquet")
+    write("topic=2/b.parquet", topic=["two"])
+    rows = make_all(make_worker, job(source__carry=["topic"]))
+    assert [row["topic"] for row in rows] == ["1", "two"]
+
+
 def test_folders_name_no_rows(write: Make, job: Make, plan_job: Make, make_worker: Make) -> None:
     """Every row of a file would have one id, and all but the first be rejected."""
     write("id=5/a.parquet", prompt=["x", "y"])

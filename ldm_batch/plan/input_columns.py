@@ -29,6 +29,7 @@ from ldm_batch.read.footer import Footer
 from ldm_batch.read.input_types import InputTypes
 from ldm_batch.storage import text_format
 
+NOTHING_YET = "what the dataset began with had nothing in it, so begin a new sink with this file, "
 LEAVE_OUT = "or do not carry it (source.carry, source.carry_parent)"
 
 
@@ -127,7 +128,9 @@ def refuse_other_columns(file: FoundColumns, types: InputTypes, *, is_exact: boo
         kind = types.carried.get(name)
         is_same = str(declared) == types.words.get(name)
         if not is_same and (kind is None or not can_carry(declared, kind)):
-            raise _other(file, name, declared, types.words.get(name, "without it"))
+            planned = types.words.get(name, "without it")
+            remedy = NOTHING_YET if planned == "null" else ""
+            raise _other(file, name, declared, planned, remedy)
         if is_exact:
             _refuse_int96(file, name)
     _refuse_missing(file, types.words)
@@ -201,17 +204,24 @@ def describe_folders(
 
 
 def _folder_types(files: Sequence[FoundColumns]) -> dict[str, str]:
-    """Type of each used column of folders: text where it stands for text, else by its values."""
+    """Type of each used column of folders: text where it stands for text or a file has text of its
+    own in it, else by its values."""
     values: dict[str, list[str | None]] = {}
     texts: set[str] = set()
     for file in files:
         texts |= {column for field, column in file.fields.items() if _is_text(field)}
+        texts |= {name for name, kind in file.carried.items() if _is_own_text(file, name, kind)}
         for key, value in file.folders.items():
             values.setdefault(key, []).append(value)
     return {
         key: TEXT if key in texts else common_folder_type(found)
         for key, found in sorted(values.items())
     }
+
+
+def _is_own_text(file: FoundColumns, name: str, kind: pa.DataType) -> bool:
+    is_text = matching.is_text(kind) and not pa.types.is_null(kind)
+    return is_text and name not in file.folders
 
 
 def _is_text(field: str) -> bool:
