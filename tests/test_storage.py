@@ -103,6 +103,22 @@ def names_of(*uris: object) -> list[str]:
 # Objects
 
 
+def test_a_file_that_two_places_name_otherwise_is_refused(tmp_path: Path) -> None:
+    """But for a dataset that was planned so."""
+    (tmp_path / "in/z").mkdir(parents=True)
+    for name in ("a.parquet", "z/b.parquet"):
+        (tmp_path / "in" / name).write_bytes(b"PAR1")
+    both = [str(tmp_path / "in/z"), str(tmp_path / "in")]
+    with pytest.raises(
+        JobError, match=r"b.parquet would be read twice, as 'b.parquet' and as 'z/b"
+    ):
+        list_source(both)
+    planned = {"a.parquet", "b.parquet", "z/b.parquet"}
+    assert {file.name for file in list_source(both, planned=planned).files} == planned
+    same = [str(tmp_path / "in"), str(tmp_path / "in/**")]
+    assert len(list_source(same).files) == 2
+
+
 def test_what_is_published_can_be_read(store: Store) -> None:
     assert store.publish("data/a", b"one", exclusive=True)
     assert store.publish("data/b", io.BytesIO(b"two"), exclusive=False)

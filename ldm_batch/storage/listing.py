@@ -121,7 +121,7 @@ def list_source(
         planned: names of the files that a dataset has already.
 
     Raises:
-        JobError: nothing is there, or two files would have the same name.
+        JobError: nothing is there, two files would have the same name, or one file two.
     """
     found: dict[str, SourceFile] = {}
     left: dict[str, tuple[str, SourceFile]] = {}
@@ -147,9 +147,22 @@ def list_source(
                 + "".join(f"\n  skipped {note}" for note in _counted(left).told(access))
             )
     files = sorted(found.values(), key=lambda file: file.name)
+    _refuse_twice(files, planned)
     for file in files:
         left.pop(file.uri, None)  # another of the places names it
     return Listing(files, [*gone, *_counted(left).told(access)], tables)
+
+
+def _refuse_twice(files: Sequence[SourceFile], planned: Collection[str]) -> None:
+    """Refuse a file that two places of a source name otherwise, but for what was planned so."""
+    names: dict[str, str] = {}
+    for file in files:
+        first = names.setdefault(file.uri, file.name)
+        if first != file.name and not (first in planned and file.name in planned):
+            raise JobError(
+                f"source.uri: {file.uri} would be read twice, as {first!r} and as {file.name!r}; "
+                "leave out one of the places that name it"
+            )
 
 
 def _counted(left: Mapping[str, tuple[str, SourceFile]]) -> Omissions:
