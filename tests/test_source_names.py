@@ -389,8 +389,15 @@ def test_a_damaged_record_of_types_is_a_damaged_plan(
         path.write_text(json.dumps({**document, "carried": damage}))
         with pytest.raises(JobError, match=r"plan.json: damaged plan"):
             load_plan(store)
-    images = {**document["images"], "source": {"folders": {"a": "pickle"}}}
-    path.write_text(json.dumps({**document, "images": images}))
-    with pytest.raises(JobError, match=r"plan.json: damaged plan"):
-        load_plan(store)
+    sources: list[Any] = [
+        {"folders": {"a": "pickle"}},
+        {"folders": ["a"]},
+        {"carry": {"a": 1}},
+        "x",
+    ]
+    for images in [5, *({**document["images"], "source": source} for source in sources)]:
+        for known in ({**document}, {k: v for k, v in document.items() if k != "carried"}):
+            path.write_text(json.dumps({**known, "images": images}))
+            with pytest.raises(JobError, match=r"plan.json: damaged plan"):
+                load_plan(store)
     shutil.rmtree(tmp_path / "out")

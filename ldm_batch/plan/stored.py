@@ -115,10 +115,11 @@ def load_document(store: Store) -> Mapping[str, Any] | None:
 def _is_whole(document: Mapping[str, Any]) -> bool:
     """Tell whether a document has what every plan has had, of the right kinds."""
     sections = [document[name] for name in ("images", "config", "environment")]
+    if not all(isinstance(section, Mapping) for section in sections):
+        return False
     planned_types(document)
     return (
-        all(isinstance(section, Mapping) for section in sections)
-        and isinstance(document["fingerprint"], str)
+        isinstance(document["fingerprint"], str)
         and isinstance(document["environment"]["command"], str)
         and all(type(document["images"][name]) is int for name in NUMBERS)
     )

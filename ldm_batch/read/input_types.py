@@ -47,9 +47,13 @@ def planned_types(document: Mapping[str, Any]) -> InputTypes:
         ValueError, TypeError, pa.ArrowException: the plan is damaged.
     """
     source = document["images"].get("source", {})
-    if not {*source.get("folders", {}).values()} <= FOLDER_TYPES.keys():
-        raise ValueError("folders of a type that there is not")
+    if not isinstance(source, Mapping):
+        raise TypeError("its source is no mapping")
     words, folders = dict(source.get("carry", {})), dict(source.get("folders", {}))
+    if not all(isinstance(word, str) for word in words.values()):
+        raise TypeError("a type of a carried column is no text")
+    if not {*folders.values()} <= FOLDER_TYPES.keys():
+        raise ValueError("folders of a type that there is not")
     carried: dict[str, pa.DataType] = {}
     if encoded := document.get("carried"):
         schema = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(encoded)))
