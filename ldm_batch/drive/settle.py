@@ -29,13 +29,7 @@ from ldm_batch.plan.recorded import (
 )
 from ldm_batch.plan.runs import living_runs
 from ldm_batch.plan.save_inputs import mend_inputs, store_inputs, take_back_inputs
-from ldm_batch.plan.stored import (
-    Plan,
-    load_plan,
-    plan_document,
-    remove_plan,
-    save_plan,
-)
+from ldm_batch.plan.stored import Plan, load_plan, plan_document, remove_plan, save_plan
 from ldm_batch.read.input_types import InputTypes, encode_carried
 from ldm_batch.records import Shard
 from ldm_batch.storage import Store
