@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 from commands import digests, finish, is_alive, kill, run, wait_until
 from hosts import QUICK_TO_NOTICE, Hosts, start_ray, why_no_hosts
+from leftovers import of_all_tests
 from s3_server import BUCKET, CREDENTIALS, reset
 
 from ldm_batch.config import S3Config
@@ -73,9 +74,10 @@ class Site:
             start_ray(self.hosts.add("head"), self._log("head"), num_cpus=0)()
         absent = [name for name in workers if name not in self.hosts]
         head = self.hosts["head"]
-        waits = [start_ray(self.hosts.add(name), self._log(name), head=head) for name in absent]
-        for wait in waits:
-            wait()
+        with of_all_tests():
+            waits = [start_ray(self.hosts.add(name), self._log(name), head=head) for name in absent]
+            for wait in waits:
+                wait()
 
     def kill(self, *names: str) -> None:
         """Kill those of the hosts that are up."""
