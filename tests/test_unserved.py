@@ -90,6 +90,22 @@ def test_an_outage_is_no_rows(folder: Path, number: int, monkeypatch: pytest.Mon
     assert not isinstance(got.value, UnservedError)
 
 
+def test_a_mount_that_is_gone_is_no_rows_where_links_lead_to_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An automounter that finds no server says ELOOP, too."""
+    (folder / "link").symlink_to(folder, target_is_directory=True)
+    many = 41  # the system follows 40 at most
+    for number in range(many):
+        (folder / f"{number}").symlink_to("good.png" if number == 0 else f"{number - 1}")
+    found = read(str(folder / "link"), f"{many - 1}", "good.png")
+    assert "levels of symbolic links" in str(found[f"{many - 1}"])
+    failing(monkeypatch, "away.png", errno.ELOOP)
+    with pytest.raises(StorageError, match="away.png: Too many levels") as got:
+        read(str(folder / "link"), "good.png", "away.png")
+    assert not isinstance(got.value, UnservedError)
+
+
 def test_a_root_that_is_gone_is_no_rows(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(StorageError, match=r"mounted here\?"):
         read(str(folder / "unmounted"), "a.png", "b.png")

@@ -50,13 +50,25 @@ PASSING_STATUSES = (401, 407, 408, 425, 429)
 def judge_os_error(error: OSError, path: str = "") -> Whose:
     """Judge what the operating system says of a local path.
 
-    ELOOP is the path's own where a link stands in it; without one it is a mount that is gone, which
-    automounters tell so.
+    ELOOP is the path's own where its links lead in a circle, or through more of them than the
+    system follows; else it is a mount that is gone, which automounters tell so, whatever links lead
+    there.
     """
     if error.errno == errno.ELOOP:
-        parts = [Path(path), *Path(path).parents]
-        return Whose.CLOSED if any(os.path.islink(part) for part in parts) else Whose.STORE
+        return Whose.CLOSED if _leads_in_a_circle(path) else Whose.STORE
     return ERRNOS.get(error.errno or 0, Whose.STORE)
+
+
+def _leads_in_a_circle(path: str) -> bool:
+    """Tell whether links alone keep a path from leading anywhere."""
+    target = os.path.realpath(path)  # follows any number of links, and leaves a circle as it is
+    if any(os.path.islink(part) for part in (target, *Path(target).parents)):
+        return True
+    try:
+        os.stat(target)
+    except OSError as error:
+        return error.errno != errno.ELOOP
+    return True
 
 
 def judge_status(status: int) -> Whose:
