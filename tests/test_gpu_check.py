@@ -1,13 +1,16 @@
 """The check of a CUDA card runs without one, on a tiny model, and without what it must not need."""
 
 import json
+import runpy
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+DTYPES = ("float32", "bfloat16")
 SCRIPT = Path(__file__).parent / "gpu" / "check.py"
 ABSENT = ("pyarrow", "ray", "hydra", "omegaconf", "s3fs", "scipy")
 """What it runs without; of the hub's and torch's own, which import fsspec where they please, the
@@ -62,14 +65,19 @@ def test_what_is_compared_is_the_same_bytes(ended: tuple[Path, str]) -> None:
 def test_rates_stand_beside_what_was_not_measured(ended: tuple[Path, str]) -> None:
     path, printed = ended
     found = json.loads(path.read_text())
-    measured = [(rate["who"], rate["dtype"]) for rate in found["rates"]]
-    assert measured == [
-        (who, dtype) for who in ("diffusers", "ldm_batch") for dtype in ("float32", "bfloat16")
-    ]
+    measured = {f"{one['who']} {one['dtype']} at 2" for one in found["rates"]}
+    noisy = {name for name, why in found["unmeasured"].items() if why.startswith("fewer steps")}
+    assert measured.isdisjoint(noisy)
+    assert measured | noisy == {
+        f"{who} {dtype} at 2" for who in ("diffusers", "ldm_batch") for dtype in DTYPES
+    }
     for rate in found["rates"]:
         assert rate["images_per_s"] > 0
         assert rate["share_of_peak"] is rate["peak_memory_gib"] is None
-    assert found["scaled_to_50_over_50"]["ratio"] > 0
+    if "ldm_batch bfloat16 at 2" in noisy:
+        assert found["unmeasured"]["one call of 50 steps"] == "no rate of bfloat16 at 2 to prove"
+    else:
+        assert found["scaled_to_50_over_50"]["ratio"] > 0
     assert {
         "kernel time over wall": "no CUDA device",
         "CUDA graph of the UNet's call": "no CUDA device",
@@ -77,8 +85,30 @@ def test_rates_stand_beside_what_was_not_measured(ended: tuple[Path, str]) -> No
     }.items() <= found["unmeasured"].items()
     for name in found["unmeasured"]:
         assert f"- {name}: " in printed
-    assert "| ldm_batch | float32 | 2 |" in printed
+    for rate in found["rates"]:
+        assert f"| {rate['who']} | {rate['dtype']} | 2 |" in printed
     assert "no card: a CPU" in printed
+
+
+def test_a_rate_of_a_busy_machine_is_none() -> None:
+    """Where the longer call took less time, a rate would be below zero."""
+    check = runpy.run_path(str(SCRIPT), run_name="check")
+    took = {4: 1.0, 2: 2.0}
+    check["measure"].__globals__["seconds"] = lambda call, *_: call() or took[asked[-1]]
+    report, asked = check["Report"](60.0), list[int]()
+    with report.part("a rate"):
+        check["measure"](
+            report,
+            check["TINY"],
+            SimpleNamespace(type="cpu"),
+            asked.append,
+            who="ldm_batch",
+            model=None,
+            batch_size=2,
+        )
+    assert asked == [4, 2]
+    assert report.rates == []
+    assert report.unmeasured["a rate"].startswith("fewer steps took longer")
 
 
 @pytest.mark.skipif(has_card(), reason="needs a machine without a CUDA device")
