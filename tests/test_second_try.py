@@ -14,7 +14,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from safetensors.torch import load_file, save_file
 
 from ldm_batch.config import ModelConfig, SchedulerConfig
-from ldm_batch.diffusion.device_memory import limit_memory, usable_share
+from ldm_batch.diffusion.device_memory import is_out_of_memory, limit_memory, usable_share
 from ldm_batch.diffusion.models.files import lock_model
 from ldm_batch.diffusion.pipeline import LoadedPipeline
 from ldm_batch.diffusion.super_resolution import SuperResolution
@@ -126,6 +126,21 @@ def test_memory_that_comes_back_is_used(task: str, patch: pytest.MonkeyPatch) ->
         pipeline.generate(requests)
     patch.undo()
     assert pixels(pipeline.generate(requests)) == expected
+
+
+@pytest.mark.parametrize(
+    ("told", "is_memory"),
+    [
+        ("CUDA out of memory. Tried to allocate 20 GiB", True),
+        ("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried", True),
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", True),
+        ("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED", True),
+        ("CUDA error: an illegal memory access was encountered", False),
+        ("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm`", False),
+    ],
+)
+def test_what_says_that_memory_ran_out(told: str, *, is_memory: bool) -> None:
+    assert is_out_of_memory(RuntimeError(told)) is is_memory
 
 
 # float32

@@ -70,7 +70,7 @@ def test_what_is_not_there_or_no_file_is_the_rows(folder: Path) -> None:
     assert "too long" in str(found[long])
 
 
-@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM])
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EINVAL, errno.EILSEQ])
 def test_a_file_that_is_closed_to_us_is_the_rows(
     folder: Path, number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,6 +12,9 @@ import torch
 CONTEXT_BYTES = 2**30
 """Of a device's memory, what a process takes beside what torch counts: CUDA's context, kernels and
 workspaces."""
+RAN_OUT = ("out of memory", "can't allocate memory", "ALLOC_FAILED", "ALLOCATION_FAILED")
+"""What torch says of it in errors of kinds that say nothing; the last two cuBLAS and cuDNN, whose
+workspaces are beside what torch allocates."""
 LEAST_USABLE = 0.5
 """Of a worker's share, what is left to torch at least, on however small a device."""
 
@@ -21,7 +24,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     text = str(error)
-    return "out of memory" in text or "can't allocate memory" in text
+    return any(words in text for words in RAN_OUT)
 
 
 def give_back_memory() -> None:

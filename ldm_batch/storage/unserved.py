@@ -32,8 +32,11 @@ ERRNOS = {
     errno.EACCES: Whose.CLOSED,
     errno.EPERM: Whose.CLOSED,
     errno.ENAMETOOLONG: Whose.CLOSED,
+    errno.EINVAL: Whose.CLOSED,
+    errno.EILSEQ: Whose.CLOSED,
 }
-"""All others are the store's: ESTALE, EIO, ENODEV, ETIMEDOUT, EMFILE, ...; ELOOP: see below."""
+"""EINVAL and EILSEQ say that a file system has no such names, as Windows' have none with a colon. All
+others are the store's: ESTALE, EIO, ENODEV, ETIMEDOUT, EMFILE, ...; ELOOP: see below."""
 OS_KINDS = {
     FileNotFoundError: Whose.ABSENT,
     NotADirectoryError: Whose.ABSENT,
