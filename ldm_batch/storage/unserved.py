@@ -35,8 +35,8 @@ ERRNOS = {
     errno.EINVAL: Whose.CLOSED,
     errno.EILSEQ: Whose.CLOSED,
 }
-"""EINVAL and EILSEQ say that a file system has no such names, as Windows' have none with a colon. All
-others are the store's: ESTALE, EIO, ENODEV, ETIMEDOUT, EMFILE, ...; ELOOP: see below."""
+"""EINVAL and EILSEQ say that a file system has no such names, as Windows' have none with a colon.
+All others are the store's: ESTALE, EIO, ENODEV, ETIMEDOUT, EMFILE, ...; ELOOP: see below."""
 OS_KINDS = {
     FileNotFoundError: Whose.ABSENT,
     NotADirectoryError: Whose.ABSENT,
@@ -64,8 +64,8 @@ def judge_os_error(error: OSError, path: str = "") -> Whose:
 
 def _leads_in_a_circle(path: str) -> bool:
     """Tell whether links alone keep a path from leading anywhere."""
-    target = os.path.realpath(path)  # follows any number of links, and leaves a circle as it is
-    if any(os.path.islink(part) for part in (target, *Path(target).parents)):
+    target = Path(os.path.realpath(path))  # any number of links followed, a circle left as it is
+    if any(part.is_symlink() for part in (target, *target.parents)):
         return True
     try:
         os.stat(target)
