@@ -65,7 +65,7 @@ def judge_os_error(error: OSError, path: str = "") -> Whose:
 def _leads_in_a_circle(path: str) -> bool:
     """Tell whether links alone keep a path from leading anywhere."""
     target = Path(os.path.realpath(path))  # any number of links followed, a circle left as it is
-    if any(part.is_symlink() for part in (target, *target.parents)):
+    if any(os.path.islink(part) for part in (target, *target.parents)):  # raises nothing
         return True
     try:
         os.stat(target)
