@@ -9,7 +9,9 @@ import io
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO
+
+from ldm_batch.storage import RangeFile
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,13 +22,13 @@ class Kept:
     size_bytes: int
 
 
-class SplicedFile(io.RawIOBase):
+class SplicedFile(RangeFile):
     """A file that is read through what was laid over it; everywhere else it is what it was."""
 
     def __init__(self, file: BinaryIO, free_bytes: int) -> None:
         """Wrap a file, of which so many bytes may be held in memory."""
-        self._file, self._place, self._left = file, 0, free_bytes
-        self._size = file.seek(0, io.SEEK_END)
+        super().__init__(self._read_between, file.seek(0, io.SEEK_END))
+        self._file, self._left = file, free_bytes
         self._held: list[tuple[int, bytes]] = []
         self._laid: list[tuple[int, int, list[bytes | Kept], list[int]]] = []
 
@@ -60,45 +62,12 @@ class SplicedFile(io.RawIOBase):
         self._file.seek(start)
         return self._file.read(size_bytes)
 
-    def as_file(self) -> BinaryIO:
-        """Itself, typed as the file that it is."""
-        return cast(BinaryIO, self)
-
-    def readable(self) -> bool:
-        """It can be read."""
-        return True
-
-    def seekable(self) -> bool:
-        """It can be read anywhere."""
-        return True
-
-    def tell(self) -> int:
-        """Where the next read begins."""
-        return self._place
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Move to where the next read begins."""
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._size}[whence]
-        self._place = max(0, base + offset)
-        return self._place
-
-    def read(self, size: int = -1, /) -> bytes:
-        """Read up to `size` bytes, all that are left if negative; fewer only at the end."""
-        stop = self._size if size < 0 else min(self._place + size, self._size)
+    def _read_between(self, start: int, stop: int) -> bytes:
         read: list[bytes] = []
-        while self._place < stop:
-            data = self._read_some(self._place, stop)
-            if not data:
-                break
+        while start < stop and (data := self._read_some(start, stop)):
             read.append(data)
-            self._place += len(data)
+            start += len(data)
         return read[0] if len(read) == 1 else b"".join(read)
-
-    def readinto(self, buffer: Any, /) -> int:
-        """Read into a buffer."""
-        data = self.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
 
     def _read_some(self, start: int, stop: int) -> bytes:
         """Bytes from a place on, as far as they are of one part."""

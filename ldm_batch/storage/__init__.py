@@ -13,6 +13,7 @@ from ldm_batch.storage.place import (
     SourceFile,
     is_parquet_name,
 )
+from ldm_batch.storage.range_file import RangeFile
 from ldm_batch.storage.sources import is_text, open_file, prove_folder, read_file
 from ldm_batch.storage.store import Store, open_sink
 from ldm_batch.storage.tables import TextFormat, text_format
@@ -24,6 +25,7 @@ __all__ = [
     "Leftover",
     "Listing",
     "Omissions",
+    "RangeFile",
     "SourceFile",
     "Store",
     "TextFormat",

@@ -1,4 +1,4 @@
-"""An object in a cloud as a file: every read is one request of exactly the bytes asked for."""
+"""Bytes that are asked for by ranges, as a file: every read asks once, for exactly its bytes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ class RangeFile(io.RawIOBase):
     """A file that is read by ranges; not safe in several threads, as files are."""
 
     def __init__(self, read_range: Callable[[int, int], bytes], size: int) -> None:
-        """Wrap `read_range(start, stop)`, which returns exactly those bytes of `size`."""
+        """Wrap `read_range(start, stop)`, which returns those bytes of `size`, and fewer only where
+        a file ends before its time."""
         self._read_range, self._size, self._position = read_range, size, 0
 
     def as_file(self) -> BinaryIO:
@@ -42,7 +43,7 @@ class RangeFile(io.RawIOBase):
         if stop <= self._position:
             return b""
         data = self._read_range(self._position, stop)
-        self._position = stop
+        self._position += len(data)
         return data
 
     def readall(self) -> bytes:

@@ -5,10 +5,11 @@ Must not know what is in them.
 
 from __future__ import annotations
 
-import io
 import os
 import tempfile
-from typing import IO, Any, BinaryIO, cast
+from typing import IO, BinaryIO
+
+from ldm_batch.storage import RangeFile
 
 
 class Pile:
@@ -28,7 +29,12 @@ class Pile:
         """What was written from a place on, as a file for reading."""
         file = self.begin()
         file.flush()
-        return cast(BinaryIO, _Part(file.fileno(), start, file.tell()))
+        descriptor = file.fileno()
+
+        def read(begin: int, stop: int) -> bytes:
+            return os.pread(descriptor, stop - begin, start + begin)
+
+        return RangeFile(read, file.tell() - start).as_file()
 
     def cut(self, start: int) -> None:
         """Forget what was written from a place on."""
@@ -40,47 +46,3 @@ class Pile:
         if self._file is not None:
             self._file.close()
         self._file = None
-
-
-class _Part(io.RawIOBase):
-    """A part of a file, as a file."""
-
-    def __init__(self, descriptor: int, start: int, stop: int) -> None:
-        self._descriptor, self._start = descriptor, start
-        self._size, self._position = stop - start, 0
-
-    def readable(self) -> bool:
-        """It can be read."""
-        return True
-
-    def seekable(self) -> bool:
-        """It can be read anywhere."""
-        return True
-
-    def tell(self) -> int:
-        """Where the next read begins."""
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Move to where the next read begins."""
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        self._position = max(0, base + offset)
-        return self._position
-
-    def read(self, size: int = -1, /) -> bytes:
-        """Read up to `size` bytes, all that are left if negative."""
-        left = max(0, self._size - self._position)
-        wanted = left if size < 0 else min(size, left)
-        data = os.pread(self._descriptor, wanted, self._start + self._position) if wanted else b""
-        self._position += len(data)
-        return data
-
-    def readall(self) -> bytes:
-        """Read all that is left."""
-        return self.read()
-
-    def readinto(self, buffer: Any, /) -> int:
-        """Read into a buffer."""
-        data = self.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
