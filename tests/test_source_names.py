@@ -15,7 +15,7 @@ from ldm_batch.errors import JobError
 from ldm_batch.plan.own import refuse_own_sink
 from ldm_batch.plan.stored import Plan, load_plan, save_plan
 from ldm_batch.read.folders import common_folder_type, folder_values, is_whole
-from ldm_batch.storage import Store
+from ldm_batch.storage import Store, would_list
 
 Make = Callable[..., Any]
 
@@ -166,6 +166,7 @@ def test_a_table_whose_log_says_what_counts_is_refused(
         ("in/data/*.parquet", "in"),
         ("s3://bucket", "s3://bucket/out"),
         ("s3://bucket/i*/**", "s3://bucket/in/out"),
+        ("s3a://bucket/in", "S3://bucket/in/out"),
     ],
 )
 def test_a_sink_in_its_source_is_refused_by_any_way(
@@ -176,6 +177,20 @@ def test_a_sink_in_its_source_is_refused_by_any_way(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(JobError, match="where the images of this job go"):
         refuse_own_sink([source.format(tmp_path)], Store(sink))
+
+
+@pytest.mark.parametrize(
+    ("source", "sink", "is_taken_in"),
+    [
+        ("GS://bucket/in/", "gcs://bucket/in/out", True),
+        ("az://bucket/in", "abfs://bucket@account.dfs.core.windows.net/in/out", True),
+        ("abfss://bucket@account.dfs.core.windows.net/i*/*", "AZ://bucket/in/out", True),
+        ("gs://bucket/in", "s3://bucket/in/out", False),
+        ("gs://bucket/in", "gcs://Bucket/in/out", False),
+    ],
+)
+def test_a_cloud_is_one_by_all_its_names(source: str, sink: str, is_taken_in: bool) -> None:
+    assert would_list(source, sink) is is_taken_in
 
 
 # Columns of folders

@@ -13,10 +13,11 @@ import ldm_batch
 from ldm_batch.config import S3Config, SinkConfig, SourceConfig
 from ldm_batch.config.storage import OPTIONS, StorageAccess, check_storage
 from ldm_batch.config.validate import find_forbidden
-from ldm_batch.errors import JobError
+from ldm_batch.errors import AccessError, JobError
 from ldm_batch.plan.command_line import section_settings
-from ldm_batch.storage import Store
+from ldm_batch.storage import Store, kinds
 from ldm_batch.storage.instance import options_of, retry_s_of
+from ldm_batch.storage.retry import Taken
 
 TAKES_S3 = "known: anon, endpoint_url, profile, requester_pays, retry_s"
 
@@ -131,3 +132,60 @@ def test_a_command_takes_options(s3: S3Config) -> None:
     assert (code, "no dataset here" in told) == ("2", True), told
     code, told = status(sink, "--storage", "sas_token=canary1")
     assert (code, "canary1" in told, "refused" in told) == ("2", False, True), told
+
+
+@pytest.mark.parametrize("is_member", [True, False])
+@pytest.mark.parametrize(
+    ("status", "code", "kind"),
+    [
+        (409, "BlobAlreadyExists", Taken),
+        (403, "AuthorizationFailure", AccessError),
+        (409, "ContainerBeingDeleted", type(None)),
+        (404, "ContainerNotFound", AccessError),
+    ],
+)
+def test_azures_codes_are_known_as_texts_and_as_members(
+    status: int, code: str, kind: type[Exception], is_member: bool
+) -> None:
+    blob = pytest.importorskip("azure.storage.blob")
+    azure = pytest.importorskip("ldm_batch.storage.azure")
+    error = azure.HttpResponseError("no")
+    error.status_code = status
+    error.error_code = blob.StorageErrorCode(code) if is_member else code
+    told = azure.judge(error, "az://b/x")
+    assert isinstance(told, kind)
+    assert "StorageErrorCode" not in str(told)
+
+
+def test_a_way_to_credentials_that_leads_nowhere_is_told_with_what_to_do(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gcs = pytest.importorskip("ldm_batch.storage.gcs")
+
+    def refuse(**_: Any) -> None:
+        raise ValueError
+
+    monkeypatch.setattr(gcs.gcsfs.core, "GCSFileSystem", refuse)
+    with pytest.raises(AccessError, match=r"gs: no credentials are accepted; run `gcloud auth"):
+        Store("gs://b/x", StorageAccess(options={"token": "cloud", "project": "none"}))
+
+
+@pytest.mark.parametrize(
+    ("uri", "missing", "install"),
+    [
+        ("s3://b/x", "s3fs", "pip install s3fs"),
+        ("gs://b/x", "gcsfs", "pip install 'ldm-batch[gcs]'"),
+        ("abfs://b/x", "adlfs", "pip install 'ldm-batch[azure]'"),
+        ("https://h/x", "aiohttp", "pip install aiohttp"),
+    ],
+)
+def test_a_library_that_is_not_installed_is_named(
+    uri: str, missing: str, install: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def find(_name: str) -> None:
+        raise ModuleNotFoundError(f"No module named '{missing}'", name=missing)
+
+    monkeypatch.setattr(kinds, "import_module", find)
+    with pytest.raises(JobError) as told:
+        kinds.kind_of(uri)
+    assert f"needs {missing}, which is not installed here; {install}" in str(told.value)

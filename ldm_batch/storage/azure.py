@@ -91,8 +91,9 @@ def _connect(options: Mapping[str, Any]) -> adlfs.AzureBlobFileSystem:
         fs = adlfs.AzureBlobFileSystem(**options, **FIXED)
     except ValueError as error:
         raise AccessError(
-            f"azure: no account is named; set storage.account_name, AZURE_STORAGE_ACCOUNT_NAME or "
-            f"AZURE_STORAGE_CONNECTION_STRING ({brief(error)})"
+            "azure: no account that can be reached is named; set storage.account_name, "
+            "AZURE_STORAGE_ACCOUNT_NAME or AZURE_STORAGE_CONNECTION_STRING, whole and "
+            f"unchanged ({brief(error)})"
         ) from error
     fs.service_client._config.max_single_put_size = LARGEST_PUT_BYTES
     return fs
@@ -171,7 +172,7 @@ class AzureContainer:
         """Tell whether an error may speak of the one blob that was asked for."""
         if not isinstance(error, HttpResponseError):
             return False
-        code = str(getattr(error, "error_code", None) or "")
+        code = _code_of(error)
         is_everyones = code in UNMENDABLE and code not in OF_A_BLOB
         return not is_everyones and judge_status(int(error.status_code or 0)) is Whose.CLOSED
 
@@ -220,9 +221,15 @@ def judge(error: Exception, place: str) -> Exception | None:
     return error
 
 
+def _code_of(error: HttpResponseError) -> str:
+    """The store's own code of an error; its library makes members of an enumeration of most."""
+    code = getattr(error, "error_code", None) or ""
+    return str(getattr(code, "value", code))
+
+
 def _judge_answer(error: HttpResponseError, place: str) -> Exception | None:
     status = int(error.status_code or 0)
-    code = str(getattr(error, "error_code", None) or "")
+    code = _code_of(error)
     if status == 416:
         return Empty(place)
     if code in TAKEN or status == 412:

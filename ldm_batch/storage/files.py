@@ -19,6 +19,7 @@ from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
 
 from ldm_batch.config.places import with_home
+from ldm_batch.config.storage import library_of
 from ldm_batch.errors import JobError, LdmBatchError, StorageError
 from ldm_batch.storage.instance import FIXED, options_of
 from ldm_batch.storage.place import (
@@ -124,9 +125,17 @@ def is_hidden(name: str) -> bool:
 
 
 def _resolved(uri: str) -> str:
-    """A place with the links of a local one followed."""
+    """A place with the links of a local one followed; of a cloud's by one name of its scheme,
+    without the account that may stand beside a container."""
     place = absolute(uri.removeprefix("file://"))
-    return place if "://" in place else os.path.realpath(place)
+    scheme, separator, rest = place.partition("://")
+    if not separator:
+        return os.path.realpath(place)
+    library = library_of(scheme)
+    bucket, slash, key = rest.partition("/")
+    if library == "az":
+        bucket = bucket.partition("@")[0]
+    return f"{library}://{bucket}{slash}{key}"
 
 
 def fixed_prefix(pattern: str) -> str:

@@ -64,9 +64,12 @@ def _connect(options: Mapping[str, Any]) -> gcsfs.core.GCSFileSystem:
         total=None, sock_connect=retry.CONNECT_S, sock_read=retry.ANSWER_S
     )
     session = {"trust_env": True}  # proxies by the environment's names
-    fs = gcsfs.core.GCSFileSystem(
-        **options, requests_timeout=limits, session_kwargs=session, **FIXED
-    )
+    try:
+        fs = gcsfs.core.GCSFileSystem(
+            **options, requests_timeout=limits, session_kwargs=session, **FIXED
+        )
+    except (google.auth.exceptions.GoogleAuthError, ValueError) as error:
+        raise AccessError(f"gs: {NO_CREDENTIALS} ({brief(error)})") from error
     fs._request = MethodType(gcsfs.core.GCSFileSystem._request.__wrapped__, fs)
     return fs
 

@@ -16,9 +16,9 @@ CLOUDS = {
 }
 """Scheme of a URL -> the module of its cloud, whose library sends the condition of a create to the
 server; no other scheme can hold a dataset."""
-
-
 WEB = ("http", "https")
+EXTRAS = ("gcs", "azure")
+"""Modules whose library comes with an extra of that name; that of the others always."""
 
 
 def kind_of(uri: str) -> Kind:
@@ -36,8 +36,9 @@ def kind_of(uri: str) -> Kind:
     try:
         kind: Kind = import_module(f"ldm_batch.storage.{module}").KIND
     except ModuleNotFoundError as error:
+        missing = str(error.name).partition(".")[0]
+        wanted = f"'ldm-batch[{module}]'" if module in EXTRAS else missing
         raise JobError(
-            f"{uri}: {scheme}:// needs {error.name}, which is not installed here; "
-            f"pip install 'ldm-batch[{module}]'"
+            f"{uri}: {scheme}:// needs {missing}, which is not installed here; pip install {wanted}"
         ) from error
     return kind
