@@ -17,7 +17,7 @@ from s3_server import BUCKET
 
 from ldm_batch.config import S3Config
 from ldm_batch.config.storage import StorageAccess
-from ldm_batch.errors import StorageError
+from ldm_batch.errors import AccessError, StorageError, UnservedError
 from ldm_batch.read.window import Longer, Window
 from ldm_batch.storage import Store, read_file
 
@@ -68,10 +68,19 @@ class Files(http.server.BaseHTTPRequestHandler):
         if kind == "troubled" and self.troubles[self.path] < 2:
             self.troubles[self.path] += 1
             return self.answer(503, 0)
+        if kind in ("circle", "elsewhere"):
+            target = self.path if kind == "circle" else "file:///etc/passwd"
+            return self.answer(302, 0, Location=target)
+        if kind == "nonsense":
+            self.wfile.write(b"no status\r\n\r\n")
+            self.close_connection = True
+            return None
         return self.answer(int(kind) if kind.isdecimal() else 200, 3)
 
-    def answer(self, code: int, size: int) -> None:
+    def answer(self, code: int, size: int, **headers: str) -> None:
         self.send_response(code)
+        for name, value in headers.items():
+            self.send_header(name, value)
         self.send_header("Content-Length", str(size))
         self.end_headers()
         try:
@@ -104,14 +113,31 @@ def test_no_more_is_taken_in_than_asked_for(web: str) -> None:
 
 
 def test_what_is_not_for_us_is_missing_and_an_outage_is_none(web: str) -> None:
-    for status in (401, 403, 404, 410):
-        assert read_file(f"{web}/{status}", 10, QUICK) is None
+    for status, is_absent in ((403, False), (404, True), (410, True), (451, False)):
+        with pytest.raises(UnservedError) as told:
+            read_file(f"{web}/{status}", 10, QUICK)
+        assert told.value.is_absent is is_absent
+    with pytest.raises(AccessError, match=r"/401: its server asks for credentials \(401\)"):
+        read_file(f"{web}/401", 10, QUICK)
     assert read_file(f"{web}/troubled/1", 10, StorageAccess(S3Config(retry_s=10))) == bytes(3)
     assert Files.asked["/troubled/1"] == 3
     with pytest.raises(StorageError, match=r"/500: .*500.*\(tried for 1 s\)"):
         read_file(f"{web}/500", 10, QUICK)
     with pytest.raises(StorageError, match=r":9/x: .*connect.*\(tried for 1 s\)"):
         read_file("http://127.0.0.1:9/x", 10, QUICK)
+
+
+@pytest.mark.parametrize("kind", ["circle", "elsewhere"])
+def test_an_address_that_sends_on_to_nowhere_is_its_rows_trouble(web: str, kind: str) -> None:
+    with pytest.raises(UnservedError, match=f"/{kind}: its server sends on to nowhere"):
+        read_file(f"{web}/{kind}", 10, QUICK)
+    assert Files.asked.total() <= 11
+
+
+def test_nonsense_of_a_server_is_its_own_trouble(web: str) -> None:
+    with pytest.raises(StorageError, match=r"/nonsense: .*Bad status line.*\(tried for 1 s\)$"):
+        read_file(f"{web}/nonsense", 10, QUICK)
+    assert Files.asked["/nonsense"] > 1
 
 
 def test_one_client_reads_many_files_on_few_connections(web: str) -> None:
@@ -130,11 +156,10 @@ def test_an_image_in_a_cloud_is_one_request(s3: S3Config) -> None:
             store.publish(f"{i}", bytes(i), exclusive=True)
         proxy.requests.clear()
         with ThreadPoolExecutor(8) as pool:
-            read = list(pool.map(lambda i: read_file(store.uri(f"{i}"), 10, through), range(21)))
-        assert [None if one is None else len(one) for one in read] == [
-            *(min(i, 10) for i in range(20)),
-            None,
-        ]
+            read = list(pool.map(lambda i: read_file(store.uri(f"{i}"), 10, through), range(20)))
+        with pytest.raises(UnservedError, match="in/20: No such file"):
+            read_file(store.uri("20"), 10, through)
+        assert [len(one) for one in read] == [min(i, 10) for i in range(20)]
         assert len(proxy.requests) == 21
 
 
@@ -143,7 +168,8 @@ def test_a_window_reads_what_is_short_and_says_what_is_longer(tmp_path: Path) ->
     for name, size in (("short", 100), ("long", 8 * 1024 * 1024), ("longer", 20 * 1024 * 1024)):
         (tmp_path / name).write_bytes(bytes(size))
     assert window.read(str(tmp_path / "short")) == bytes(100)
-    assert window.read(str(tmp_path / "none")) is None
+    with pytest.raises(UnservedError, match="none: No such file"):
+        window.read(str(tmp_path / "none"))
     for name, size in (("long", 8 * 1024 * 1024), ("longer", 16 * 1024 * 1024 + 1)):
         file = window.read(str(tmp_path / name))
         assert isinstance(file, Longer)

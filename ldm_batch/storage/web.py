@@ -24,6 +24,8 @@ from ldm_batch.storage.unserved import Whose, judge_status, unserved
 MAX_CONNECTIONS = 16
 ASKING_STATUS = (401, 407)
 """Answers that say who asks is not known; no later attempt helps."""
+LEADS_NOWHERE = (aiohttp.TooManyRedirects, aiohttp.RedirectClientError)
+"""Of one address: it sends on in a circle, or to what is not of the web."""
 
 
 def read_start(url: str, max_bytes: int, access: Access) -> bytes:
@@ -74,10 +76,14 @@ def judge(error: Exception, place: str) -> Exception | None:
     """What an error means; None where a later attempt may succeed."""
     if isinstance(error, LdmBatchError):
         return error
+    if isinstance(error, LEADS_NOWHERE):
+        return UnservedError(f"{place}: its server sends on to nowhere ({type(error).__name__})")
     if isinstance(error, aiohttp.ClientResponseError):
+        if isinstance(error.__cause__, aiohttp.http.HttpProcessingError):  # a page that is none
+            return None
         if error.status in ASKING_STATUS:
             return AccessError(f"{place}: its server asks for credentials ({error.status})")
-        whose, why = judge_status(error.status), error.message or error.status
+        whose, why = judge_status(error.status), _first_line(error.message) or error.status
         return None if whose is Whose.STORE else unserved(place, whose, why)
     if isinstance(error, aiohttp.ClientSSLError):
         return AccessError(f"{place}: {brief(error)}; are its certificates trusted here?")
@@ -88,6 +94,10 @@ def judge(error: Exception, place: str) -> Exception | None:
     if isinstance(error, (OSError, ValueError)):
         return StorageError(f"{place}: {brief(error)}")
     return error
+
+
+def _first_line(text: str) -> str:
+    return text.partition("\n")[0].strip()
 
 
 KIND = replace(FILES, read_start=read_start)
