@@ -158,11 +158,11 @@ def test_every_line_with_data_is_an_image_or_a_rejection(job: JobConfig) -> None
         ("p.jsonl", b'{"prompt":"a cat","seed":5}\n{"prompt":"a dog","seed":6,"x":[1]}\n'),
         (
             "p.ndjson.gz",
-            gzip.compress(b'{"prompt":"a cat","seed":"5"}\n{"prompt":"a dog","seed":6}'),
+            gzip.compress(b'{"prompt":"a cat","seed":"5"}\n{"prompt":"a dog","seed":6}', mtime=0),
         ),
         ("p.json", b'{"prompt":"a cat","seed":5}\n\n{"prompt":"a dog","seed":6.0}\n'),
         ("p.tsv", b"prompt\tseed\na cat\t5\na dog\t6\n"),
-        ("p.csv.gz", gzip.compress(b"seed,prompt\r\n5,a cat\r\n6,a dog")),
+        ("p.csv.gz", gzip.compress(b"seed,prompt\r\n5,a cat\r\n6,a dog", mtime=0)),
         ("P.CSV", b"seed,prompt\n5,a cat\n6,a dog\n"),
     ],
 )
@@ -583,7 +583,7 @@ def test_names_are_safe_in_the_sink() -> None:
 def test_from_s3_to_s3(s3: S3Config, make_job: Make) -> None:
     put = connect(s3).put_object
     put(Bucket=BUCKET, Key="in/d/50%.csv", Body=b"prompt\nx\n")
-    put(Bucket=BUCKET, Key="in/p.jsonl.gz", Body=gzip.compress(b'{"prompt":"y"}\n[]\n'))
+    put(Bucket=BUCKET, Key="in/p.jsonl.gz", Body=gzip.compress(b'{"prompt":"y"}\n[]\n', mtime=0))
     how = {"source__s3": s3, "sink__s3": s3}
     job = make_job(f"s3://{BUCKET}/in", f"s3://{BUCKET}/out", **how)
     do(job)
