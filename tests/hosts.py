@@ -19,6 +19,9 @@ from pathlib import Path
 from typing import IO, Self
 
 from commands import Ended, finish, wait_until
+from fsspec import asyn
+
+from ldm_batch.storage import instance
 
 NETWORK = "192.0.2"
 """TEST-NET-1: addresses that no real host has."""
@@ -112,14 +115,20 @@ class Host:
 
     @contextmanager
     def network(self) -> Iterator[None]:
-        """Connections that this thread opens meanwhile are made from this host."""
+        """Connections that this thread opens meanwhile are made from this host, those of clients of
+        clouds that are made meanwhile too: their thread begins here, and stays."""
         own = f"/proc/self/task/{threading.get_native_id()}/ns/net"
         with open(own) as before, open(f"/proc/{self._init}/ns/net") as after:
             _enter_network(after.fileno())
+            loop, asyn.loop[0] = asyn.loop[0], None
+            thread, asyn.iothread[0] = asyn.iothread[0], None
+            instance._made.cache_clear()
             try:
                 yield
             finally:
                 _enter_network(before.fileno())
+                asyn.loop[0], asyn.iothread[0] = loop, thread
+                instance._made.cache_clear()
 
     def pids(self, fragment: str = "") -> list[int]:
         """Processes of this host by a part of their command line, the first process left out."""

@@ -119,7 +119,8 @@ class Dataset:
 
     def __init__(self, site: Site, name: str) -> None:
         self._site, self.uri, self._prefix = site, f"s3://{BUCKET}/{name}", f"{name}/"
-        self._client = connect(S3Config(endpoint=site.endpoint))
+        with site.hosts["storage"].network():
+            self._client = connect(S3Config(endpoint=site.endpoint))
 
     def submit(self, host: str, *arguments: str) -> subprocess.Popen[str]:
         """Start the job on a host."""

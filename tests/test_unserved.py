@@ -211,13 +211,14 @@ def web() -> Iterator[str]:
 
 
 def test_of_the_web(web: str) -> None:
+    soon = S3Config(retry_s=0.2)
     found = read(web, "200", "404", "403", "400", "410")
     assert found["200"] == b"good"
     assert found["404"] == found["410"] == "no file at its path"
     assert all(str(found[n]).startswith("the file at its path: ") for n in ("400", "403"))
     for status in ("500", "503", "429"):
         with pytest.raises(StorageError) as got:
-            read(web, "200", status)
+            read(web, "200", status, s3=soon)
         assert not isinstance(got.value, UnservedError)
 
 
@@ -225,7 +226,7 @@ def test_of_a_web_that_is_away() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     with pytest.raises(StorageError) as got:
-        read_file(f"http://127.0.0.1:{port}/a", 4)
+        read_file(f"http://127.0.0.1:{port}/a", 4, S3Config(retry_s=0.2))
     assert not isinstance(got.value, UnservedError)
 
 

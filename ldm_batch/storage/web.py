@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from http.client import responses
 from typing import Any
 
 import aiohttp
@@ -62,7 +63,11 @@ async def _read(fs: HTTPFileSystem, url: str, max_bytes: int) -> bytes:
     async with session.get(fs.encode_url(url), headers=headers) as answer:
         if answer.status == 416:  # an empty file has no first byte
             return b""
-        answer.raise_for_status()
+        if answer.status >= 400:  # not by `raise_for_status`, which tells the server's own words
+            told = _phrase(answer.status)
+            raise aiohttp.ClientResponseError(
+                answer.request_info, answer.history, status=answer.status, message=told
+            )
         parts, size = [], 0
         async for block in answer.content.iter_chunked(COPY_BYTES):
             parts.append(block[: max_bytes - size])
@@ -83,7 +88,7 @@ def judge(error: Exception, place: str) -> Exception | None:
             return None
         if error.status in ASKING_STATUS:
             return AccessError(f"{place}: its server asks for credentials ({error.status})")
-        whose, why = judge_status(error.status), _first_line(error.message) or error.status
+        whose, why = judge_status(error.status), _phrase(error.status)
         return None if whose is Whose.STORE else unserved(place, whose, why)
     if isinstance(error, aiohttp.ClientSSLError):
         return AccessError(f"{place}: {brief(error)}; are its certificates trusted here?")
@@ -96,8 +101,10 @@ def judge(error: Exception, place: str) -> Exception | None:
     return error
 
 
-def _first_line(text: str) -> str:
-    return text.partition("\n")[0].strip()
+def _phrase(status: int) -> str:
+    """A status in the words of its standard: a server's own may repeat what was asked for."""
+    known = responses.get(status)
+    return f"{status} {known}" if known else str(status)
 
 
 KIND = replace(FILES, read_start=read_start)
