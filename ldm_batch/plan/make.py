@@ -22,6 +22,7 @@ from ldm_batch.plan.cut import (
     settle_rows_per_shard,
 )
 from ldm_batch.plan.input_columns import (
+    FoundColumns,
     describe_folders,
     describe_used,
     refuse_other_columns,
@@ -88,15 +89,10 @@ def make_plan(
     if not planned and not new_files:
         uris = ", ".join(source_uris(job.source))
         raise JobError("\n  ".join([f"source.uri: no rows in {uris}", *notes]))
-    found = [new.columns for new in new_files]
-    types = planned.types if planned else settle_types(found, task)
-    late = set(task.fields) - job.source.columns.keys() if planned else set()
-    notes += describe_folders(found, types, late)
-    if planned:
-        for columns in found:
-            refuse_other_columns(columns, types, is_exact=planned.knows_folders)
-        before = planned
-    else:
+    types, told = _types_of(job.source, task, planned, [new.columns for new in new_files])
+    notes += told
+    before = planned
+    if before is None:
         job, document = settle_rows_per_shard(job, new_files, identify(types))
         before = Plan(document, shards=(), num_segments=0)
     notes += describe_unknown_sizes(job, new_files)
@@ -104,6 +100,23 @@ def make_plan(
     new = tuple(cut_files(job, new_files, first=len(shards)))
     plan = replace(before, shards=(*shards, *new), new_shards=new)
     return replace(plan, gone_files=gone, notes=tuple(notes))
+
+
+def _types_of(
+    source: SourceConfig, task: TaskColumns, planned: Plan | None, found: Sequence[FoundColumns]
+) -> tuple[InputTypes, list[str]]:
+    """The types of the input's columns, the plan's if there is one, and what to tell of them.
+
+    Raises:
+        JobError: a new file has columns that fit no type of them; it is named.
+    """
+    if planned is None:
+        types = settle_types(found, task)
+        return types, list(describe_folders(found, types, late=()))
+    for columns in found:
+        refuse_other_columns(columns, planned.types, is_exact=planned.knows_folders)
+    late = set(task.fields) - source.columns.keys()
+    return planned.types, list(describe_folders(found, planned.types, late))
 
 
 def _look_at_new(

@@ -88,19 +88,7 @@ def look_at(
         rows: the wanted ones, of the row group.
         reads_headers_alone: its pages are looked at even where there is no room for all of it.
     """
-    names = [name for name in chunk.encodings if name not in LEVELS]
-    told = Chunk(
-        path=chunk.path_in_schema,
-        is_flat=schema.max_repetition_level == 0 and "." not in schema.path,
-        is_repeated=schema.max_repetition_level > 0,
-        is_bytes=schema.physical_type == "BYTE_ARRAY",
-        num_rows=num_rows,
-        num_values=max(chunk.num_values, num_rows),
-        unpacked_bytes=chunk.total_uncompressed_size,
-        value_bytes=max(VALUE_BYTES, schema.length or 0),
-        encodings=frozenset(ENCODINGS.get(name, OTHER_ENCODING) for name in names),
-        page_bytes=chunk.total_uncompressed_size,
-    )
+    told = _told_by_footer(chunk, schema, num_rows)
     start, dictionary = chunk.data_page_offset, chunk.dictionary_page_offset
     if chunk.has_dictionary_page and dictionary is not None and 0 < dictionary < start:
         start = dictionary
@@ -126,6 +114,23 @@ def look_at(
         unpacked_bytes=told.unpacked_bytes + dictionary_bytes * told.is_part,
         dictionary_bytes=max(1, dictionary_bytes),
         largest_bytes=pages.largest_value_bytes(file, found[0], chunk.compression),
+    )
+
+
+def _told_by_footer(chunk: pq.ColumnChunkMetaData, schema: pq.ColumnSchema, num_rows: int) -> Chunk:
+    """What a footer says of a chunk, which may be untrue."""
+    names = [name for name in chunk.encodings if name not in LEVELS]
+    return Chunk(
+        path=chunk.path_in_schema,
+        is_flat=schema.max_repetition_level == 0 and "." not in schema.path,
+        is_repeated=schema.max_repetition_level > 0,
+        is_bytes=schema.physical_type == "BYTE_ARRAY",
+        num_rows=num_rows,
+        num_values=max(chunk.num_values, num_rows),
+        unpacked_bytes=chunk.total_uncompressed_size,
+        value_bytes=max(VALUE_BYTES, schema.length or 0),
+        encodings=frozenset(ENCODINGS.get(name, OTHER_ENCODING) for name in names),
+        page_bytes=chunk.total_uncompressed_size,
     )
 
 
