@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 
@@ -19,6 +19,7 @@ from ldm_batch.errors import LdmBatchError, StorageError
 from ldm_batch.generate.batches import generate_images, plan_images, reject_faulty
 from ldm_batch.generate.choose import choose
 from ldm_batch.generate.pipeline import Pipeline
+from ldm_batch.generate.row_by_row import as_usual
 from ldm_batch.identity import FORMS, data_path, fingerprint
 from ldm_batch.made_as import MADE_AS, count_made_as, describe_made_as
 from ldm_batch.plan.recorded import refuse_other_environment
@@ -30,7 +31,6 @@ from ldm_batch.read.rejected import read_rejected
 from ldm_batch.read.rows import RowContext
 from ldm_batch.read.shard import read_shard
 from ldm_batch.records import (
-    Call,
     Outcome,
     PlannedImage,
     PromptCount,
@@ -176,7 +176,7 @@ class Worker:
         clock: Clock,
     ) -> tuple[Encoded, tuple[str, ...]]:
         """Generate images and encode them, when it is this shard's turn; and what was noted."""
-        usual = partial(_as_usual, usual=call, is_sized=given is None)
+        usual = partial(as_usual, usual=call, is_sized=given is None)
         make = self._task.make_request
         with self._turn:
             clock.lap("wait_s")
@@ -287,18 +287,6 @@ class Worker:
             fingerprint=terms.fingerprint,
             of_task=self._task.origin(spec.job, spec.model_lock, described, terms.model_names),
         )
-
-
-def _as_usual(call: Call, *, usual: CallConfig, is_sized: bool) -> Call:
-    """The call of a row with the job's own numbers where the job has some.
-
-    Args:
-        is_sized: the job says the size, too, and not the row's image.
-    """
-    sides = () if is_sized else ("height", "width")
-    names = [field.name for field in fields(call) if field.name not in sides]
-    numbers = {name: getattr(usual, name) for name in names}
-    return replace(call, **{name: value for name, value in numbers.items() if value is not None})
 
 
 class Clock:

@@ -6,10 +6,12 @@ Must not know who draws, nor how rows are read.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import fields, replace
 
+from ldm_batch.config import CallConfig
 from ldm_batch.errors import LdmBatchError, one_line
 from ldm_batch.generate.pipeline import Picture, Pipeline
-from ldm_batch.records import Fault, Reason, Request
+from ldm_batch.records import Call, Fault, Reason, Request
 
 OF_A_DEVICE = ("CUDA error", "cuDNN error", "out of memory", "can't allocate memory")
 """What torch says of a device, or of memory, in errors of kinds that say nothing."""
@@ -51,6 +53,18 @@ def draw(
     if len(raised) == len(requests) and not _draws_any(pipeline, witnesses):
         raise raised[0]
     return made
+
+
+def as_usual(call: Call, *, usual: CallConfig, is_sized: bool) -> Call:
+    """The call of a row with the job's own numbers where the job has some.
+
+    Args:
+        is_sized: the job says the size, too, and not the row's image.
+    """
+    sides = () if is_sized else ("height", "width")
+    names = [field.name for field in fields(call) if field.name not in sides]
+    numbers = {name: getattr(usual, name) for name in names}
+    return replace(call, **{name: value for name, value in numbers.items() if value is not None})
 
 
 def _draws_any(pipeline: Pipeline, witnesses: Iterable[Request]) -> bool:
