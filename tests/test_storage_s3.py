@@ -1,7 +1,6 @@
 """The same promises on S3 as on a disk, on a real server: whole, once, listed in full."""
 
 import io
-import os
 import pickle
 import subprocess
 import sys
@@ -16,7 +15,7 @@ from commands import run, write_prompts
 from s3_server import BUCKET, CREDENTIALS
 
 from ldm_batch.config import S3Config, SinkConfig
-from ldm_batch.errors import AccessError, JobError, StorageError
+from ldm_batch.errors import AccessError, JobError
 from ldm_batch.storage import Creation, Store, list_source, open_file, open_sink
 from ldm_batch.storage.cloud import CloudFolder
 from ldm_batch.storage.s3 import open_bucket
@@ -53,32 +52,6 @@ def names_of(s3: S3Config, *paths: str) -> list[str]:
 # Objects
 
 
-def test_what_is_published_can_be_read(store: Store) -> None:
-    assert store.publish("data/a", b"one", exclusive=True)
-    assert store.publish("data/b", io.BytesIO(b"two"), exclusive=False)
-    assert (store.read("data/a"), store.open("data/b").read()) == (b"one", b"two")
-    assert store.names("data") == {"a", "b"}
-    assert (store.uri("data/a"), store.names("nothing")) == (f"{ROOT}/data/a", set())
-
-
-def test_what_is_not_there(store: Store) -> None:
-    assert (store.read("a"), store.has("a"), store.names("data")) == (None, False, set())
-    store.remove("a")
-    with pytest.raises(StorageError, match="some/sink/a: No such file"):
-        store.open("a")
-
-
-def test_the_first_to_create_wins(store: Store) -> None:
-    assert store.create("a", b"first") is Creation.WON
-    assert store.create("a", b"first") is Creation.LOST_TO_SAME
-    assert store.create("a", b"second") is Creation.LOST_TO_OTHER
-    assert store.read("a") == b"first"
-    assert store.publish("a", b"second", exclusive=False)
-    assert store.read("a") == b"second"
-    store.remove("a")
-    assert store.create("a", b"third") is Creation.WON
-
-
 def test_an_object_of_another_program_is_compared_by_its_bytes(s3: S3Config, store: Store) -> None:
     put(s3, "some/sink/a", content=b"first")
     assert store.create("a", b"first") is Creation.LOST_TO_SAME
@@ -90,34 +63,6 @@ def test_a_file_is_published_from_its_start(store: Store) -> None:
     content.seek(3)
     store.publish("a", content, exclusive=True)
     assert store.read("a") == b"whole"
-
-
-def test_parts_are_read_by_range(store: Store) -> None:
-    content = os.urandom(100_000)
-    store.publish("a", content, exclusive=True)
-    with store.open("a") as file:
-        file.seek(-10, io.SEEK_END)
-        assert file.read() == content[-10:]
-        assert file.read(5) == b""
-        file.seek(50_000)
-        assert (file.read(7), file.tell()) == (content[50_000:50_007], 50_007)
-
-
-def test_an_object_replaced_while_it_is_read_is_noticed(store: Store) -> None:
-    store.publish("a", b"one" * 100, exclusive=True)
-    with store.open("a") as file:
-        file.read(3)
-        store.publish("a", b"two" * 100, exclusive=False)
-        with pytest.raises(StorageError, match="sink/a: changed while it was read"):
-            file.read(3)
-
-
-def test_long_listings_are_read_to_their_end(s3: S3Config, store: Store) -> None:
-    put(s3, *(f"some/sink/data/{i:05d}" for i in range(10)), "some/sink/datax")
-    folder = CloudFolder(open_bucket(ROOT, s3)[0], "some/sink")
-    folder.keys_per_page = 3
-    assert folder.names("data") == store.names("data") == {f"{i:05d}" for i in range(10)}
-    assert folder.names("") == store.names("") == {"data", "datax"}
 
 
 def test_objects_have_the_time_at_which_they_appeared(s3: S3Config, store: Store) -> None:
@@ -148,11 +93,6 @@ def test_many_threads_share_one_connection(store: Store) -> None:
     assert store.read("a") == bytes([wins.index(Creation.WON)])
 
 
-def test_a_good_store_proves_itself_and_keeps_nothing(store: Store) -> None:
-    assert store.prove_exclusive()
-    assert store.names(".ldm_batch/tmp") == set()
-
-
 # Sources
 
 
@@ -177,22 +117,6 @@ def test_sources_are_listed_as_on_a_disk(s3: S3Config) -> None:
         names_of(s3, "in/none")
 
 
-def test_the_version_of_an_object_changes_with_it(s3: S3Config) -> None:
-    put(s3, "a.parquet")
-    [before] = list_source([f"s3://{BUCKET}/a.parquet"], s3)[0]
-    [listed] = list_source([f"s3://{BUCKET}/"], s3)[0]
-    put(s3, "a.parquet", content=b"y")
-    [after] = list_source([f"s3://{BUCKET}/a.parquet"], s3)[0]
-    assert (before, before.version == after.version) == (listed, False)
-
-
-@pytest.mark.parametrize("name", ["a[1].parquet", "a b.parquet", "ü,=.parquet", "a#1%20+.parquet"])
-def test_odd_names_are_names(s3: S3Config, name: str) -> None:
-    put(s3, f"in[1]/{name}")
-    assert names_of(s3, "in[1]") == names_of(s3, f"in[1]/{name}") == [name]
-    assert open_file(f"s3://{BUCKET}/in[1]/{name}", s3).read() == b"x"
-
-
 # Trouble
 
 
@@ -214,14 +138,6 @@ def test_what_no_retry_mends_ends_at_once(s3: S3Config, monkeypatch: pytest.Monk
         Store(ROOT, nobody).read("x")
     assert Store(ROOT, replace(nobody, anonymous=True)).read("x") is None
     assert time.monotonic() - began < 10
-
-
-def test_a_server_that_is_away_is_waited_for_so_long_and_no_longer(s3: S3Config) -> None:
-    away = replace(s3, endpoint="http://127.0.0.1:9", retry_s=1)
-    began = time.monotonic()
-    with pytest.raises(StorageError, match=r"Could not connect .* \(tried for 1 s\)"):
-        Store(ROOT, away).read("x")
-    assert time.monotonic() - began < 3
 
 
 def test_credentials_do_not_travel(store: Store, s3: S3Config) -> None:
