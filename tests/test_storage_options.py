@@ -189,3 +189,17 @@ def test_a_library_that_is_not_installed_is_named(
     with pytest.raises(JobError) as told:
         kinds.kind_of(uri)
     assert f"needs {missing}, which is not installed here; {install}" in str(told.value)
+
+
+def test_a_file_of_credentials_that_is_not_there_makes_nobody_anonymous(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/nowhere/key.json")
+    access = StorageAccess(options={"project": "nobody", "retry_s": 0})
+    with pytest.raises(AccessError, match=r"/nowhere/key\.json"):
+        Store("gs://bucket/a", access)
+
+
+def test_a_name_that_no_bucket_can_have_is_told(s3: S3Config) -> None:
+    with pytest.raises(AccessError, match=r'Invalid bucket name "b_\?"'):
+        Store("s3://b_?/a", s3).names("data")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 from collections.abc import AsyncIterator, Mapping
 from datetime import datetime
 from types import MethodType
@@ -59,7 +60,12 @@ def open_bucket(url: str, access: Access) -> tuple[Bucket, str]:
 
 
 def _connect(options: Mapping[str, Any]) -> gcsfs.core.GCSFileSystem:
-    """The class that asks nothing about the kind of a bucket, without its own retries."""
+    """The class that asks nothing about the kind of a bucket, without its own retries.
+
+    Where a file of credentials is named, it is that or nothing: gcsfs would go on as nobody.
+    """
+    if os.environ.get("GOOGLE_APPLICATION_CREDENTIALS"):
+        options = {"token": "google_default", **options}
     limits = aiohttp.ClientTimeout(
         total=None, sock_connect=retry.CONNECT_S, sock_read=retry.ANSWER_S
     )

@@ -45,6 +45,7 @@ NO_WHOLE_ANSWER = (
 )
 """Where a later attempt may succeed: a connection that breaks, bytes that are no answer (a proxy's
 page). botocore lets its parsers' errors out as they are, and those of aiohttp from a body."""
+MAX_TOLD_CHARS = 300
 FOREIGN = (
     *NO_WHOLE_ANSWER,
     aws.BotoCoreError,
@@ -206,6 +207,8 @@ def judge(error: Exception, place: str) -> Exception | None:
             f"{place}: no credentials found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a "
             "profile or a role, or s3.anonymous=true for a public bucket"
         )
+    if isinstance(error, aws.ParamValidationError):  # whose first line names nothing
+        return AccessError(f"{place}: {' '.join(str(error).split())[:MAX_TOLD_CHARS]}")
     if isinstance(error, aws.SSLError):
         return AccessError(f"{place}: {brief(error)}; is s3.ca_bundle needed?")
     if isinstance(error, NO_WHOLE_ANSWER):
